@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+# Needs Python 3.11 or later and make; everything else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Small networks gain nothing from a second thread, and lose under load.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint docs bench clean
+
+demo: .venv/demo.done
+	$(BIN)/python examples/demo.py
+
+test: .venv/tests.done
+	$(BIN)/python -m pytest
+
+lint: .venv/lint.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+docs: .venv/docs.done
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: .venv/tests.done
+	$(BIN)/python -m benchmarks --profile cpu
+
+clean:
+	rm -rf .venv build docs/_build docs/auto_examples docs/generated *.egg-info
+
+# torch first, alone and pinned: another package's wider requirement would let pip
+# take a newer build with gigabytes of CUDA.
+.venv/base.done: constraints.txt setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	touch $@
+
+.venv/demo.done: .venv/base.done
+	$(PIP) -e .[plot]
+	touch $@
+
+.venv/%.done: .venv/base.done
+	$(PIP) -e .[$*]
+	touch $@

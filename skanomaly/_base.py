@@ -1,0 +1,274 @@
+"""The contract that every detector keeps, written once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from math import prod
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from .engine import ProgressBar, Rows
+from .exceptions import TrainingDivergedError
+from .utils._device import resolve_device
+from .utils._scaling import make_scaler
+from .utils._sklearn_compat import (
+    HasMethods,
+    Integral,
+    Interval,
+    Real,
+    StrOptions,
+    fit_context,
+)
+
+__all__ = ["BaseDeepDetector"]
+
+_TABLE, _IMAGES, _CLIPS = 2, 4, 5  # dimensions of X
+_AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
+
+
+class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
+    """Base of all detectors: validation, scaling, scoring, thresholds.
+
+    A child writes ``__init__``, :meth:`_train` and :meth:`_score_batch`; it adds
+    its own parameters to ``_parameter_constraints``.
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "latent_dim": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "scaling": [StrOptions({"auto", "minmax", "standard"}), None],
+        "image_shape": [tuple, list, None],
+        "architecture": [StrOptions({"auto", "mlp", "conv"}), dict],
+        "width": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "contamination": [Interval(Real, 0, 0.5, closed="both"), StrOptions({"auto"})],
+        "device": [str],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "callbacks": [list, tuple, None],
+        "memory": [str, HasMethods(["cache"]), None],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    # What a child writes ------------------------------------------------------------
+
+    #: Optimiser steps that ``max_epochs="auto"`` stands for.
+    _auto_steps: int
+    #: Dimensions of X for which there are networks.
+    _accepted_ndim: tuple[int, ...] = (_TABLE, _IMAGES)
+
+    @abstractmethod
+    def _train(self, rows: Rows, y, seed: int) -> None:
+        """Set ``net_``, ``history_`` and ``n_iter_`` from rows on the device."""
+
+    @abstractmethod
+    def _score_batch(self, batch: Tensor) -> Tensor:
+        """Return one score per row of `batch`, higher for the more normal."""
+
+    def _auto_offset(self, scores) -> float:
+        """Return the threshold that ``contamination="auto"`` stands for."""
+        low, middle = np.percentile(scores, [25, 50])
+        return float(middle - 5 * (middle - low))
+
+    # What a user calls --------------------------------------------------------------
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Train the detector.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            At least two rows of finite numbers.
+        y : array-like of shape (n,), default=None
+            Ignored, unless the description of the class says otherwise.
+
+        Returns
+        -------
+        self
+            The fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If `X` or a parameter is not what it has to be. Nothing has changed then.
+        TrainingDivergedError
+            If a loss or score became infinite or NaN. Nothing has changed then.
+        """
+        with self._all_or_nothing():
+            device = resolve_device(self.device)
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+            X = self._check_rows(X, reset=not self._goes_on())
+            if not self._goes_on():
+                self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
+                if self.scaler_ is not None:
+                    self.scaler_.fit(X)
+            rows = Rows(X, self.scaler_, device)
+            self._row_shape = rows.row_shape
+            self._train(rows, y, seed)
+            self.offset_ = self._threshold(self._score_rows(rows))
+        return self
+
+    def score_samples(self, X):
+        """Return how normal each row is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            Higher is more normal. A row's score does not depend on the other rows.
+        """
+        check_is_fitted(self)
+        return self._score_samples(self._check_rows(X, reset=False))
+
+    def decision_function(self, X):
+        """Return ``score_samples(X) - offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            Negative for outliers, positive for inliers.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Return -1 for outliers and +1 for inliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n,), int
+            -1 where ``decision_function(X)`` is negative, else +1.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    # Input --------------------------------------------------------------------------
+
+    def _check_rows(self, X, *, reset):
+        """Return X as an array (n, d) or (n, c, h, w), float or uint8 images."""
+        image_shape = self.image_shape if reset else self.image_shape_
+        as_images = self.image_shape is not None
+        ndim = getattr(X, "ndim", None) or np.ndim(X)
+        if not reset and self._fitted_ndim != ndim:
+            raise ValueError(
+                f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
+                f"{_AXES[self._fitted_ndim]}."
+            )
+        floats = [np.float64, np.float32]
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[*floats, np.uint8] if as_images or ndim > _TABLE else floats,
+            allow_nd=True,
+            ensure_min_samples=2 if reset else 1,
+        )
+        if ndim not in self._accepted_ndim:
+            expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
+            raise ValueError(
+                f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
+                "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
+            )
+        if as_images and ndim == _TABLE:
+            X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
+        if reset:
+            self._fitted_ndim = ndim
+            self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None
+        elif X.ndim > _TABLE and X.shape[1:] != image_shape:
+            raise ValueError(
+                f"Images of shape {X.shape[1:]}, but {type(self).__name__} was fitted "
+                f"on images of shape {image_shape}."
+            )
+        return X
+
+    def _checked_image_shape(self, n_columns):
+        shape = tuple(self.image_shape)
+        if len(shape) != _IMAGES - 1 or prod(shape) != n_columns:
+            raise ValueError(
+                f"image_shape={self.image_shape} has to be (c, h, w) with "
+                f"c * h * w = {n_columns}, the number of columns of X."
+            )
+        return shape
+
+    # Training -----------------------------------------------------------------------
+
+    def _goes_on(self):
+        return self.warm_start and hasattr(self, "net_")
+
+    def _schedule(self, n_rows):
+        """Return the number of epochs and of steps in each."""
+        epoch_steps = max(n_rows // self.batch_size, 1)
+        if self.max_epochs != "auto":
+            return self.max_epochs, epoch_steps
+        epoch_steps = min(epoch_steps, self._auto_steps)
+        return -(-self._auto_steps // epoch_steps), epoch_steps
+
+    @contextmanager
+    def _all_or_nothing(self):
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    @contextmanager
+    def _progress(self, n_steps):
+        """Give a function that returns the callbacks of the stage it is told."""
+        own = list(self.callbacks or [])
+        if not self.verbose:
+            yield lambda stage: own
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=n_steps, unit="step") as bar:
+            yield lambda stage: [*own, ProgressBar(bar, stage)]
+
+    # Scores -------------------------------------------------------------------------
+
+    def _score_samples(self, X):
+        return self._score_rows(Rows(X, self.scaler_, self.net_.device, max_bytes=0))
+
+    def _score_rows(self, rows):
+        n = len(rows)
+        # Batches of one size make a row's score the same to the bit in all of them.
+        size = int(np.clip(2**20 // prod(rows.row_shape), 1, 256))
+        scores = np.empty(n)
+        with torch.inference_mode():
+            for start in range(0, n, size):
+                index = torch.arange(start, start + size).clamp_(max=n - 1)
+                batch = self._score_batch(rows[index.to(rows.device)])
+                scores[start : start + size] = batch[: n - start].double().cpu()
+        return scores
+
+    def _threshold(self, scores):
+        if not np.isfinite(scores).all():
+            raise TrainingDivergedError(
+                "The scores of some training rows are not finite. A lower `lr` or "
+                "scaled inputs (`scaling='auto'`) help."
+            )
+        if self.contamination == "auto":
+            return self._auto_offset(scores)
+        return float(np.quantile(scores, self.contamination))

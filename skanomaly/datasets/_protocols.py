@@ -1,0 +1,447 @@
+"""The protocols of anomaly detection benchmarks, as pure functions of arrays.
+
+`one_vs_rest` and `hold_one_out` split labelled data; `contaminate` and
+`labelled_anomalies` move anomalies of such a split into its training set. All four
+return ``X_train, X_test, y_train, y_test``, followed by the kinds where they are known,
+so that a split can be handed on as ``f(*split)``.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+
+RandomState = int | np.random.RandomState | None
+
+
+def one_vs_rest(
+    X: Any,
+    y: ArrayLike,
+    normal_class: Any,
+    *,
+    test_size: float = 0.4,
+    X_test: Any = None,
+    y_test: ArrayLike | None = None,
+    return_kinds: bool = False,
+    random_state: RandomState = None,
+) -> tuple[Any, ...]:
+    """Take some classes as normal and all others as anomalies.
+
+    The training set holds normal rows only. The test set holds the rest: the normal
+    rows held out, drawn from each class apart, and every anomaly. Rows keep their
+    order. With an official test set (`X_test` and `y_test`) nothing is drawn: the
+    training set is all normal rows of `X`, the test set is `X_test` as it is.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, ...)
+        Rows of any shape: an array, a memory map or a DataFrame.
+    y : array-like of shape (n,)
+        Class labels, numbers or strings.
+    normal_class : label or sequence of labels
+        The normal class or classes.
+    test_size : float, default=0.4
+        Fraction in [0, 1) of the rows of each normal class that is held out. With 0,
+        the test set is the anomalies alone: a pool for `contaminate` and
+        `labelled_anomalies`. Ignored with an official test set.
+    X_test, y_test : array-likes of shape (n_test, ...) and (n_test,), default=None
+        The official test set and its class labels.
+    return_kinds : bool, default=False
+        Whether to return the class labels of both sets too.
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows held out. An int makes the split reproducible.
+
+    Returns
+    -------
+    X_train, X_test : of shape (n_train, ...) and (n_test, ...)
+        Rows of the type of `X`.
+    y_train, y_test : ndarrays of shape (n_train,) and (n_test,)
+        +1 for normal rows and -1 for anomalies, int64; `y_train` is +1 throughout.
+    kinds_train, kinds_test : ndarrays of shape (n_train,) and (n_test,)
+        Class labels, with `return_kinds` only.
+
+    Raises
+    ------
+    ValueError
+        If a class is in neither `y` nor `y_test`, `test_size` is out of range, only
+        one of `X_test` and `y_test` is given, or one of the two sets would have no
+        normal or no anomalous rows to work with.
+
+    See Also
+    --------
+    hold_one_out : The reverse: some classes are anomalous, all others normal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.datasets import one_vs_rest
+    >>> X, y = np.arange(10), np.repeat([0, 1], 5)
+    >>> X_train, X_test, y_train, y_test = one_vs_rest(X, y, 0, random_state=0)
+    >>> len(X_train), y_test
+    (3, array([ 1,  1, -1, -1, -1, -1, -1]))
+
+    With an official test set, the anomalies of the training part are a pool to draw
+    from, and the test set stays whole:
+
+    >>> *_, kinds_pool = pool = one_vs_rest(X, y, 0, test_size=0, return_kinds=True)
+    >>> len(pool[0]), kinds_pool
+    (5, array([1, 1, 1, 1, 1]))
+    """
+    classes = _classes("normal_class", normal_class, y, y_test)
+    sign = partial(_sign, classes, 1, -1)
+    return _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state)
+
+
+def hold_one_out(
+    X: Any,
+    y: ArrayLike,
+    anomalous_class: Any,
+    *,
+    test_size: float = 0.4,
+    X_test: Any = None,
+    y_test: ArrayLike | None = None,
+    return_kinds: bool = False,
+    random_state: RandomState = None,
+) -> tuple[Any, ...]:
+    """Take some classes as anomalies and all others as normal.
+
+    Apart from that it is `one_vs_rest`: the training set holds normal rows only, the
+    test set holds the rest.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, ...)
+        Rows of any shape: an array, a memory map or a DataFrame.
+    y : array-like of shape (n,)
+        Class labels, numbers or strings.
+    anomalous_class : label or sequence of labels
+        The anomalous class or classes.
+    test_size : float, default=0.4
+        Fraction in [0, 1) of the rows of each normal class that is held out. Ignored
+        with an official test set.
+    X_test, y_test : array-likes of shape (n_test, ...) and (n_test,), default=None
+        The official test set and its class labels.
+    return_kinds : bool, default=False
+        Whether to return the class labels of both sets too.
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows held out. An int makes the split reproducible.
+
+    Returns
+    -------
+    X_train, X_test : of shape (n_train, ...) and (n_test, ...)
+        Rows of the type of `X`.
+    y_train, y_test : ndarrays of shape (n_train,) and (n_test,)
+        +1 for normal rows and -1 for anomalies, int64; `y_train` is +1 throughout.
+    kinds_train, kinds_test : ndarrays of shape (n_train,) and (n_test,)
+        Class labels, with `return_kinds` only.
+
+    Raises
+    ------
+    ValueError
+        As `one_vs_rest` does.
+
+    See Also
+    --------
+    one_vs_rest : The reverse: some classes are normal, all others anomalous.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.datasets import hold_one_out
+    >>> X, y = np.arange(9), np.repeat(["cat", "dog", "owl"], 3)
+    >>> X_train, X_test, y_train, y_test = hold_one_out(X, y, "owl", random_state=0)
+    >>> X_train.shape, y_test
+    ((4,), array([ 1,  1, -1, -1, -1]))
+    """
+    classes = _classes("anomalous_class", anomalous_class, y, y_test)
+    sign = partial(_sign, classes, -1, 1)
+    return _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state)
+
+
+def contaminate(
+    X_train: Any,
+    X_test: Any,
+    y_train: ArrayLike,
+    y_test: ArrayLike,
+    kinds_train: ArrayLike | None = None,
+    kinds_test: ArrayLike | None = None,
+    *,
+    contamination: float = 0.1,
+    random_state: RandomState = None,
+) -> tuple[Any, ...]:
+    """Move anomalies of the test set, unlabelled, into the training set.
+
+    They become the given fraction of the **resulting** training set: of n normal rows
+    and a contamination g, n g / (1 - g) anomalies, rounded. They are drawn at
+    random, whatever their kinds, and appended to the training rows.
+
+    Parameters
+    ----------
+    X_train, X_test : array-likes of shape (n_train, ...) and (n_test, ...)
+        A split. The second set may be any pool of rows to draw from.
+    y_train, y_test : array-likes of shape (n_train,) and (n_test,)
+        +1 for normal rows and -1 for anomalies; `y_train` is +1 throughout.
+    kinds_train, kinds_test : array-likes of shape (n_train,) and (n_test,), optional
+        Class labels of the rows, to be split alike.
+    contamination : float, default=0.1
+        Fraction in [0, 1) of anomalies in the resulting training set.
+    random_state : int, RandomState instance or None, default=None
+        Draws the anomalies. An int makes the draw reproducible.
+
+    Returns
+    -------
+    X_train, X_test : of shape (n_train + n_moved, ...) and (n_test - n_moved, ...)
+        Rows of the types given.
+    y_train, y_test : ndarrays of shape (n_train + n_moved,) and (n_test - n_moved,)
+        The true labels. A detector that uses labels would take the -1 in `y_train` as
+        known: fit it on `X_train` alone, or on what `labelled_anomalies` returns.
+    kinds_train, kinds_test : ndarrays, shaped as `y_train` and `y_test`
+        Class labels, if they were given.
+
+    Raises
+    ------
+    ValueError
+        If `contamination` is out of range or less than one row, there are too few
+        anomalies, labels are not +1 and -1, or `y_train` already holds anomalies.
+
+    See Also
+    --------
+    labelled_anomalies : Moves anomalies with their labels; it comes after this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.datasets import contaminate, one_vs_rest
+    >>> X, y = np.arange(20), np.repeat([0, 1], 10)
+    >>> split = one_vs_rest(X, y, 0, test_size=0.1, random_state=0)
+    >>> split = contaminate(*split, contamination=0.25, random_state=0)
+    >>> X_train, X_test, y_train, y_test = split
+    >>> y_train
+    array([ 1,  1,  1,  1,  1,  1,  1,  1,  1, -1, -1, -1])
+    """
+    split = _checked(X_train, X_test, y_train, y_test, kinds_train, kinds_test)
+    sign_train, sign_test = split[2:4]
+    if (sign_train == -1).any():
+        raise ValueError(
+            "y_train already holds anomalies (-1): contaminate once, and before "
+            "labelled_anomalies."
+        )
+    n_moved = _n_moved("contamination", contamination, len(sign_train))
+    return _move(split, sign_test == -1, n_moved, random_state)
+
+
+def labelled_anomalies(
+    X_train: Any,
+    X_test: Any,
+    y_train: ArrayLike,
+    y_test: ArrayLike,
+    kinds_train: ArrayLike | None = None,
+    kinds_test: ArrayLike | None = None,
+    *,
+    ratio: float = 0.05,
+    kinds: Any = None,
+    random_state: RandomState = None,
+) -> tuple[Any, ...]:
+    """Move anomalies of the test set, labelled, into the training set.
+
+    They become the given fraction of the **whole** resulting training set, as in Deep
+    SAD: of n training rows, contamination included, and a ratio g, n g / (1 - g)
+    anomalies, rounded. They are drawn at random from those of the known kinds, and
+    appended to the training rows. The other kinds stay unknown until the test.
+
+    Parameters
+    ----------
+    X_train, X_test : array-likes of shape (n_train, ...) and (n_test, ...)
+        A split. The second set may be any pool of rows to draw from.
+    y_train, y_test : array-likes of shape (n_train,) and (n_test,)
+        +1 for normal rows and -1 for anomalies. All training rows count as
+        unlabelled, those with -1 too.
+    kinds_train, kinds_test : array-likes of shape (n_train,) and (n_test,), optional
+        Class labels of the rows, to be split alike. Needed for `kinds`.
+    ratio : float, default=0.05
+        Fraction in [0, 1) of labelled anomalies in the resulting training set.
+    kinds : label or sequence of labels, default=None
+        Class labels of the known kinds of anomalies. With None, all are known.
+    random_state : int, RandomState instance or None, default=None
+        Draws the anomalies. An int makes the draw reproducible.
+
+    Returns
+    -------
+    X_train, X_test : of shape (n_train + n_moved, ...) and (n_test - n_moved, ...)
+        Rows of the types given.
+    y_train, y_test : ndarrays of shape (n_train + n_moved,) and (n_test - n_moved,)
+        `y_train` is what a detector may know: -1 for the labelled anomalies, +1 for
+        all other rows. `y_test` is the truth.
+    kinds_train, kinds_test : ndarrays, shaped as `y_train` and `y_test`
+        Class labels, if they were given: with them, known and unknown kinds can be
+        scored apart.
+
+    Raises
+    ------
+    ValueError
+        If `ratio` is out of range or less than one row, there are too few anomalies
+        of the known kinds, labels are not +1 and -1, or a kind is not among the
+        anomalies of the test set.
+
+    See Also
+    --------
+    contaminate : Moves anomalies without their labels; it comes before this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.datasets import labelled_anomalies, one_vs_rest
+    >>> X, y = np.arange(30), np.repeat([0, 1, 2], 10)
+    >>> split = one_vs_rest(X, y, 0, return_kinds=True, random_state=0)
+    >>> split = labelled_anomalies(*split, ratio=0.25, kinds=2, random_state=0)
+    >>> X_train, X_test, y_train, y_test, kinds_train, kinds_test = split
+    >>> y_train
+    array([ 1,  1,  1,  1,  1,  1, -1, -1])
+
+    The normal rows and the anomalies of unknown kinds, to be scored by themselves:
+
+    >>> unknown = ~np.isin(kinds_test, 2)
+    >>> len(X_test), len(X_test[unknown])
+    (22, 14)
+    """
+    split = _checked(X_train, X_test, y_train, y_test, kinds_train, kinds_test)
+    sign_train, sign_test, *labels = split[2:]
+    eligible = sign_test == -1
+    if kinds is not None:
+        if not labels:
+            raise ValueError(
+                "kinds needs kinds_train and kinds_test: split with return_kinds=True."
+            )
+        known = _classes("kinds", kinds, labels[1][eligible])
+        eligible &= np.isin(labels[1], known)
+    n_moved = _n_moved("ratio", ratio, len(sign_train))
+    unlabelled = np.ones_like(sign_train)
+    split = (X_train, X_test, unlabelled, sign_test, *labels)
+    return _move(split, eligible, n_moved, random_state)
+
+
+def _sign(classes, inside, outside, kinds):
+    """Give each row one sign where its kind is in the classes, the other elsewhere."""
+    return np.where(np.isin(kinds, classes), inside, outside).astype(np.int64)
+
+
+def _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state):
+    """Split into normal rows to train on and the rest, given the sign of a kind."""
+    kinds = _kinds(X, y)
+    if (X_test is None) != (y_test is None):
+        raise ValueError("X_test and y_test must be given together.")
+    if X_test is None:
+        train = _drawn_for_training(kinds, sign(kinds) == 1, test_size, random_state)
+        X_test, kinds_test = _take(X, ~train), kinds[~train]
+    else:
+        train = sign(kinds) == 1
+        kinds_test = _kinds(X_test, y_test)
+
+    y_train, y_test = sign(kinds[train]), sign(kinds_test)
+    if not len(y_train):
+        raise ValueError("No normal row is left to train on: check the classes.")
+    if not (y_test == -1).any():
+        raise ValueError("No anomaly is left to test on: check the classes.")
+    split = _take(X, train), X_test, y_train, y_test
+    return (*split, kinds[train], kinds_test) if return_kinds else split
+
+
+def _drawn_for_training(kinds, is_normal, test_size, random_state):
+    """Mask the normal rows, less a fraction `test_size` of each of their kinds."""
+    _check_fraction("test_size", test_size)
+    rng = check_random_state(random_state)
+    train = is_normal.copy()
+    for kind in np.unique(kinds[is_normal]):
+        rows = rng.permutation(np.flatnonzero(kinds == kind))
+        train[rows[: round(test_size * len(rows))]] = False
+    return train
+
+
+def _move(split, eligible, n_moved, random_state):
+    """Append `n_moved` eligible rows of each test array to its training array."""
+    rows = np.flatnonzero(eligible)
+    if n_moved > len(rows):
+        raise ValueError(
+            f"{n_moved} anomalies are needed, but there are {len(rows)} to draw from: "
+            "lower the fraction, take more kinds or fewer training rows, or pass a "
+            "larger pool in the place of the test set."
+        )
+    rng = check_random_state(random_state)
+    moved = np.zeros(len(eligible), dtype=bool)
+    moved[rng.choice(rows, n_moved, replace=False)] = True
+    arrays = []
+    for train, test in zip(split[::2], split[1::2], strict=True):
+        arrays += [_append(train, _take(test, moved)), _take(test, ~moved)]
+    return tuple(arrays)
+
+
+def _n_moved(name, fraction, n):
+    """Count the rows that make up a fraction of themselves and n others."""
+    _check_fraction(name, fraction)
+    n_moved = round(n * fraction / (1 - fraction))
+    if fraction > 0 and n_moved == 0:
+        raise ValueError(
+            f"{name}={fraction} of {n} training rows is less than one row: give 0, or "
+            f"more than {1 / (2 * n + 1):.2g}."
+        )
+    return n_moved
+
+
+def _check_fraction(name, fraction):
+    if not isinstance(fraction, Real) or not 0 <= fraction < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {fraction!r}.")
+
+
+def _checked(X_train, X_test, y_train, y_test, kinds_train, kinds_test):
+    """Return a valid split of as many arrays as were given: four or six."""
+    signs = _kinds(X_train, y_train), _kinds(X_test, y_test)
+    if not all(np.isin(sign, (1, -1)).all() for sign in signs):
+        raise ValueError(
+            "y_train and y_test must be +1 for normal rows and -1 for anomalies; for "
+            "labels with 1 = anomaly: np.where(y == 1, -1, 1)."
+        )
+    if (kinds_train is None) != (kinds_test is None):
+        raise ValueError("kinds_train and kinds_test must be given together.")
+    split = X_train, X_test, *(sign.astype(np.int64) for sign in signs)
+    if kinds_train is None:
+        return split
+    return (*split, _kinds(X_train, kinds_train), _kinds(X_test, kinds_test))
+
+
+def _kinds(X, y):
+    """Return y as an array of one label per row of X."""
+    y = column_or_1d(y)
+    check_consistent_length(X, y)
+    return y
+
+
+def _classes(name: str, wanted: Any, *labels: ArrayLike | None) -> Sequence[Any]:
+    """Return the wanted classes as a list, each of which is among the labels."""
+    wanted = np.atleast_1d(wanted).tolist()
+    present = {kind for y in labels if y is not None for kind in np.unique(y).tolist()}
+    missing = [kind for kind in wanted if kind not in present]
+    if missing or not wanted:
+        raise ValueError(
+            f"{name} must be among the classes {sorted(present)}, got {wanted}."
+        )
+    return wanted
+
+
+def _take(X, mask):
+    """Return the rows of X under the mask."""
+    rows = np.flatnonzero(mask)
+    X = X if hasattr(X, "shape") else np.asarray(X)
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+
+
+def _append(X, rows):
+    """Append rows of the type of X."""
+    if not hasattr(X, "iloc"):
+        return np.concatenate([X, rows])
+    import pandas as pd
+
+    return pd.concat([X, rows])

@@ -1,0 +1,143 @@
+"""The tables of ODDS and ADBench, read from local files."""
+
+from difflib import get_close_matches
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skanomaly.datasets._store import DataHome, find, not_found, read
+
+_ADBENCH = (
+    "https://github.com/Minqi824/ADBench/raw/"
+    "3dac8221081e190f157d78e93bfa8867f90d0965/adbench/datasets/Classical/"
+)
+_PYOD = (
+    "https://github.com/yzhao062/pyod/raw/"
+    "34f7996effac700a5166d882d5e94c6e6078fae3/examples/data/"
+)
+
+_SOURCES = {
+    "annthyroid": _ADBENCH + "2_annthyroid.npz",
+    "arrhythmia": _PYOD + "arrhythmia.csv",
+    "breastw": _ADBENCH + "4_breastw.npz",
+    "cardio": _ADBENCH + "6_cardio.npz",
+    "cover": _ADBENCH + "10_cover.npz",
+    "glass": _ADBENCH + "14_glass.npz",
+    "http": _ADBENCH + "16_http.npz",
+    "internetads": _ADBENCH + "17_InternetAds.npz",
+    "lymphography": _ADBENCH + "21_Lymphography.npz",
+    "musk": _ADBENCH + "25_musk.npz",
+    "optdigits": _ADBENCH + "26_optdigits.npz",
+    "pageblocks": _ADBENCH + "27_PageBlocks.npz",
+    "satellite": _ADBENCH + "30_satellite.npz",
+    "satimage-2": _ADBENCH + "31_satimage-2.npz",
+    "shuttle": _ADBENCH + "32_shuttle.npz",
+    "smtp": _ADBENCH + "34_smtp.npz",
+    "spambase": _ADBENCH + "35_SpamBase.npz",
+    "thyroid": _ADBENCH + "38_thyroid.npz",
+    "wbc": _ADBENCH + "42_WBC.npz",
+    "wine": _ADBENCH + "45_wine.npz",
+}
+
+
+def fetch_odds(
+    name: str,
+    *,
+    data_home: DataHome = None,
+    return_X_y: bool = False,
+    as_frame: bool = False,
+) -> Bunch | tuple:
+    """Load one of the ODDS tables, with its anomalies marked by -1.
+
+    The tables are those of the Outlier Detection DataSets collection (ODDS) in the
+    form of ADBench, `arrhythmia` in that of PyOD. They are read from
+    ``<name>.npz`` (arrays `X` and `y`, where 1 is an anomaly), which nothing
+    downloads: the error for a missing file says where to get it.
+
+    Rights: ADBench and PyOD are under the BSD 2-Clause licence; the data, most of
+    which come from the UCI repository, keep the terms of their own sources.
+
+    Parameters
+    ----------
+    name : str
+        One of "annthyroid", "arrhythmia", "breastw", "cardio", "cover", "glass",
+        "http", "internetads", "lymphography", "musk", "optdigits", "pageblocks",
+        "satellite", "satimage-2", "shuttle", "smtp", "spambase", "thyroid", "wbc" and
+        "wine".
+    data_home : str or path-like, default=None
+        Folder that is looked through first, then the folder that the environment
+        variable `SKANOMALY_DATA` names; in each also the subfolder `tabular`. With
+        None, the folder of :func:`sklearn.datasets.get_data_home` comes last.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` alone.
+    as_frame : bool, default=False
+        Whether the data are a DataFrame and the target is a Series.
+
+    Returns
+    -------
+    Bunch or tuple of (data, target)
+        `data` of shape (n, d), float32 or float64 as stored and not scaled; `target`
+        of shape (n,), +1 for an inlier and -1 for an outlier, int64; `feature_names`;
+        `frame`, data and target in one DataFrame with `as_frame`, otherwise None;
+        `DESCR`; and `filename`, the file that was read.
+
+    Raises
+    ------
+    ValueError
+        If there is no table of this name, or its labels are not 0 and 1.
+    TypeError
+        If `name` or `data_home` is of the wrong type.
+    FileNotFoundError
+        If the file is in none of the folders.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> from skanomaly.datasets import fetch_odds
+    >>> X, y = fetch_odds("thyroid", return_X_y=True)  # doctest: +SKIP
+    >>> X.shape, (y == -1).sum()  # doctest: +SKIP
+    ((3772, 6), 93)
+    """
+    _check_name(name)
+    names, members = (f"{name}.npz", f"tabular/{name}.npz"), ("X", "y")
+    path = find(names, members, data_home)
+    if path is None:
+        advice = f"Store X and y (1 = anomaly) of {_SOURCES[name]} under that name."
+        raise not_found(names, members, data_home, advice)
+    X, labels = read(path, members).values()
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"y in {path} must be 1 for an anomaly and 0 elsewhere.")
+
+    table = Bunch(
+        data=X if X.dtype.kind == "f" else X.astype(np.float64),
+        target=np.where(labels == 1, -1, 1).astype(np.int64),
+        feature_names=[f"x{i}" for i in range(X.shape[1])],
+        frame=None,
+        DESCR=f"{name}, a table of ODDS; source: {_SOURCES[name]}",
+        filename=str(path),
+    )
+    if as_frame:
+        _to_frame(table)
+    return (table.data, table.target) if return_X_y else table
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}.")
+    if name not in _SOURCES:
+        close = get_close_matches(name.lower(), _SOURCES, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"No ODDS table is named {name!r}. {hint}The names are "
+            f"{', '.join(_SOURCES)}."
+        )
+
+
+def _to_frame(table: Bunch) -> None:
+    """Put pandas objects in the place of the arrays."""
+    import pandas as pd
+
+    table.data = pd.DataFrame(table.data, columns=table.feature_names)
+    table.target = pd.Series(table.target, name="target")
+    table.frame = pd.concat([table.data, table.target], axis=1)

@@ -1,0 +1,586 @@
+"""The training engine: players take turns.
+
+This is the only file in which gradients are taken and optimisers step. A method
+says who plays (:meth:`AlternatingNet.players`) and in which order losses are to be
+reduced (:meth:`AlternatingNet.turns`); the loop around them stands here once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer
+from torch import Tensor, nn
+
+from .exceptions import TrainingDivergedError
+
+__all__ = [
+    "AlternatingNet",
+    "Batches",
+    "KeepBest",
+    "LinearDecay",
+    "Player",
+    "ProgressBar",
+    "Rows",
+    "StopTraining",
+    "input_gradient",
+]
+
+Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
+
+
+def input_gradient(function, points: Tensor) -> Tensor:
+    """Return the gradient of `function` at `points`, itself differentiable.
+
+    Parameters
+    ----------
+    function : callable
+        Maps points to one value per point. One with a method ``input_gradient``
+        of its own is asked for it instead.
+    points : Tensor
+        Where to take it.
+
+    Returns
+    -------
+    Tensor with the shape of `points`
+        The gradient at each point.
+    """
+    if hasattr(function, "input_gradient"):
+        return function.input_gradient(points)
+    points = points.detach().requires_grad_()
+    value = function(points).sum()
+    return torch.autograd.grad(value, points, create_graph=True)[0]
+
+
+class StopTraining(Exception):  # noqa: N818
+    """Raised by a callback to end a run early and regularly."""
+
+
+class Player(NamedTuple):
+    """One side of a game: the module whose parameters it moves, and how.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Its parameters, and no others, get gradients in this player's turns.
+    optimizer : callable
+        Takes the parameters, returns a :class:`torch.optim.Optimizer`.
+    """
+
+    module: nn.Module
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Rows:
+    """The rows of a table, or images, as scaled float32 batches on a device.
+
+    What fits stays on the device: tables scaled once, images of dtype uint8 as
+    they are and scaled batch by batch. What does not fit stays where it is, in a
+    memory map for one, and is read and scaled batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), (n, c, h, w) or (n, c, t, h, w)
+        Finite numbers.
+    scaler : fitted transformer or None
+        Applied to rows; for uint8 images an
+        :class:`~skanomaly.utils._scaling.ImageScaler`.
+    device : str or torch.device
+        Where batches are wanted.
+    max_bytes : int or None
+        The most to keep on the device. None: half of what is free on a CUDA
+        device, 4 GiB elsewhere.
+    """
+
+    def __init__(self, X, scaler=None, device="cpu", max_bytes=None):
+        self.X, self.scaler = X, scaler
+        self.device, self.max_bytes = torch.device(device), max_bytes
+        self.resident = self._to_device() if self._fits() else None
+        self.chosen = torch.arange(len(X), device=self.device)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the scaled rows at `index`, any shape of int64."""
+        index = self.chosen[index]
+        if self.resident is None:
+            return self._scaled(self.X[index.cpu().numpy()])
+        batch = self.resident[index]
+        if batch.dtype == torch.uint8:
+            scale, shift = self._affine
+            batch = batch * scale + shift
+        return batch
+
+    def take(self, index: Tensor) -> Rows:
+        """Return the rows at `index` as rows of their own, without a copy."""
+        part = object.__new__(Rows)
+        vars(part).update(vars(self), chosen=self.chosen[index])
+        return part
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.X.shape[1:]
+
+    def __getstate__(self) -> dict:
+        """Say what the rows are made of; hashes of rows rest on it."""
+        made_of = ("X", "scaler", "chosen")
+        return {name: getattr(self, name) for name in made_of}
+
+    def _fits(self) -> bool:
+        limit = self.max_bytes
+        if limit is None and self.device.type == "cuda":
+            limit = torch.cuda.mem_get_info(self.device)[0] // 2
+        elif limit is None:
+            limit = 4 * 2**30
+        return self.X.size * (1 if self.X.dtype == np.uint8 else 4) <= limit
+
+    def _to_device(self) -> Tensor:
+        if self.X.dtype != np.uint8:
+            return self._scaled(self.X)
+        scaler = self.scaler
+        self._affine = (1.0, 0.0) if scaler is None else (
+            torch.as_tensor(scaler.scale_, device=self.device),
+            torch.as_tensor(scaler.min_, device=self.device),
+        )
+        return torch.tensor(self.X, device=self.device)
+
+    def _scaled(self, rows: np.ndarray) -> Tensor:
+        if self.scaler is not None:
+            rows = self.scaler.transform(rows)
+        return torch.tensor(rows, dtype=torch.float32, device=self.device)
+
+
+class Batches:
+    """One epoch of equal batches: slices of a random permutation of the rows.
+
+    All batches have `batch_size` rows. With fewer rows than that, rows repeat.
+
+    Parameters
+    ----------
+    rows : Rows
+        Where batches come from.
+    batch_size : int
+        Rows per batch.
+    n_batches : int
+        Batches per epoch.
+    n_copies : int or None
+        For networks side by side: an epoch is then that many permutations, and a
+        batch has the shape (n_copies, batch_size, ...).
+    rng : torch.Generator
+        Draws the permutations.
+    """
+
+    def __init__(self, rows: Rows, batch_size, n_batches, n_copies, rng):
+        self.rows, self.batch_size, self.n_batches = rows, batch_size, n_batches
+        self.n_copies, self.rng = n_copies, rng
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the batches of fresh permutations."""
+        order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
+        if self.n_copies is None:
+            order = order[0]
+        for index in order.split(self.batch_size, -1):
+            yield self.rows[index]
+
+    def _order(self):
+        n, wanted = len(self.rows), self.n_batches * self.batch_size
+        passes = -(-wanted // n)
+        parts = [
+            torch.randperm(n, generator=self.rng, device=self.rng.device)
+            for _ in range(passes)
+        ]
+        return torch.cat(parts)[:wanted]
+
+
+class AlternatingNet(NeuralNet, ABC):
+    """Several modules, trained in turns by several players.
+
+    A subclass writes :meth:`players` and :meth:`turns`, and may write
+    :meth:`validate`. Each module given as ``modules={"critic": build}`` is built
+    by the first :meth:`run` and is then found as ``self.critic_``.
+
+    Parameters
+    ----------
+    modules : mapping of str to callable
+        Name and, without arguments, the maker of each module.
+    lr : float
+        Learning rate, for :meth:`players` to read.
+    batch_size : int
+        Rows per batch.
+    n_copies : int or None
+        Number of networks side by side, each with batches of its own.
+    seed : int
+        Makes the initial weights and every later draw. The caller's random state
+        is not moved.
+    device : str
+        Where to train.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" runs the turns under :func:`torch.autocast`.
+
+    Attributes
+    ----------
+    step_ : int
+        Batches seen so far.
+    rng_ : torch.Generator
+        For every draw in ``turns``; on the device of the net.
+    interrupted_ : bool
+        Whether the last run was ended from the keyboard.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, Callable[[], nn.Module]],
+        *,
+        lr: float = 1e-3,
+        batch_size: int = 64,
+        n_copies: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        precision: str = "float32",
+    ):
+        super().__init__(
+            module=None,
+            criterion=None,
+            lr=lr,
+            batch_size=batch_size,
+            train_split=None,
+            predict_nonlinearity=None,
+            verbose=0,
+            device=device,
+        )
+        self.modules = modules
+        self.n_copies = n_copies
+        self.seed = seed
+        self.precision = precision
+
+    # What a method says ---------------------------------------------------------
+
+    @abstractmethod
+    def players(self) -> dict[str, Player]:
+        """Return the players by name."""
+
+    @abstractmethod
+    def turns(self, batch: Tensor) -> Iterator[Turn]:
+        """Yield ``(player, loss)`` in the order of the paper's algorithm.
+
+        After each yield the engine takes the gradient of `loss` for that player's
+        parameters and steps, so what was computed before a yield must not be used
+        in a loss after it: the parameters have changed in place. Several pairs in
+        one yield are played at once: all gradients first, then all steps.
+        """
+
+    def validate(self) -> dict[str, Tensor]:
+        """Return figures to record at the end of an epoch, on held-out rows."""
+        return {}
+
+    # The loop --------------------------------------------------------------------
+
+    def run(self, rows, *, max_epochs: int, epoch_steps: int, callbacks=()):
+        """Train for some epochs, from the start or on from the last run.
+
+        Parameters
+        ----------
+        rows : Rows
+            Where batches come from.
+        max_epochs : int
+            Epochs to train.
+        epoch_steps : int
+            Batches per epoch.
+        callbacks : sequence of skorch.callbacks.Callback
+            Called at the usual places of this run.
+
+        Returns
+        -------
+        self
+            The trained net.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If a loss is infinite or NaN at the end of an epoch.
+        """
+        self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
+        self.callbacks = list(callbacks)
+        if self.initialized_:
+            self._initialize_callbacks()
+        else:
+            self.initialize()
+        self.rng_ = torch.Generator(self.device).manual_seed(self.seed + self.step_)
+        self.interrupted_ = False
+        try:
+            with self._own_randomness():
+                return self.partial_fit(rows)
+        finally:
+            del self.rng_  # does not pickle
+
+    @property
+    def n_steps(self) -> int:
+        """Batches in one run."""
+        return self.max_epochs * self.epoch_steps
+
+    def train_step(self, batch, **fit_params):
+        """Play all turns of one batch."""
+        turns = self.turns(batch)
+        while True:
+            with self._autocast():
+                turn = next(turns, None)
+            if turn is None:
+                return
+            self._play((turn,) if isinstance(turn[0], str) else turn)
+
+    def _play(self, pairs):
+        for k, (name, loss) in enumerate(pairs, 1):
+            self._optimizer(name).zero_grad(set_to_none=True)
+            # Losses of one turn may share a graph: only the last may free it.
+            loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
+        for name, loss in pairs:
+            self._optimizer(name).step()
+            self.record(f"{name}_loss", loss.detach())
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Add `value` to the epoch's mean of `name`, without waiting for it."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = total + value, count + 1
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Train on every batch, then read the losses: once an epoch."""
+        if iterator is None:
+            return
+        self._set_training(True)
+        self._sums = {}
+        try:
+            for batch in iterator:
+                self.notify("on_batch_begin", batch=batch, training=True)
+                step_fn(batch)
+                self.step_ += 1
+                self.notify("on_batch_end", batch=batch, training=True)
+        finally:
+            self._record_epoch()
+
+    def _record_epoch(self):
+        self._set_training(False)
+        with torch.no_grad(), self._autocast():
+            means = {name: total / n for name, (total, n) in self._sums.items()}
+            means |= self.validate() if means else {}
+        if not means:
+            return
+        values = torch.stack([torch.as_tensor(v).float() for v in means.values()])
+        for name, value in zip(means, values.tolist(), strict=True):
+            if not np.isfinite(value):
+                raise TrainingDivergedError(
+                    f"{name} became {value} in epoch {len(self.history)} of "
+                    f"{type(self).__name__}. A lower `lr`, scaled inputs "
+                    f"(`scaling='auto'`) or `precision='float32'` help."
+                )
+            self.history.record(name, value)
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Run the epochs; end early on a callback's or the user's word."""
+        players = self.players()
+        self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
+        try:
+            super().fit_loop(X, y, epochs, **fit_params)
+        except StopTraining:
+            pass
+        except KeyboardInterrupt:
+            self.interrupted_ = True
+        finally:
+            del self._moved
+            self._set_training(False)
+        return self
+
+    def notify(self, method_name, **cb_kwargs):
+        """Call the callbacks; one that interrupts at an epoch's end ends the run."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as interrupt:
+            # skorch's EarlyStopping stops a run by this exception.
+            if method_name == "on_epoch_end":
+                raise StopTraining from interrupt
+            raise
+
+    # What skorch asks for --------------------------------------------------------
+
+    def initialize(self):
+        """Build modules and optimisers, from the seed."""
+        self.step_ = 0
+        with self._own_randomness():
+            return super().initialize()
+
+    def initialize_module(self):
+        """Build the modules."""
+        for name, build in self.modules.items():
+            setattr(self, f"{name}_", build())
+        return self
+
+    def initialize_criterion(self):
+        """Do nothing: losses come from the turns."""
+        return self
+
+    def initialize_optimizer(self, triggered_directly=None):
+        """Give each player its own optimiser."""
+        for name, player in self.players().items():
+            optimizer = player.optimizer(list(player.module.parameters()))
+            setattr(self, f"optimizer_{name}_", optimizer)
+        return self
+
+    def get_dataset(self, X, y=None):
+        """Return the rows as they are."""
+        return X
+
+    def get_iterator(self, dataset, training=False):
+        """Return batches that are slices of the resident rows."""
+        return Batches(
+            dataset, self.batch_size, self.epoch_steps, self.n_copies, self.rng_
+        )
+
+    @property
+    def _default_callbacks(self):
+        return [("epoch_timer", EpochTimer())]
+
+    def __getstate__(self):
+        # Callbacks hold what does not pickle, such as a progress bar, and serve
+        # the run that they were made for alone.
+        return super().__getstate__() | {"callbacks": [], "callbacks_": []}
+
+    def _optimizer(self, name):
+        return getattr(self, f"optimizer_{name}_")
+
+    def _autocast(self):
+        return torch.autocast(
+            torch.device(self.device).type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
+    @contextmanager
+    def _own_randomness(self):
+        device = torch.device(self.device)
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(self.seed)
+            for index in cuda:
+                with torch.cuda.device(index):
+                    torch.cuda.manual_seed(self.seed)
+            yield
+
+
+class LinearDecay(Callback):
+    """Lower all learning rates linearly over a run.
+
+    Parameters
+    ----------
+    final : float
+        The last learning rate, as a share of the first one.
+    """
+
+    def __init__(self, final: float = 0.1):
+        self.final = final
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Remember the rates to start from."""
+        self.start_ = net.step_
+        self.groups_ = [
+            (group, group.setdefault("initial_lr", group["lr"]))
+            for name in net.players()
+            for group in net._optimizer(name).param_groups
+        ]
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        """Set the rates for the next step."""
+        done = (net.step_ - self.start_) / net.n_steps
+        for group, lr in self.groups_:
+            group["lr"] = lr * (1 - (1 - self.final) * done)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Let go of the optimisers."""
+        del self.groups_
+
+
+class KeepBest(Callback):
+    """Stop when a held-out figure has stopped falling; keep the best weights.
+
+    The weights before the first step take part, so that training cannot make the
+    figure worse.
+
+    Parameters
+    ----------
+    monitor : str
+        Name of a figure that :meth:`AlternatingNet.validate` returns.
+    patience : int
+        Epochs to wait for a better one.
+    """
+
+    def __init__(self, monitor: str = "valid_loss", patience: int = 5):
+        self.monitor = monitor
+        self.patience = patience
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Take the weights at the start as the best so far."""
+        self.best_ = np.inf
+        self.waited_ = 0
+        with torch.no_grad():
+            self._compare(net, float(net.validate()[self.monitor]))
+
+    def on_epoch_end(self, net, **kwargs):
+        """Compare, and stop after too long a wait."""
+        self._compare(net, net.history[-1, self.monitor])
+        if self.waited_ > self.patience:
+            raise StopTraining
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Put the best weights back."""
+        for module, state in self.states_:
+            module.load_state_dict(state)
+        del self.states_
+
+    def _compare(self, net, value):
+        self.waited_ += 1
+        if value < self.best_:
+            self.best_, self.waited_ = value, 0
+            modules = {player.module for player in net.players().values()}
+            self.states_ = [
+                (m, {k: v.clone() for k, v in m.state_dict().items()}) for m in modules
+            ]
+
+
+class ProgressBar(Callback):
+    """One bar over all stages of a fit: losses, epochs, the time left.
+
+    Parameters
+    ----------
+    bar : tqdm.tqdm
+        Counts steps; whoever made it closes it.
+    label : str
+        Name of the stage.
+    """
+
+    def __init__(self, bar, label: str):
+        self.bar = bar
+        self.label = label
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Show stage and epoch."""
+        epoch = f"{len(net.history)}/{net.max_epochs}"
+        self.bar.set_description(f"{self.label}, epoch {epoch}", refresh=False)
+
+    def on_batch_end(self, net, **kwargs):
+        """Count a step."""
+        self.bar.update()
+
+    def on_epoch_end(self, net, **kwargs):
+        """Show the epoch's losses."""
+        row = net.history[-1]
+        shown = {k: f"{v:.3g}" for k, v in row.items() if k.endswith("_loss")}
+        self.bar.set_postfix(shown, refresh=False)

@@ -1,0 +1,28 @@
+"""Errors and warnings of the package."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CoverageWarning",
+    "FitInterruptedWarning",
+    "TrainingDivergedError",
+]
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss or a score became infinite or NaN while a detector was trained.
+
+    The message names the loss, the epoch and what to change. The detector is
+    left as it was before ``fit``.
+    """
+
+
+class FitInterruptedWarning(UserWarning):
+    """Training was interrupted from the keyboard; the detector is usable."""
+
+
+class CoverageWarning(UserWarning):
+    """The generated negatives leave a part of the data uncovered.
+
+    The scores of rows in that part rest on extrapolation alone.
+    """

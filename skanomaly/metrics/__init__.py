@@ -1,0 +1,26 @@
+"""Scores and Displays for detectors, with the anomaly as the positive class.
+
+Everywhere in this package `y` holds +1 (normal) and -1 (anomaly), and a score is
+higher for a more normal row: scikit-learn's conventions for outlier detection.
+"""
+
+from ._curves import DetectorPrecisionRecallDisplay, DetectorRocDisplay
+from ._score_distribution import ScoreDistributionDisplay
+from ._scorer import (
+    detector_average_precision,
+    detector_average_precision_score,
+    detector_roc_auc,
+    detector_roc_auc_score,
+)
+from ._training_history import TrainingHistoryDisplay
+
+__all__ = [
+    "DetectorPrecisionRecallDisplay",
+    "DetectorRocDisplay",
+    "ScoreDistributionDisplay",
+    "TrainingHistoryDisplay",
+    "detector_average_precision",
+    "detector_average_precision_score",
+    "detector_roc_auc",
+    "detector_roc_auc_score",
+]

@@ -1,0 +1,188 @@
+"""Networks that two methods or more are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["SLOPE", "ConvCritic", "ConvGenerator", "SideBySide", "StackedMLP"]
+
+#: Slope of every LeakyReLU left of zero.
+SLOPE = 0.2
+
+
+class StackedMLP(nn.Module):
+    """Several perceptrons of one shape, computed as one.
+
+    A small network costs more to call than to compute, so k of them in one batched
+    product cost little more than one.
+
+    Parameters
+    ----------
+    n_copies : int
+        Number of perceptrons, k.
+    sizes : sequence of int
+        Number of inputs, of units in each hidden layer, of outputs.
+    """
+
+    def __init__(self, n_copies: int, sizes: Sequence[int]):
+        super().__init__()
+        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList(
+            nn.init.uniform_(torch.empty(n_copies, i, o), -(i**-0.5), i**-0.5)
+            for i, o in shapes
+        )
+        self.biases = nn.ParameterList(
+            nn.init.uniform_(torch.empty(n_copies, 1, o), -(i**-0.5), i**-0.5)
+            for i, o in shapes
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (k, n, inputs) to (k, n, outputs)."""
+        *hidden, last = zip(self.biases, self.weights, strict=True)
+        for bias, weight in hidden:
+            x = F.leaky_relu(torch.baddbmm(bias, x, weight), SLOPE)
+        return torch.baddbmm(last[0], x, last[1])
+
+    def input_gradient(self, x: Tensor) -> Tensor:
+        """Return the gradient of the first output at `x`, (k, n, inputs).
+
+        Between its kinks the network is linear, so the gradient is a product of
+        weights, and differentiating it once more needs no second backward pass
+        through the graph.
+        """
+        slopes = []
+        with torch.no_grad():
+            for bias, weight in zip(self.biases[:-1], self.weights[:-1], strict=True):
+                x = torch.baddbmm(bias, x, weight)
+                slopes.append(torch.where(x > 0, 1.0, SLOPE))
+                x = x * slopes[-1]
+        gradient = self.weights[-1][:, None, :, 0]
+        for weight, slope in zip(reversed(self.weights[:-1]), slopes[::-1], strict=True):
+            gradient = (gradient * slope) @ weight.mT
+        return gradient
+
+
+class SideBySide(nn.Module):
+    """Several modules of one kind, each given its own part of the input.
+
+    Parameters
+    ----------
+    modules : iterable of torch.nn.Module
+        The k modules.
+    """
+
+    def __init__(self, modules):
+        super().__init__()
+        self.members = nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (k, n, ...) to (k, n, ...), copy by copy."""
+        return torch.stack([m(part) for m, part in zip(self.members, x, strict=True)])
+
+
+def n_halvings(shape: tuple[int, ...]) -> int:
+    """Return how often an image is halved until its longer side is at most 7."""
+    longest, count = max(shape[1:]), 0
+    while ceil(longest / 2**count) > 7:
+        count += 1
+    return count
+
+
+def coarse_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the height and width of an image after all halvings."""
+    return tuple(ceil(side / 2 ** n_halvings(shape)) for side in shape[1:])
+
+
+class ConvGenerator(nn.Module):
+    """Images from noise: transposed convolutions, batch normalisation, LeakyReLU.
+
+    Batch normalisation takes the statistics of the batch, in training and after
+    it: there are no running means that lag behind weights which are still moving.
+
+    Parameters
+    ----------
+    latent_dim : int
+        Length of a noise vector.
+    shape : tuple of int
+        Shape (c, h, w) of one image.
+    width : int
+        Channels of the finest layer; each coarser one has twice as many.
+    bounded : bool
+        Whether to end on tanh, for images in [-1, 1].
+    """
+
+    def __init__(self, latent_dim, shape, width: int, bounded: bool = True):
+        super().__init__()
+        self.shape = shape
+        n, channels = n_halvings(shape), width * 2 ** n_halvings(shape)
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (latent_dim, 1, 1)),
+            nn.ConvTranspose2d(latent_dim, channels, coarse_shape(shape), bias=False),
+        ]
+        for k in reversed(range(n)):
+            layers += _normalised(channels)
+            fewer = shape[0] if k == 0 else width * 2**k
+            layers.append(nn.ConvTranspose2d(channels, fewer, 4, 2, 1, bias=k == 0))
+            channels = fewer
+        if n == 0:
+            layers += [*_normalised(channels), nn.Conv2d(channels, shape[0], 3, 1, 1)]
+        if bounded:
+            layers.append(nn.Tanh())
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (n, latent_dim) to (n, c, h, w)."""
+        _, h, w = self.shape
+        return self.layers(z)[..., :h, :w]
+
+
+def _normalised(channels):
+    return [
+        nn.BatchNorm2d(channels, track_running_stats=False),
+        nn.LeakyReLU(SLOPE),
+    ]
+
+
+class ConvCritic(nn.Module):
+    """One number per image: convolutions, average pooling, two linear layers.
+
+    There is no batch normalisation: the gradient penalty is a matter of one image.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (c, h, w) of one image.
+    width : int
+        Channels of the finest layer; each coarser one has twice as many.
+    n_units : int
+        Units of the hidden linear layer.
+    """
+
+    def __init__(self, shape, width: int, n_units: int):
+        super().__init__()
+        n, (h, w), channels = n_halvings(shape), coarse_shape(shape), shape[0]
+        self.padding = (0, w * 2**n - shape[2], 0, h * 2**n - shape[1])
+        layers: list[nn.Module] = []
+        for k in range(n + 1):
+            layers.append(nn.Conv2d(channels, width * 2**k, 3, 1, 1))
+            layers.append(nn.LeakyReLU(SLOPE))
+            if k < n:
+                layers.append(nn.AvgPool2d(2))
+            channels = width * 2**k
+        layers += [
+            nn.Flatten(),
+            nn.Linear(channels * h * w, n_units),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(n_units, 1),
+        ]
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, 1)."""
+        x = F.pad(x, self.padding) if any(self.padding) else x
+        return self.layers(x.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,122 @@
+r"""Losses and weights of the papers, as pure functions of tensors.
+
+Each names its equation. Numbers of equations are those of the paper that the
+section of this file names.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "gradient_penalty",
+    "history_weights",
+    "total_variation_loss",
+    "wasserstein_critic_loss",
+]
+
+# Chatillon & Ballester (2020), "History-based anomaly detector: an adversarial
+# approach to anomaly detection". Their critic is LOW on data and HIGH on generated
+# samples, the reverse of most code.
+
+
+def wasserstein_critic_loss(on_data: Tensor, on_generated: Tensor) -> Tensor:
+    r"""Return what the critic minimises (eq. 2), without the gradient penalty.
+
+    .. math:: E_{x \sim P_{data}}[D(x)] - E_{x \sim P_G}[D(x)]
+
+    Parameters
+    ----------
+    on_data, on_generated : Tensor of shape (..., n)
+        The critic's values.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        Minus the estimate of the Wasserstein-1 distance.
+    """
+    return on_data.mean(-1) - on_generated.mean(-1)
+
+
+def gradient_penalty(slope: Tensor) -> Tensor:
+    r"""Return how far a critic's slope is from 1 (Gulrajani et al. 2017, eq. 3).
+
+    .. math:: E_{\hat x}[(\|\nabla_{\hat x} D(\hat x)\|_2 - 1)^2],
+              \quad \hat x = u x + (1 - u) G(z)
+
+    Parameters
+    ----------
+    slope : Tensor of shape (..., n, d)
+        The gradient at n points between data and generated samples.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        The mean over the n points; 0 where every slope is 1.
+    """
+    return (slope.norm(dim=-1) - 1).square().mean(-1)
+
+
+def history_weights(times: Tensor, alpha: float, beta: float) -> Tensor:
+    r"""Return the share of each save point in the history (eqs 3 and 13).
+
+    .. math:: w_i \propto 1[t_i \ge \alpha] \, e^{-\beta t_i}
+
+    Parameters
+    ----------
+    times : Tensor of shape (n,)
+        Times of the save points, equally spaced.
+    alpha : float
+        Time before which nothing counts, in the unit of `times`.
+    beta : float
+        Rate of decay, per unit of `times`.
+
+    Returns
+    -------
+    Tensor of shape (n,), float64
+        Nonnegative weights with sum 1.
+
+    Raises
+    ------
+    ValueError
+        If no save point lies at `alpha` or later.
+    """
+    times = times.double()
+    counted = times >= alpha
+    if not counted.any():
+        raise ValueError(
+            f"alpha={alpha} leaves no save point: the last one is at {times.max()}."
+        )
+    logits = torch.where(counted, -beta * times, -torch.inf)
+    return torch.softmax(logits, 0)
+
+
+def total_variation_loss(on_data: Tensor, on_history: Tensor, lam: float) -> Tensor:
+    r"""Return the loss of the detector (eq. 10).
+
+    .. math:: E_{P_{data}}[D] - E_{P_{hist}}[D] + \lambda \,
+              E_{(P_{data} + P_{hist})/2} [d(D, [-1, 1])^2]
+
+    Its minimum over all functions (eqs 11, 12) is reached at
+    :math:`D^* = s + (q - p) / (\lambda (q + p))` with the densities p of the data,
+    q of the history and :math:`s = sign(q - p)`.
+
+    Parameters
+    ----------
+    on_data, on_history : Tensor of shape (..., n)
+        The detector's values.
+    lam : float
+        Weight of the bound on the values.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least :math:`-2 \delta - 1 / \lambda`, with the total variation
+        distance :math:`\delta` in [0, 1].
+    """
+    beyond = [
+        torch.relu(v.abs() - 1).square().mean(-1) for v in (on_data, on_history)
+    ]
+    distance = wasserstein_critic_loss(on_data, on_history)
+    return distance + lam * 0.5 * (beyond[0] + beyond[1])

@@ -1,0 +1,1 @@
+"""Helpers below everything else; nothing here knows a method."""

@@ -1,0 +1,70 @@
+"""Scalers: scikit-learn's for tables, one affine map for images."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+__all__ = ["ImageScaler", "make_scaler"]
+
+
+class ImageScaler(TransformerMixin, BaseEstimator):
+    """Scale images by one affine map, learned over all pixels.
+
+    Parameters
+    ----------
+    method : {"minmax", "standard"}, default="minmax"
+        "minmax" maps the range of the pixels to [-1, 1]; the range of uint8 is
+        0 to 255 whatever values occur. "standard" gives each channel mean 0 and
+        standard deviation 1.
+
+    Attributes
+    ----------
+    scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...), float32
+        A pixel ``x`` becomes ``x * scale_ + min_``.
+    """
+
+    def __init__(self, method="minmax"):
+        self.method = method
+
+    def fit(self, X, y=None):
+        """Learn the map from images of shape (n, c, ...)."""
+        if self.method == "standard":
+            axes = (0, *range(2, X.ndim))
+            mean, spread = X.mean(axes, dtype=np.float64), X.std(axes, dtype=np.float64)
+            lower, half = mean, np.where(spread > 0, spread, 1.0)
+        else:
+            low, high = (0, 255) if X.dtype == np.uint8 else (X.min(), X.max())
+            low, high = np.atleast_1d(np.float64(low)), np.atleast_1d(np.float64(high))
+            half = np.where(high > low, (high - low) / 2, 1.0)
+            lower = (low + high) / 2
+        shape = (-1,) + (1,) * (X.ndim - 2)
+        self.scale_ = (1 / half).astype(np.float32).reshape(shape)
+        self.min_ = (-lower / half).astype(np.float32).reshape(shape)
+        return self
+
+    def transform(self, X):
+        """Return the scaled images, float32."""
+        return X.astype(np.float32) * self.scale_ + self.min_
+
+    def inverse_transform(self, X):
+        """Return scaled images to the range that they had before ``transform``."""
+        return (X - self.min_) / self.scale_
+
+
+def make_scaler(scaling, *, images):
+    """Return the unfitted scaler that `scaling` names, None for no scaling.
+
+    Parameters
+    ----------
+    scaling : {"auto", "minmax", "standard"} or None
+        "auto" is "minmax" for images and "standard" for tables.
+    images : bool
+        Whether rows are images, or columns of a table.
+    """
+    if scaling is None:
+        return None
+    if images:
+        return ImageScaler("standard" if scaling == "standard" else "minmax")
+    return MinMaxScaler((-1, 1)) if scaling == "minmax" else StandardScaler()

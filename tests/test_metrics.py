@@ -1,0 +1,555 @@
+"""Scores, scorers and Displays: the sign, the labels, and what is drawn."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skanomaly import metrics
+from skanomaly.metrics import (
+    DetectorPrecisionRecallDisplay,
+    DetectorRocDisplay,
+    ScoreDistributionDisplay,
+    TrainingHistoryDisplay,
+    detector_average_precision,
+    detector_average_precision_score,
+    detector_roc_auc,
+    detector_roc_auc_score,
+)
+
+SCORES = [detector_roc_auc_score, detector_average_precision_score]
+SCORERS = [detector_roc_auc, detector_average_precision]
+CURVES = [DetectorRocDisplay, DetectorPrecisionRecallDisplay]
+SCORE_DISPLAYS = [ScoreDistributionDisplay, *CURVES]
+
+# Two anomalies, four normal rows: below 0 are both anomalies and one normal row.
+Y = np.array([1, 1, 1, 1, -1, -1])
+S = np.array([0.9, 0.8, -0.2, 0.4, -0.5, -0.1])
+
+
+@pytest.fixture
+def plt():
+    """Give pyplot without a screen, and close what was drawn."""
+    pytest.importorskip("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    yield plt
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Return clean training rows, and test rows with 20 far anomalies."""
+    rng = np.random.default_rng(0)
+    X_train = rng.normal(size=(200, 2))
+    X = np.r_[rng.normal(size=(80, 2)), rng.normal(5, 1, size=(20, 2))]
+    return X_train, X, np.r_[np.ones(80), -np.ones(20)]
+
+
+@pytest.fixture(scope="module")
+def forest(data):
+    return IsolationForest(n_estimators=20, random_state=0).fit(data[0])
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_perfect_detector_scores_one(score):
+    assert score([1, 1, 1, -1], [3.0, 2.0, 1.0, -1.0]) == 1.0
+
+
+def test_inverted_detector_scores_zero_area_and_the_worst_precision():
+    y, inverted = [1, 1, 1, -1], [-3.0, -2.0, -1.0, 1.0]
+    assert detector_roc_auc_score(y, inverted) == 0.0
+    assert detector_average_precision_score(y, inverted) == 0.25
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_constant_scores_are_chance(score):
+    chance = {detector_roc_auc_score: 0.5, detector_average_precision_score: 1 / 3}
+    assert score(Y, np.zeros(6)) == pytest.approx(chance[score])
+
+
+def test_values_by_hand():
+    # Of the 8 pairs of anomaly and normal row, one is the wrong way round.
+    assert detector_roc_auc_score(Y, S) == 7 / 8
+    # The anomalies stand at ranks 1 and 3: precisions 1/1 and 2/3.
+    assert detector_average_precision_score(Y, S) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("weight", [None, [1, 2, 3, 1, 2, 5]])
+def test_same_as_sklearn_with_the_anomaly_positive(weight):
+    for ours, theirs in zip(
+        SCORES, [roc_auc_score, average_precision_score], strict=True
+    ):
+        expected = theirs(Y == -1, -S, sample_weight=weight)
+        got = ours(Y, S, sample_weight=weight)
+        assert got == expected
+        assert type(got) is float
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("kind", [list, np.float32, "column", "unsigned"])
+def test_takes_any_kind_of_array(score, kind):
+    y, s = Y, np.array([9, 8, 3, 5, 1, 4])
+    kinds = {
+        list: (y.tolist(), s.tolist()),
+        np.float32: (y.astype("f4"), s.astype("f4")),
+        "column": (y.astype(object), s.reshape(-1, 1)),
+        "unsigned": (y.astype("i1"), s.astype("u1")),
+    }
+    assert score(*kinds[kind]) == score(y, s / 10)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    "y",
+    [[0, 0, 1], [0, 0, 0], [-1, 0, 1], [True, True, False], ["1", "1", "-1"], [1, 2]],
+)
+def test_other_labels_are_refused_with_the_way_to_convert(score, y):
+    with pytest.raises(ValueError, match=r"np\.where\(y == 1, -1, 1\)"):
+        score(y, np.arange(len(y)))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_the_advised_conversion_gives_the_right_score(score):
+    y = np.array([0, 0, 0, 1])
+    assert score(np.where(y == 1, -1, 1), [3, 2, 1, 0]) == 1.0
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    ("y", "s", "match"),
+    [
+        ([1, -1], [0.0, np.nan], "NaN"),
+        ([1, -1], [0.0, np.inf], "infinity"),
+        ([1, -1], [0.0], "inconsistent"),
+        ([1, -1], np.zeros((2, 2)), "1d array"),
+        ([], [], "0 sample"),
+    ],
+)
+def test_broken_input_is_refused(score, y, s, match):
+    with pytest.raises(ValueError, match=match):
+        score(y, s)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("label", [1, -1])
+def test_one_class_gives_nan_and_a_warning(score, label):
+    with pytest.warns(UndefinedMetricWarning, match="Only one class") as record:
+        assert np.isnan(score([label] * 3, [1, 2, 3]))
+    assert record[0].filename == __file__
+
+
+# ---------------------------------------------------------------- scorers
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_scorer_takes_decision_function_pipelines_and_score_samples(scorer, data):
+    X_train, X, y = data
+    detectors = [
+        IsolationForest(n_estimators=20, random_state=0),
+        make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True)),
+        KernelDensity(),
+    ]
+    for detector in detectors:
+        assert scorer(detector.fit(X_train), X, y) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("scorer", "score"), list(zip(SCORERS, SCORES, strict=True)))
+def test_scorer_in_cross_validation(scorer, score, data):
+    _, X, y = data
+    detector, cv = IsolationForest(n_estimators=5, random_state=0), StratifiedKFold(3)
+    expected = [
+        score(y[test], detector.fit(X[train]).decision_function(X[test]))
+        for train, test in cv.split(X, y)
+    ]
+    assert cross_val_score(detector, X, y, scoring=scorer, cv=cv).tolist() == expected
+
+
+def test_scorers_in_a_grid_search(data):
+    _, X, y = data
+    search = GridSearchCV(
+        IsolationForest(n_estimators=5, random_state=0),
+        {"max_features": [1, 2]},
+        scoring={"auroc": detector_roc_auc, "ap": detector_average_precision},
+        refit="auroc",
+        cv=StratifiedKFold(3),
+    ).fit(X, y)
+    assert search.best_score_ == search.cv_results_["mean_test_auroc"].max() > 0.9
+    assert search.cv_results_["mean_test_ap"].min() > 0.5
+    assert search.score(X, y) == detector_roc_auc(search.best_estimator_, X, y)
+
+
+def test_scorer_refuses_other_labels(data, forest):
+    _, X, y = data
+    with pytest.raises(ValueError, match="convert them"):
+        detector_roc_auc(forest, X, y == -1)
+
+
+# ---------------------------------------------------------------- Displays of scores
+
+
+@pytest.mark.parametrize("display_class", SCORE_DISPLAYS)
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_from_estimator_is_from_predictions_at_threshold_zero(
+    plt, data, display_class, pipeline
+):
+    X_train, X, y = data
+    detector = LocalOutlierFactor(novelty=True)
+    if pipeline:
+        detector = make_pipeline(StandardScaler(), detector)
+    score = detector.fit(X_train).decision_function(X)
+    display = display_class.from_estimator(detector, X, y)
+    expected = display_class.from_predictions(y, score, threshold=0)
+    assert display.name == type(detector).__name__
+    assert expected.name is None
+    for key in vars(expected).keys() - {"name"}:
+        if not key.endswith("_"):
+            np.testing.assert_equal(getattr(display, key), getattr(expected, key))
+    assert display.figure_ is display.ax_.figure
+
+
+@pytest.mark.parametrize("display_class", SCORE_DISPLAYS)
+def test_detector_without_decision_function_has_no_threshold(plt, data, display_class):
+    X_train, X, y = data
+    display = display_class.from_estimator(KernelDensity().fit(X_train), X, y)
+    assert not any("threshold" in text for text in legend(display.ax_))
+
+
+@pytest.mark.parametrize("display_class", SCORE_DISPLAYS)
+def test_draws_on_the_given_axes_and_again(plt, display_class):
+    _, axes = plt.subplots(1, 2)
+    display = display_class.from_predictions(Y, S, ax=axes[0], name="one")
+    assert display.ax_ is axes[0]
+    assert display.plot(ax=axes[1]) is display
+    assert display.ax_ is axes[1]
+    assert len(plt.get_fignums()) == 1
+
+
+@pytest.mark.parametrize("display_class", SCORE_DISPLAYS)
+def test_unfitted_detector(plt, data, display_class):
+    _, X, y = data
+    for detector in [
+        IsolationForest(),
+        make_pipeline(StandardScaler(), KernelDensity()),
+    ]:
+        with pytest.raises(NotFittedError):
+            display_class.from_estimator(detector, X, y)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("display_class", SCORE_DISPLAYS)
+@pytest.mark.parametrize(
+    ("y", "s", "match"),
+    [
+        ([0, 1], [1, 2], "convert them"),
+        ([1, -1], [1], "inconsistent"),
+        ([1, -1], [1, np.nan], "NaN"),
+    ],
+)
+def test_display_refuses_broken_input(plt, display_class, y, s, match):
+    with pytest.raises(ValueError, match=match):
+        display_class.from_predictions(y, s)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+@pytest.mark.parametrize("y", [[1, 1], [-1, -1], None])
+def test_curve_needs_both_classes(plt, display_class, y):
+    with pytest.raises(ValueError, match=r"one class|needs labels"):
+        display_class.from_predictions(y, [0.0, 1.0])
+
+
+def test_score_distribution(plt):
+    display = ScoreDistributionDisplay.from_predictions(
+        Y, S, threshold=0, name="mine", bins=[-1, 0, 1]
+    )
+    assert list(display.histograms_) == ["normal", "anomaly"]
+    normal = display.histograms_["normal"].get_data()
+    assert normal.values.tolist() == [0.25, 0.75]
+    assert normal.edges.tolist() == [-1, 0, 1]
+    assert display.histograms_["anomaly"].get_data().values.tolist() == [1, 0]
+    assert list(display.line_.get_xdata()) == [0, 0]
+    assert legend(display.ax_) == ["normal (n = 4)", "anomaly (n = 2)", "threshold (0)"]
+    assert display.ax_.get_xlabel() == "Score of mine (higher = more normal)"
+    assert display.ax_.get_ylabel() == "Density"
+    assert display.y_true.tolist() == Y.tolist()
+    assert display.y_score.tolist() == S.tolist()
+
+
+def test_score_distribution_is_a_density_in_the_same_bins(plt, data, forest):
+    _, X, y = data
+    display = ScoreDistributionDisplay.from_estimator(forest, X, y, bins=7)
+    drawn = [patch.get_data() for patch in display.histograms_.values()]
+    for values, edges, _ in drawn:
+        assert np.sum(values * np.diff(edges)) == pytest.approx(1)
+        assert edges.tolist() == drawn[0].edges.tolist()
+
+
+def test_score_distribution_without_labels_or_threshold(plt, data, forest):
+    display = ScoreDistributionDisplay.from_estimator(forest, data[1])
+    assert display.y_true is None
+    assert legend(display.ax_) == ["all rows (n = 100)", "threshold (0)"]
+    display = ScoreDistributionDisplay.from_predictions(None, S)
+    assert display.line_ is None
+    assert list(display.histograms_) == ["all rows"]
+    display = ScoreDistributionDisplay(S, threshold=0).plot(plot_threshold=False)
+    assert display.line_ is None
+
+
+def test_score_distribution_of_one_class_and_outside_the_bins(plt):
+    display = ScoreDistributionDisplay.from_predictions([1, 1], [0.0, 0.0])
+    assert list(display.histograms_) == ["normal"]
+    display = ScoreDistributionDisplay.from_predictions([1, -1], [0, 9], bins=[-1, 1])
+    assert display.histograms_["anomaly"].get_data().values.tolist() == [0]
+
+
+def test_hist_kwargs_win(plt):
+    display = ScoreDistributionDisplay(S).plot(hist_kwargs={"label": "x", "hatch": "/"})
+    assert display.histograms_["all rows"].get_hatch() == "/"
+    assert legend(display.ax_) == ["x"]
+
+
+def test_roc_curve(plt):
+    display = DetectorRocDisplay.from_predictions(Y, S, threshold=0, name="mine")
+    drawn = display.line_.get_xydata().tolist()
+    assert drawn == [[0, 0], [0, 0.5], [0.25, 0.5], [0.25, 1], [1, 1]]
+    assert drawn == np.c_[display.fpr, display.tpr].tolist()
+    assert display.roc_auc == detector_roc_auc_score(Y, S)
+    assert display.operating_point == (0.25, 1.0)
+    assert display.operating_point_.get_xydata().tolist() == [[0.25, 1.0]]
+    assert display.chance_level_.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert legend(display.ax_) == [
+        "mine (AUROC = 0.88)",
+        "chance (AUROC = 0.50)",
+        "detector's threshold",
+    ]
+    assert "False positive rate" in display.ax_.get_xlabel()
+    assert "True positive rate" in display.ax_.get_ylabel()
+
+
+def test_precision_recall_curve(plt):
+    display = DetectorPrecisionRecallDisplay.from_predictions(Y, S, threshold=0)
+    drawn = display.line_.get_xydata()
+    assert drawn.tolist() == np.c_[display.recall, display.precision].tolist()
+    rank_by_rank = [[1, 2 / 6], [1, 2 / 5], [1, 2 / 4], [1, 2 / 3], [0.5, 1 / 2]]
+    assert drawn.tolist() == [*rank_by_rank, [0.5, 1], [0, 1]]
+    assert display.line_.get_drawstyle() == "steps-post"
+    assert display.average_precision == detector_average_precision_score(Y, S)
+    assert display.prevalence == pytest.approx(1 / 3)
+    assert display.operating_point == (1.0, pytest.approx(2 / 3))
+    assert display.operating_point_.get_xydata().tolist() == [[1.0, 2 / 3]]
+    assert list(display.chance_level_.get_ydata()) == [display.prevalence] * 2
+    assert legend(display.ax_) == [
+        "AP = 0.83",
+        "chance (prevalence = 0.33)",
+        "detector's threshold",
+    ]
+    assert "Recall" in display.ax_.get_xlabel()
+    assert "Precision" in display.ax_.get_ylabel()
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+def test_operating_point_is_what_predict_does_and_lies_on_the_curve(
+    plt, data, forest, display_class
+):
+    _, X, y = data
+    display = display_class.from_estimator(forest, X, y)
+    flagged = forest.predict(X) == -1
+    recall = np.mean(flagged[y == -1])
+    expected = {
+        DetectorRocDisplay: (np.mean(flagged[y == 1]), recall),
+        DetectorPrecisionRecallDisplay: (recall, np.mean(y[flagged] == -1)),
+    }
+    assert display.operating_point == pytest.approx(expected[display_class])
+    if display_class is DetectorPrecisionRecallDisplay:
+        assert display.operating_point in map(tuple, display.line_.get_xydata())
+
+
+def test_score_on_the_threshold_is_not_flagged(plt):
+    display = DetectorRocDisplay.from_predictions([1, -1], [0, -1], threshold=0)
+    assert display.operating_point == (0.0, 1.0)
+
+
+def test_no_row_flagged_has_no_precision(plt):
+    display = DetectorPrecisionRecallDisplay.from_predictions(Y, S, threshold=-9)
+    assert display.operating_point is display.operating_point_ is None
+    assert DetectorRocDisplay.from_predictions(Y, S, threshold=-9).operating_point == (
+        0.0,
+        0.0,
+    )
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+def test_curve_options(plt, display_class):
+    display = display_class.from_predictions(
+        Y,
+        S,
+        threshold=0,
+        plot_chance_level=False,
+        plot_operating_point=False,
+        curve_kwargs={"color": "red", "label": "curve"},
+    )
+    assert display.chance_level_ is display.operating_point_ is None
+    assert display.line_.get_color() == "red"
+    assert legend(display.ax_) == ["curve"]
+    assert legend(display.plot(name="other").ax_)[0].startswith("other (A")
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+def test_two_detectors_share_one_plot(plt, display_class):
+    one = display_class.from_predictions(Y, S, threshold=0, name="one")
+    two = display_class.from_predictions(Y, -S, threshold=0, name="two", ax=one.ax_)
+    texts = legend(one.ax_)
+    assert [text.split()[0] for text in texts] == ["one", "two", "chance", "detector's"]
+    assert one.line_.get_color() != two.line_.get_color()
+    assert two.operating_point_.get_color() == two.line_.get_color()
+
+
+def test_curve_of_bare_arrays(plt):
+    display = DetectorPrecisionRecallDisplay(precision=[0.5, 1], recall=[1, 0]).plot()
+    assert display.chance_level_ is None
+    assert display.ax_.get_legend() is None
+
+
+# ---------------------------------------------------------------- training history
+
+
+class Trained:
+    """Stands in for a fitted detector."""
+
+    def __init__(self, history):
+        self.history_ = history
+
+
+TWO_STAGES = [
+    {"epoch": 1, "stage": "gan", "duration": 0.1, "critic_loss": 3.0, "best": True},
+    {"epoch": 2, "stage": "gan", "duration": 0.1, "critic_loss": 2.0},
+    {"epoch": 1, "stage": "detector", "detector_loss": 1.0, "valid_loss": 4.0},
+    {"epoch": 2, "stage": "detector", "detector_loss": 0.5},
+    {"epoch": 3, "stage": "detector", "detector_loss": 0.4, "valid_loss": 5.0},
+]
+
+
+def test_history_with_stages(plt):
+    display = TrainingHistoryDisplay.from_estimator(Trained(TWO_STAGES))
+    drawn = {name: line.get_xydata().tolist() for name, line in display.lines_.items()}
+    assert drawn == {
+        "critic_loss": [[1, 3], [2, 2]],
+        "detector_loss": [[3, 1], [4, 0.5], [5, 0.4]],
+        "valid_loss": [[3, 4], [5, 5]],
+    }
+    np.testing.assert_equal(display.losses["valid_loss"], [np.nan] * 2 + [4, np.nan, 5])
+    assert display.epochs.tolist() == [1, 2, 3, 4, 5]
+    assert [line.get_xdata()[0] for line in display.stage_lines_] == [2.5]
+    assert [text.get_text() for text in display.ax_.texts] == ["gan", "detector"]
+    assert [text.xy[0] for text in display.ax_.texts] == [1, 2.5]
+    assert legend(display.ax_) == list(display.losses)
+    assert display.ax_.get_title() == "Trained"
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Epoch", "Loss")
+    assert display.figure_ is display.ax_.figure
+    assert not display.plot(plot_stages=False).stage_lines_
+
+
+def test_history_line_breaks_between_stages(plt):
+    stages = ["a", "a", "b", "a"]
+    display = TrainingHistoryDisplay([1, 2, 3, 4], {"loss": [4, 3, np.nan, 1]})
+    assert display.plot().lines_["loss"].get_xdata().tolist() == [1, 2, 4]
+    assert display.lines_["loss"].get_marker() == "None"
+    display.stages = stages
+    line = display.plot().lines_["loss"]
+    np.testing.assert_equal(line.get_xdata(), [1, 2, np.nan, 4])
+    np.testing.assert_equal(line.get_ydata(), [4, 3, np.nan, 1])
+    assert line.get_marker() == "."
+    assert line.get_markevery() == [False, False, False, True]
+    assert [line.get_xdata()[0] for line in display.stage_lines_] == [2.5, 3.5]
+
+
+def test_history_without_stages_keeps_the_recorded_epochs(plt):
+    history = [{"epoch": 10 * i, "loss": np.float32(1 / i)} for i in (1, 2, 3)]
+    display = TrainingHistoryDisplay.from_estimator(Trained(history), name="mine")
+    assert display.lines_["loss"].get_xdata().tolist() == [10, 20, 30]
+    assert display.stage_lines_ == []
+    assert not display.ax_.texts
+    assert display.ax_.get_title() == "mine"
+
+
+def test_history_of_one_epoch_shows_a_dot_and_axes_are_kept(plt):
+    _, ax = plt.subplots()
+    display = TrainingHistoryDisplay.from_estimator(Trained([{"loss": 1.0}]), ax=ax)
+    assert display.ax_ is ax
+    assert display.lines_["loss"].get_marker() == "."
+
+
+def test_history_names(plt):
+    trained = Trained(TWO_STAGES)
+    names = ["valid_loss", "critic_loss"]
+    display = TrainingHistoryDisplay.from_estimator(
+        trained, names=names, curve_kwargs={"linewidth": 5}
+    )
+    assert list(display.lines_) == names
+    assert display.lines_["valid_loss"].get_linewidth() == 5
+    with pytest.raises(ValueError, match=r"named \['los'\]; there are \['critic_loss'"):
+        TrainingHistoryDisplay.from_estimator(trained, names=["los"])
+
+
+@pytest.mark.parametrize("history", [[], [{"epoch": 1, "duration": 1.0}]])
+def test_history_without_a_loss(plt, history):
+    with pytest.raises(ValueError, match=r"[Tt]he history"):
+        TrainingHistoryDisplay.from_estimator(Trained(history))
+
+
+def test_history_of_other_estimators(plt, forest):
+    with pytest.raises(NotFittedError):
+        TrainingHistoryDisplay.from_estimator(IsolationForest())
+    with pytest.raises(AttributeError, match="IsolationForest keeps no `history_`"):
+        TrainingHistoryDisplay.from_estimator(forest)
+
+
+# ---------------------------------------------------------------- matplotlib
+
+
+def test_without_matplotlib(monkeypatch, forest, data):
+    for module in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, module, None)
+    _, X, y = data
+    calls = [
+        lambda: TrainingHistoryDisplay.from_estimator(Trained(TWO_STAGES)),
+        lambda: TrainingHistoryDisplay([1], {"loss": [1.0]}).plot(),
+        lambda: ScoreDistributionDisplay(S).plot(),
+        lambda: DetectorRocDisplay(fpr=[0, 1], tpr=[0, 1]).plot(),
+    ]
+    for display_class in SCORE_DISPLAYS:
+        calls += [
+            lambda make=display_class.from_estimator: make(forest, X, y),
+            lambda make=display_class.from_predictions: make(Y, S),
+        ]
+    for call in calls:
+        with pytest.raises(ImportError, match=r"pip install skanomaly\[plot\]"):
+            call()
+
+
+def test_import_is_light():
+    heavy = {"matplotlib", "torch", "skorch"}
+    code = f"import sys, skanomaly.metrics; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_all_is_complete_and_sorted():
+    assert sorted(metrics.__all__) == metrics.__all__
+    assert all(getattr(metrics, name).__doc__ for name in metrics.__all__)
