@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .engine import ProgressBar, Rows
+from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import TrainingDivergedError
 from .utils._device import resolve_device
 from .utils._scaling import make_scaler
@@ -21,6 +21,7 @@ from .utils._sklearn_compat import (
     HasMethods,
     Integral,
     Interval,
+    Options,
     Real,
     StrOptions,
     fit_context,
@@ -29,6 +30,7 @@ from .utils._sklearn_compat import (
 __all__ = ["BaseDeepDetector"]
 
 _TABLE, _IMAGES, _CLIPS = 2, 4, 5  # dimensions of X
+_SMALLEST_SIDE = 4
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
 
 
@@ -40,15 +42,28 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
-        "latent_dim": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="neither")],
+        "latent_dim": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "batch_size": [
+            Interval(Integral, 2, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "scaling": [StrOptions({"auto", "minmax", "standard"}), None],
         "image_shape": [tuple, list, None],
         "architecture": [StrOptions({"auto", "mlp", "conv"}), dict],
         "width": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "contamination": [Interval(Real, 0, 0.5, closed="both"), StrOptions({"auto"})],
+        "contamination": [
+            Interval(Real, 0, 0.5, closed="right"),
+            Options(Real, {0}),
+            StrOptions({"auto"}),
+        ],
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "callbacks": [list, tuple, None],
@@ -60,10 +75,17 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     # What a child writes ------------------------------------------------------------
 
-    #: Optimiser steps that ``max_epochs="auto"`` stands for.
-    _auto_steps: int
+    #: What "auto" stands for, for tables and for images, by parameter.
+    _auto_values: dict[str, tuple]
     #: Dimensions of X for which there are networks.
     _accepted_ndim: tuple[int, ...] = (_TABLE, _IMAGES)
+
+    #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
+    _kept_classes: tuple[type, ...] = ()
+
+    @abstractmethod
+    def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:
+        """Return the untrained nets, by the name of the attribute they become."""
 
     @abstractmethod
     def _train(self, rows: Rows, y, seed: int) -> None:
@@ -113,8 +135,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                     self.scaler_.fit(X)
             rows = Rows(X, self.scaler_, device)
             self._row_shape = rows.row_shape
-            self._train(rows, y, seed)
-            self.offset_ = self._threshold(self._score_rows(rows))
+            with self._few_threads():
+                self._train(rows, y, seed)
+                self.offset_ = self._threshold(self._score_rows(rows))
         return self
 
     def score_samples(self, X):
@@ -131,7 +154,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             Higher is more normal. A row's score does not depend on the other rows.
         """
         check_is_fitted(self)
-        return self._score_samples(self._check_rows(X, reset=False))
+        X = self._check_rows(X, reset=False)
+        with self._few_threads():
+            return self._score_rows(
+                Rows(X, self.scaler_, self.net_.device, max_bytes=0)
+            )
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for outliers.
@@ -166,21 +193,18 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     # Input --------------------------------------------------------------------------
 
     def _check_rows(self, X, *, reset):
-        """Return X as an array (n, d) or (n, c, h, w), float or uint8 images."""
-        image_shape = self.image_shape if reset else self.image_shape_
-        as_images = self.image_shape is not None
-        ndim = getattr(X, "ndim", None) or np.ndim(X)
-        if not reset and self._fitted_ndim != ndim:
-            raise ValueError(
-                f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
-                f"{_AXES[self._fitted_ndim]}."
-            )
-        floats = [np.float64, np.float32]
+        """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
+        ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if not reset:
+            self._check_like_fitted(ndim)
+        dtypes = [np.float64, np.float32]
+        if self.image_shape is not None or ndim > _TABLE:
+            dtypes.append(np.uint8)
         X = validate_data(
             self,
             X,
             reset=reset,
-            dtype=[*floats, np.uint8] if as_images or ndim > _TABLE else floats,
+            dtype=dtypes,
             allow_nd=True,
             ensure_min_samples=2 if reset else 1,
         )
@@ -190,17 +214,24 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
                 "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
             )
-        if as_images and ndim == _TABLE:
+        if self.image_shape is not None and ndim == _TABLE:
             X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
         if reset:
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None
-        elif X.ndim > _TABLE and X.shape[1:] != image_shape:
+        elif X.ndim > _TABLE and X.shape[1:] != self.image_shape_:
             raise ValueError(
                 f"Images of shape {X.shape[1:]}, but {type(self).__name__} was fitted "
-                f"on images of shape {image_shape}."
+                f"on images of shape {self.image_shape_}."
             )
         return X
+
+    def _check_like_fitted(self, ndim):
+        if ndim >= _TABLE and ndim != self._fitted_ndim:
+            raise ValueError(
+                f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
+                f"{_AXES[self._fitted_ndim]}."
+            )
 
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
@@ -216,13 +247,26 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     def _goes_on(self):
         return self.warm_start and hasattr(self, "net_")
 
-    def _schedule(self, n_rows):
-        """Return the number of epochs and of steps in each."""
-        epoch_steps = max(n_rows // self.batch_size, 1)
-        if self.max_epochs != "auto":
-            return self.max_epochs, epoch_steps
-        epoch_steps = min(epoch_steps, self._auto_steps)
-        return -(-self._auto_steps // epoch_steps), epoch_steps
+    def _value(self, name):
+        """Return a parameter, or what "auto" stands for on this kind of data."""
+        value = getattr(self, name)
+        if isinstance(value, str) and value == "auto":
+            value = self._auto_values[name][len(self._row_shape) > 1]
+        return value
+
+    def _plan(self, name, n_rows, longest=None):
+        """Return the epochs, and the steps in each, of one stage.
+
+        "auto" stands for a number of steps, since rows may be few or many: as many
+        epochs of at most `longest` steps as it takes.
+        """
+        epoch_steps = max(n_rows // self._value("batch_size"), 1)
+        epochs = getattr(self, name)
+        if epochs == "auto":
+            steps = self._value(name)
+            epoch_steps = min(epoch_steps, longest or steps)
+            epochs = -(-steps // epoch_steps)
+        return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
     @contextmanager
     def _all_or_nothing(self):
@@ -246,10 +290,48 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         with tqdm(total=n_steps, unit="step") as bar:
             yield lambda stage: [*own, ProgressBar(bar, stage)]
 
-    # Scores -------------------------------------------------------------------------
+    def _family(self, roles):
+        """Return "mlp" or "conv", after checks of `architecture` and image size."""
+        shape, wanted = self._row_shape, self.architecture
+        own = wanted if isinstance(wanted, dict) else {}
+        if unknown := sorted(set(own) - set(roles)):
+            raise ValueError(f"architecture has {unknown}; it may have {list(roles)}.")
+        natural = "mlp" if len(shape) == 1 else "conv"
+        if isinstance(wanted, str) and wanted not in ("auto", natural):
+            raise ValueError(
+                f"architecture={wanted!r} does not fit rows of shape {shape}: "
+                f"'conv' takes images (see `image_shape`), 'mlp' takes tables."
+            )
+        if natural == "conv" and min(shape[1:]) < _SMALLEST_SIDE:
+            height, width = shape[-2:]
+            raise ValueError(
+                f"Images of {height} x {width} pixels: each side has to be at least "
+                f"{_SMALLEST_SIDE}. Smaller ones make a good table: X.reshape(n, -1)."
+            )
+        return natural
 
-    def _score_samples(self, X):
-        return self._score_rows(Rows(X, self.scaler_, self.net_.device, max_bytes=0))
+    @contextmanager
+    def _few_threads(self):
+        """Compute small networks on one thread: sharing costs more than it gives."""
+        before = torch.get_num_threads()
+        if len(self._row_shape) == 1:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @staticmethod
+    def _records(net, stage):
+        """Return the epochs of a net's last runs as records for ``history_``."""
+        return [
+            {"stage": stage, "epoch": row["epoch"], "duration": row["dur"]}
+            | {k: v for k, v in row.items() if k.endswith("_loss")}
+            for row in net.history
+            if "dur" in row
+        ]
+
+    # Scores -------------------------------------------------------------------------
 
     def _score_rows(self, rows):
         n = len(rows)
@@ -262,6 +344,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 batch = self._score_batch(rows[index.to(rows.device)])
                 scores[start : start + size] = batch[: n - start].double().cpu()
         return scores
+
+    def _unscaled(self, rows):
+        """Return scaled rows in the units and the shape of the training data."""
+        if self.scaler_ is not None:
+            rows = self.scaler_.inverse_transform(rows)
+        return rows if self._fitted_ndim > _TABLE else rows.reshape(len(rows), -1)
 
     def _threshold(self, scores):
         if not np.isfinite(scores).all():

@@ -8,6 +8,7 @@ Its sign is kept inside: a critic is low on data and high on generated samples.
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -38,6 +39,15 @@ from .utils._docstring import describe_common
 from .utils._sklearn_compat import Integral, Interval, Real, StrOptions
 
 __all__ = ["HistoryAD"]
+
+_SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
+_IMAGE_LATENT = 64
+#: Rows that are enough to estimate a mean or a coverage.
+_ENOUGH = 1000
+#: Steps between two looks at the held-out rows.
+_VALIDATE_EVERY = 25
+#: Least coverage without a warning.
+_COVERED = 0.9
 
 
 # Networks: k copies side by side, each with a history of its own ------------------
@@ -88,10 +98,16 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, data: Tensor, generated: Tensor) -> None:
-        """Make the mean value -1 on `data` and +1 on `generated`."""
-        low, high = self(data).mean(1, keepdim=True), self(generated).mean(1, keepdim=True)
+        """Make the mean value -1 on `data` and +1 on `generated`, (k, n, ...).
+
+        Where the two overlap so much that this would throw most values out of
+        [-1, 1], their spread is taken for the unit instead.
+        """
+        values = self(data), self(generated)
+        low, high = (v.mean(1, keepdim=True) for v in values)
+        spread = sum(v.std(1, keepdim=True) for v in values) / 2
         self.shift.copy_((low + high) / 2)
-        self.stretch.copy_(2 / (high - low).clamp_min(1e-6))
+        self.stretch.copy_(1 / torch.maximum((high - low) / 2, spread).clamp_min(1e-6))
 
 
 # Nets: who plays, and in which order ----------------------------------------------
@@ -125,6 +141,15 @@ class HistoryGAN(AlternatingNet):
             generated = self.generate(self.batch_size)
             yield "generator", self.value(generated).mean(1).sum()
 
+    @torch.no_grad()
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n samples of each trained generator, (k, n, ...)."""
+        self.rng_ = torch.Generator(self.device).manual_seed(seed)
+        # Of one size, since batch statistics depend on it.
+        batches = [self.generate(256) for _ in range(-(-n // 256))]
+        del self.rng_
+        return torch.cat(batches, dim=1)[:, :n]
+
     def value(self, x: Tensor) -> Tensor:
         """Return the critics' values, (k, n)."""
         return self.critic_(x).squeeze(-1)
@@ -150,19 +175,19 @@ class History(Callback):
 
     Parameters
     ----------
-    start, duration : float
-        Time at the start of the run and from there to its end.
+    duration : float
+        Time that the run takes, in the unit of `alpha`.
     n_saves : int
         Number of intervals between save points.
     alpha, beta : float
-        Of eqs 3 and 13, in the same unit of time.
+        Of eqs 3 and 13.
     n_samples : int
         Samples of the history, per generator.
     wide : float or None
         Deviation of the noise for every other sample (the paper's experimental
         case 2); None for the usual noise in all of them (case 1).
     earlier : History or None
-        History of the runs before this one.
+        History of the runs before this one, which goes on here.
 
     Attributes
     ----------
@@ -174,10 +199,7 @@ class History(Callback):
         Drawn from the history (eq. 3).
     """
 
-    def __init__(
-        self, start, duration, n_saves, alpha, beta, n_samples, wide, earlier=None
-    ):
-        self.start = start
+    def __init__(self, duration, n_saves, alpha, beta, n_samples, wide, earlier=None):
         self.duration = duration
         self.n_saves = n_saves
         self.alpha = alpha
@@ -189,21 +211,20 @@ class History(Callback):
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Fix the weight and the number of samples of each save point."""
         shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
-        times = self.start + self.duration * shares
-        if self.earlier is not None:
-            times = torch.cat([self.earlier.times_, times])
-        weights = history_weights(times, self.alpha, self.beta)
+        earlier = self.earlier
+        known = shares[:0] if earlier is None else earlier.times_
+        start = 0.0 if earlier is None else float(known[-1])
+        self.times_ = torch.cat([known, start + self.duration * shares])
+        weights = history_weights(self.times_, self.alpha, self.beta)
         ends = torch.round(weights.cumsum(0) * self.n_samples).long()
         counts = torch.diff(ends, prepend=ends.new_zeros(1))
-        n_old = len(times) - len(shares)
-        self.times_, self.mass_, self.sum_, self.parts_ = times, 0.0, {}, []
-        if self.earlier is not None:
-            order = torch.randperm(self.n_samples, generator=net.rng_)
-            samples = self.earlier.samples_[:, order[: int(counts[:n_old].sum())]]
-            self._add(self.earlier.critic_, float(weights[:n_old].sum()), samples)
+        old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
+        if earlier is not None:
+            order = torch.randperm(earlier.samples_.shape[1], generator=net.rng_)
+            samples = earlier.samples_[:, order[: int(counts[:old].sum())]]
+            self._add(earlier.critic_, float(weights[:old].sum()), samples)
         steps = net.step_ + torch.round(shares * net.n_steps).long()
-        self.due_ = zip(steps, weights[n_old:], counts[n_old:], strict=True)
-        self.next_ = next(self.due_)
+        self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         """Save what is due before this step."""
@@ -216,14 +237,13 @@ class History(Callback):
             self._remember(net, 1.0, self.n_samples)
         self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
         self.samples_ = torch.cat(self.parts_, dim=1)
-        del self.sum_, self.parts_, self.due_, self.next_, self.earlier
+        del self.sum_, self.parts_, self.due_, self.earlier
 
     def _save(self, net):
-        while self.next_ is not None and self.next_[0] == net.step_:
-            _, weight, count = self.next_
+        while self.due_ and self.due_[0][0] == net.step_:
+            _, weight, count = self.due_.pop(0)
             if weight > 0:
                 self._remember(net, float(weight), int(count))
-            self.next_ = next(self.due_, None)
 
     @torch.no_grad()
     def _remember(self, net, weight, count):
@@ -276,6 +296,10 @@ class DetectorNet(AlternatingNet):
         """Return the detectors' values on parts of shape (k, n_i, ...)."""
         return self.detector_(torch.cat(parts, dim=1))
 
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return the same rows for each copy, (k, n, ...)."""
+        return rows.expand(self.n_copies, *rows.shape)
+
     def draw(self, shape) -> Tensor:
         """Return samples of the history for each copy."""
         m = len(self.samples_)
@@ -287,10 +311,9 @@ class DetectorNet(AlternatingNet):
 
         A tenth of `samples`, and the rows `held_out`, serve validation alone.
         """
-        share, several = max(len(samples) // 10, 1), (self.n_copies,)
-        first = torch.arange(min(len(held_out), 2000), device=self.device)
-        pair = held_out[first], samples[:share][:2000].float()
-        self.held_out_ = [part.expand(several + part.shape) for part in pair]
+        share = max(len(samples) // 10, 1)
+        pair = held_out.head(_ENOUGH), samples[:share][:_ENOUGH].float()
+        self.held_out_ = [self.for_all(part) for part in pair]
         self.samples_ = samples[share:]
         try:
             return super().run(rows, **plan)
@@ -302,13 +325,48 @@ class DetectorNet(AlternatingNet):
 
 
 def record_history(gan, rows, history, plan, callbacks=()):
-    """Train the GAN; return it, its history and the records of its epochs.
+    """Train the GAN, and return it with its history.
 
-    What `lam` and all that concerns the detector alone cannot change: the result
-    can be kept and shared between fits.
+    Nothing here depends on `lam` and the other parameters of the detector, so that
+    fits which differ only in these can share the result.
     """
     gan.run(rows, callbacks=[LinearDecay(), history, *callbacks], **plan)
     return gan, history
+
+
+def make_stack(n_copies, build):
+    """Return `n_copies` modules side by side."""
+    return SideBySide(build() for _ in range(n_copies))
+
+
+def make_detector(n_copies, build):
+    """Return a detector around new critics."""
+    return Detector(build(), n_copies)
+
+
+def coverage(data: Tensor, samples: Tensor) -> float:
+    """Return the share of `data` that lies within reach of `samples`.
+
+    The paper's hypothesis (eq. 4) is that the history covers the data. A row is
+    covered if its nearest sample is no further away than the nearest neighbour of
+    most samples (of all but 5 % of them) is from these.
+
+    Parameters
+    ----------
+    data : Tensor of shape (n, ...)
+        Rows that the generators have not seen.
+    samples : Tensor of shape (m, ...)
+        Samples of the history.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    data, samples = data.flatten(1), samples.flatten(1)
+    among = torch.cdist(samples, samples).fill_diagonal_(torch.inf).amin(1)
+    reach = torch.quantile(among, 0.95)
+    return float((torch.cdist(data, samples).amin(1) <= reach).float().mean())
 
 
 # The estimator --------------------------------------------------------------------
@@ -340,7 +398,18 @@ class HistoryAD(BaseDeepDetector):
     %(common_attributes)s
     """
 
-    _auto_steps = 1200
+    _auto_values = {  # noqa: RUF012
+        "n_histories": (4, 3),
+        "init": ("average", "random"),
+        "max_epochs": (1200, 500),
+        "detector_epochs": (300, 1250),
+        "batch_size": (64, 32),
+        "lr": (2e-3, 5e-4),
+        "detector_lr": (3e-5, 1e-3),
+        "width": (64, 8),
+        "n_samples": (2048, 3000),
+    }
+    _kept_classes = (History,)
 
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
@@ -358,12 +427,15 @@ class HistoryAD(BaseDeepDetector):
         ],
         "spread": [Interval(Real, 0, None, closed="neither"), None],
         "wide_latent": [Interval(Real, 1, None, closed="neither"), None],
-        "init": [StrOptions({"average", "random"})],
+        "init": [StrOptions({"auto", "average", "random"})],
         "detector_epochs": [
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
-        "detector_lr": [Interval(Real, 0, None, closed="neither")],
+        "detector_lr": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "n_critic": [Interval(Integral, 1, None, closed="left")],
         "penalty": [Interval(Real, 0, None, closed="left")],
@@ -380,16 +452,16 @@ class HistoryAD(BaseDeepDetector):
         n_histories="auto",
         spread=3.0,
         wide_latent=None,
-        init="average",
+        init="auto",
         detector_epochs="auto",
-        detector_lr=1e-4,
+        detector_lr="auto",
         weight_decay=1e-4,
         n_critic=1,
         penalty=10.0,
         latent_dim="auto",
         max_epochs="auto",
-        batch_size=64,
-        lr=2e-3,
+        batch_size="auto",
+        lr="auto",
         scaling="auto",
         image_shape=None,
         architecture="auto",
@@ -437,121 +509,180 @@ class HistoryAD(BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        shape = self._row_shape
-        table, k = len(shape) == 1, self._n_histories()
-        latent_dim = self.latent_dim
-        if latent_dim == "auto":
-            latent_dim = shape[0] if table else 64
-        width = self.width
-        if width == "auto":
-            width = 64 if table else 8
-        if table:
-            generator = partial(
-                TableGenerator, k, latent_dim, shape[0], width, self.spread
-            )
-            critic = partial(StackedMLP, k, (shape[0], width, width, 1))
-        else:
-            bounded = self.scaling in ("auto", "minmax")
-            generator = partial(ConvGenerator, latent_dim, shape, width, bounded)
-            critic = partial(ConvCritic, shape, width, 64)
-            generator = partial(side_by_side, k, generator)
-            critic = partial(side_by_side, k, critic)
         engine = {
-            "batch_size": self.batch_size,
-            "n_copies": k,
+            "n_copies": self._value("n_histories"),
+            "batch_size": self._value("batch_size"),
             "device": device,
             "precision": self.precision,
         }
+        latent_dim = self.latent_dim
+        if latent_dim == "auto":
+            table = len(self._row_shape) == 1
+            latent_dim = self._row_shape[0] if table else _IMAGE_LATENT
+        builders = self._builders(latent_dim, engine["n_copies"])
         gan = HistoryGAN(
-            {"generator": generator, "critic": critic},
+            builders,
             latent_dim=latent_dim,
             n_critic=self.n_critic,
             penalty=self.penalty,
-            lr=self.lr,
+            lr=self._value("lr"),
             seed=seed,
             **engine,
         )
+        build = partial(make_detector, engine["n_copies"], builders["critic"])
         net = DetectorNet(
-            {"detector": partial(make_detector, critic, k)},
+            {"detector": build},
             lam=self.lam,
             weight_decay=self.weight_decay,
-            lr=self.detector_lr,
+            lr=self._value("detector_lr"),
             seed=seed + 1,
             **engine,
         )
         return {"gan_": gan, "net_": net}
 
-    def _n_histories(self):
-        if self.n_histories != "auto":
-            return self.n_histories
-        return 4 if len(self._row_shape) == 1 else 1
+    def _builders(self, latent_dim, k):
+        """Return what builds k generators, and k critics, side by side."""
+        shape, width = self._row_shape, self._value("width")
+        if self._family(("generator", "critic")) == "mlp":
+            sizes = latent_dim, *shape, width, self.spread
+            builders = {
+                "generator": partial(TableGenerator, k, *sizes),
+                "critic": partial(StackedMLP, k, (*shape, width, width, 1)),
+            }
+        else:
+            bounded = self.scaling in ("auto", "minmax")
+            generator = partial(ConvGenerator, latent_dim, shape, width, bounded)
+            critic = partial(ConvCritic, shape, width, 8 * width)
+            builders = {
+                "generator": partial(make_stack, k, generator),
+                "critic": partial(make_stack, k, critic),
+            }
+        if isinstance(self.architecture, dict):
+            sizes = {"generator": (latent_dim, shape), "critic": (shape,)}
+            for role, own in self.architecture.items():
+                builders[role] = partial(make_stack, k, partial(own, *sizes[role]))
+        return builders
 
     # Training
 
     def _train(self, rows, y, seed):
-        device = str(rows.device)
-        order = torch.randperm(
-            len(rows), generator=torch.Generator().manual_seed(seed)
-        ).to(rows.device)
-        n_held = max(len(rows) // 10, 1)
-        held_out, train = rows.take(order[:n_held]), rows.take(order[n_held:])
-        nets = self._make_nets(device, seed)
-        epochs, steps = self._schedule(len(train))
-        gan, net = nets["gan_"], nets["net_"]
-        history = History(
-            0.0,
-            1.0 if self.time_unit == "run" else float(epochs),
-            60,
-            self.alpha,
-            self.beta,
-            4096,
-            self.wide_latent,
-        )
-        with self._progress(epochs * steps + 500) as callbacks:
-            gan, history = check_memory(self.memory).cache(
+        goes_on = self._goes_on()
+        nets = self._make_nets(str(rows.device), seed)
+        if goes_on:
+            nets = {name: deepcopy(getattr(self, name)) for name in nets}
+        order = np.random.RandomState(seed).permutation(len(rows))
+        order = torch.from_numpy(order).to(rows.device)
+        n_held_out = max(len(rows) // 10, 1)
+        held_out, train = rows.take(order[:n_held_out]), rows.take(order[n_held_out:])
+        plans = [
+            self._plan("max_epochs", len(train)),
+            self._plan("detector_epochs", len(train), longest=_VALIDATE_EVERY),
+        ]
+        n_steps = sum(plan["max_epochs"] * plan["epoch_steps"] for plan in plans)
+        with self._progress(n_steps) as callbacks:
+            cached = check_memory(self.memory).cache(
                 record_history, ignore=["callbacks"]
-            )(
-                gan,
+            )
+            self.gan_, self._past = cached(
+                nets["gan_"],
                 train,
-                history,
-                {"max_epochs": epochs, "epoch_steps": steps},
+                self._make_history(
+                    plans[0]["max_epochs"], self._past if goes_on else None
+                ),
+                plans[0],
                 callbacks=callbacks("history"),
             )
+            self.net_ = nets["net_"]
+            self._fit_detector(train, held_out, plans[1], callbacks("detector"))
+        self.history_ = [
+            *self._records(self.gan_, "history"),
+            *self._records(self.net_, "detector"),
+        ]
+        self.n_iter_ = len(self.history_)
+
+    def _make_history(self, n_epochs, earlier):
+        in_run = self.time_unit == "run"
+        n_saves = self.saves_per_epoch
+        if n_saves == "auto":
+            n_saves = _SAVES_PER_RUN if in_run else _SAVES_PER_EPOCH * n_epochs
+        else:
+            n_saves *= n_epochs
+        return History(
+            duration=1.0 if in_run else float(n_epochs),
+            n_saves=n_saves,
+            alpha=self.alpha,
+            beta=self.beta,
+            n_samples=self._auto_values["n_samples"][len(self._row_shape) > 1],
+            wide=self.wide_latent,
+            earlier=earlier,
+        )
+
+    def _fit_detector(self, train, held_out, plan, callbacks):
+        net, past = self.net_, self._past
+        samples = past.samples_.flatten(0, 1)
+        order = np.random.RandomState(net.seed).permutation(len(samples))
+        samples = samples[torch.from_numpy(order).to(samples.device)]
+        few = samples[:_ENOUGH].float()
+        if not net.initialized_:
             net.initialize()
-            samples = history.samples_
-            net.detector_.critic.load_state_dict(history.critic_)
-            first = torch.arange(min(len(train), 4096), device=rows.device)
-            data = train[first].expand(net.n_copies, -1, *([-1] * len(self._row_shape)))
-            net.detector_.calibrate(data, samples.float())
-            joint = samples.flatten(0, 1)
-            joint = joint[
-                torch.randperm(
-                    len(joint), generator=torch.Generator().manual_seed(seed)
-                ).to(rows.device)
-            ]
-            net.run(
-                train,
-                samples=joint,
-                held_out=held_out,
-                max_epochs=20,
-                epoch_steps=25,
-                callbacks=[KeepBest(), *callbacks("detector")],
+            if self._value("init") == "average":
+                net.detector_.critic.load_state_dict(past.critic_)
+                pair = train.head(_ENOUGH), few
+                net.detector_.calibrate(*map(net.for_all, pair))
+        self.coverage_ = coverage(held_out.head(_ENOUGH), few)
+        if self.coverage_ < _COVERED:
+            warnings.warn(
+                f"The history covers only {self.coverage_:.0%} of held-out training "
+                "rows; scores of the others rest on extrapolation. A wider start "
+                "(`spread`), `wide_latent` or a longer training help.",
+                CoverageWarning,
+                stacklevel=3,
             )
-        self.gan_, self.net_, self._past = gan, net, history
-        self.history_ = []
-        self.n_iter_ = 0
+        if self.gan_.interrupted_:
+            plan = plan | {"max_epochs": 0}
+        callbacks = [KeepBest(), *callbacks]
+        net.run(train, samples=samples, held_out=held_out, callbacks=callbacks, **plan)
+        if self.gan_.interrupted_ or net.interrupted_:
+            warnings.warn(
+                "Training was interrupted; the detector is what it was at that time.",
+                FitInterruptedWarning,
+                stacklevel=3,
+            )
+
+    # Scores and samples
 
     def _auto_offset(self, scores):
         return 0.0
 
     def _score_batch(self, batch):
-        copies = batch.expand(self.net_.n_copies, *batch.shape)
-        return -self.net_.detector_(copies).mean(0)
+        return -self.net_.value(self.net_.for_all(batch)).mean(0)
 
+    def sample(self, n_samples=1, *, from_history=False, random_state=None):
+        """Draw rows from the trained generators, or from their history.
 
-def side_by_side(n, build):
-    return SideBySide([build() for _ in range(n)])
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        from_history : bool, default=False
+            Whether to draw from the history (eq. 3), the detector's idea of
+            anomalies, and not from the generators as they are after training.
+            The history is a finite sample; it is drawn from with replacement.
+        random_state : int, RandomState instance or None, default=None
+            Draws the samples; None stands for the `random_state` of the detector.
 
-
-def make_detector(build, n):
-    return Detector(build(), n)
+        Returns
+        -------
+        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+            In the units of the training data.
+        """
+        check_is_fitted(self)
+        chosen = self.random_state if random_state is None else random_state
+        rng = check_random_state(chosen)
+        pool = self._past.samples_
+        if not from_history:
+            per_copy = -(-n_samples // len(pool))
+            pool = self.gan_.draw(per_copy, seed=rng.randint(2**31 - 1))
+        pool = pool.flatten(0, 1)
+        chosen = rng.choice(len(pool), n_samples, replace=from_history)
+        return self._unscaled(pool[torch.from_numpy(chosen)].float().cpu().numpy())

@@ -1,22 +1,239 @@
-"""Detectors as files that hold numbers and names, never code."""
+"""Detectors as files that hold numbers and names, never code.
+
+The format is safetensors: the tensors, and one JSON text in the header. A reader
+builds the networks anew from the parameters and fills in the tensors, so a file
+cannot make it run anything.
+"""
 
 from __future__ import annotations
 
 import json
 from importlib import import_module
-from pathlib import Path
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.base import BaseEstimator
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from ._base import BaseDeepDetector
 from ._version import __version__
+from .engine import AlternatingNet
+from .utils._device import resolve_device
 from .utils._scaling import ImageScaler
 
 __all__ = ["load", "save"]
+
+_FORMAT = 1
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def save(detector: BaseDeepDetector, path: str | PathLike) -> None:
+    """Write a fitted detector to a file.
+
+    The file holds the parameters, the scaling, the thresholds and the weights;
+    not the state of the optimisers: a detector with ``warm_start`` goes on with
+    fresh ones. Parameters that are code (networks of your own, callbacks,
+    ``memory``) are left out and have to be given to :func:`load` again.
+
+    Parameters
+    ----------
+    detector : BaseDeepDetector
+        A fitted detector.
+    path : str or path-like
+        Where to write; an existing file is replaced.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the detector is not fitted.
+
+    See Also
+    --------
+    load : Reads the file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import HistoryAD, load, save
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> detector = HistoryAD(max_epochs=1, detector_epochs=1).fit(X)
+    >>> save(detector, "detector.safetensors")
+    >>> (load("detector.safetensors").predict(X) == detector.predict(X)).all()
+    np.True_
+    """
+    check_is_fitted(detector)
+    tensors: dict[str, torch.Tensor] = {}
+    known = _known_classes(type(detector))
+    given = detector.get_params(deep=False)
+    params = {name: value for name, value in given.items() if _is_plain(value)}
+    fitted = {k: v for k, v in vars(detector).items() if k not in given}
+    header = {
+        "format": _FORMAT,
+        "skanomaly": __version__,
+        "torch": torch.__version__,
+        "class": type(detector).__name__,
+        "params": _encode(params, "params", tensors, known),
+        "left_out": sorted(set(given) - set(params)),
+        "fitted": _encode(fitted, "fitted", tensors, known),
+    }
+    save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})
+
+
+def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
+    """Read a detector that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    **params
+        Parameters to set: those that are code and could not be saved, and those
+        that are to be different, such as ``device``.
+
+    Returns
+    -------
+    BaseDeepDetector
+        The fitted detector, on the device that its ``device`` parameter names.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of ours, is of a newer format, or holds anything
+        that it should not; if a parameter that was left out is missing.
+
+    See Also
+    --------
+    save : Writes the file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["skanomaly"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a file that skanomaly.save wrote.") from error
+    try:
+        return _build(header, tensors, params)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not describe a detector of skanomaly {__version__}: {error}"
+        ) from error
+
+
+def _build(header, tensors, params):
+    if header["format"] > _FORMAT:
+        raise ValueError(
+            f"Written in format {header['format']} by skanomaly "
+            f"{header['skanomaly']}; this is {__version__}. Please update."
+        )
+    cls = _find_class(header["class"])
+    missing = sorted(set(header["left_out"]) - set(params))
+    if missing:
+        raise ValueError(f"The file could not hold {missing}: give them as keywords.")
+    known = _known_classes(cls)
+    detector = cls(**_decode(header["params"], tensors, known) | params)
+    fitted = _decode(header["fitted"], tensors, known)
+    vars(detector).update(fitted)
+    made = detector._make_nets(resolve_device(detector.device), seed=0)
+    for name, weights in fitted.items():
+        if isinstance(weights, _Weights):
+            setattr(detector, name, weights.poured_into(made[name]))
+    return detector
+
+
+def _find_class(name):
+    public = import_module(__package__)
+    cls = getattr(public, name) if name in public.__all__ else None
+    if not (isinstance(cls, type) and issubclass(cls, BaseDeepDetector)):
+        raise ValueError(f"There is no detector {name!r} in skanomaly {__version__}.")
+    return cls
+
+
+def _known_classes(cls):
+    known = (ImageScaler, MinMaxScaler, StandardScaler, *cls._kept_classes)
+    return {known_class.__name__: known_class for known_class in known}
+
+
+class _Weights(NamedTuple):
+    """What a file holds of a net."""
+
+    step: int
+    modules: dict[str, dict[str, torch.Tensor]]
+
+    @classmethod
+    def of(cls, net: AlternatingNet):
+        names = net.modules
+        return cls(net.step_, {k: getattr(net, f"{k}_").state_dict() for k in names})
+
+    def poured_into(self, net: AlternatingNet):
+        net.initialize()
+        net.step_ = self.step
+        for name, state in self.modules.items():
+            getattr(net, f"{name}_").load_state_dict(state)
+        return net
+
+
+# One JSON value per Python value: plain ones are themselves, every other one is an
+# object with a single key that says what it is.
+
+
+def _encode(value, path, tensors, known):
+    """Return `value` as JSON; tensors go to `tensors` under their path."""
+
+    def inner(part, name):
+        return _encode(part, f"{path}.{name}", tensors, known)
+
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, AlternatingNet):
+        weights = _Weights.of(value)
+        return {"net": [weights.step, inner(weights.modules, "modules")]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        return {"names": value.tolist()}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        tensors[path] = torch.as_tensor(value).clone().contiguous()
+        return {"array" if isinstance(value, np.ndarray) else "tensor": path}
+    if isinstance(value, list | tuple):
+        parts = [inner(part, k) for k, part in enumerate(value)]
+        return {type(value).__name__: parts}
+    if isinstance(value, dict):
+        return {"dict": {k: inner(part, k) for k, part in value.items()}}
+    if type(value).__name__ in known:
+        return {type(value).__name__: inner(vars(value), type(value).__name__)}
+    raise TypeError(f"{path} is a {type(value).__name__}, which no file can hold.")
+
+
+def _decode(value, tensors, known):
+    """Return the Python value that :func:`_encode` was given."""
+
+    def inner(part):
+        return _decode(part, tensors, known)
+
+    if isinstance(value, _PLAIN):
+        return value
+    ((kind, content),) = value.items()
+    if kind in known:
+        made = known[kind].__new__(known[kind])
+        vars(made).update(inner(content))
+        return made
+    readers = {
+        "net": lambda: _Weights(content[0], inner(content[1])),
+        "names": lambda: np.array(content, dtype=object),
+        "array": lambda: tensors[content].numpy(),
+        "tensor": lambda: tensors[content],
+        "list": lambda: [inner(part) for part in content],
+        "tuple": lambda: tuple(inner(part) for part in content),
+        "dict": lambda: {k: inner(part) for k, part in content.items()},
+    }
+    return readers[kind]()
+
+
+def _is_plain(value):
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, (*_PLAIN, np.generic))

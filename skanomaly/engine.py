@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,9 @@ __all__ = [
     "StopTraining",
     "input_gradient",
 ]
+
+#: The most that data may take of the host's memory before they are streamed.
+HOST_BYTES = 4 * 2**30
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
 
@@ -124,6 +127,10 @@ class Rows:
         vars(part).update(vars(self), chosen=self.chosen[index])
         return part
 
+    def head(self, n: int) -> Tensor:
+        """Return the first rows, n at most."""
+        return self[torch.arange(min(n, len(self)), device=self.device)]
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
@@ -139,16 +146,20 @@ class Rows:
         if limit is None and self.device.type == "cuda":
             limit = torch.cuda.mem_get_info(self.device)[0] // 2
         elif limit is None:
-            limit = 4 * 2**30
+            limit = HOST_BYTES
         return self.X.size * (1 if self.X.dtype == np.uint8 else 4) <= limit
 
     def _to_device(self) -> Tensor:
         if self.X.dtype != np.uint8:
             return self._scaled(self.X)
         scaler = self.scaler
-        self._affine = (1.0, 0.0) if scaler is None else (
-            torch.as_tensor(scaler.scale_, device=self.device),
-            torch.as_tensor(scaler.min_, device=self.device),
+        self._affine = (
+            (1.0, 0.0)
+            if scaler is None
+            else (
+                torch.as_tensor(scaler.scale_, device=self.device),
+                torch.as_tensor(scaler.min_, device=self.device),
+            )
         )
         return torch.tensor(self.X, device=self.device)
 
@@ -341,7 +352,8 @@ class AlternatingNet(NeuralNet, ABC):
 
     def _play(self, pairs):
         for k, (name, loss) in enumerate(pairs, 1):
-            self._optimizer(name).zero_grad(set_to_none=True)
+            for parameter in self._moved[name]:
+                parameter.grad = None
             # Losses of one turn may share a graph: only the last may free it.
             loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
@@ -458,11 +470,9 @@ class AlternatingNet(NeuralNet, ABC):
         return getattr(self, f"optimizer_{name}_")
 
     def _autocast(self):
-        return torch.autocast(
-            torch.device(self.device).type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bfloat16",
-        )
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
 
     @contextmanager
     def _own_randomness(self):

@@ -31,39 +31,39 @@ class StackedMLP(nn.Module):
 
     def __init__(self, n_copies: int, sizes: Sequence[int]):
         super().__init__()
-        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.weights = nn.ParameterList(
-            nn.init.uniform_(torch.empty(n_copies, i, o), -(i**-0.5), i**-0.5)
-            for i, o in shapes
-        )
-        self.biases = nn.ParameterList(
-            nn.init.uniform_(torch.empty(n_copies, 1, o), -(i**-0.5), i**-0.5)
-            for i, o in shapes
-        )
+        for k, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            for name, n_rows in (("weight", i), ("bias", 1)):
+                values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
+                self.register_parameter(f"{name}_{k}", nn.Parameter(values))
+
+    def _layers(self):
+        """Return weight and bias of each layer; a ModuleList would cost time."""
+        values = list(self._parameters.values())
+        return list(zip(values[::2], values[1::2], strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, inputs) to (k, n, outputs)."""
-        *hidden, last = zip(self.biases, self.weights, strict=True)
-        for bias, weight in hidden:
-            x = F.leaky_relu(torch.baddbmm(bias, x, weight), SLOPE)
-        return torch.baddbmm(last[0], x, last[1])
+        *hidden, (weight, bias) = self._layers()
+        for w, b in hidden:
+            x = F.leaky_relu(torch.baddbmm(b, x, w), SLOPE)
+        return torch.baddbmm(bias, x, weight)
 
     def input_gradient(self, x: Tensor) -> Tensor:
         """Return the gradient of the first output at `x`, (k, n, inputs).
 
-        Between its kinks the network is linear, so the gradient is a product of
-        weights, and differentiating it once more needs no second backward pass
-        through the graph.
+        Between its kinks the network is linear, so this gradient is a product of
+        weights: no backward pass makes it, and one suffices to differentiate it.
         """
+        *hidden, (last, _) = self._layers()
         slopes = []
         with torch.no_grad():
-            for bias, weight in zip(self.biases[:-1], self.weights[:-1], strict=True):
-                x = torch.baddbmm(bias, x, weight)
+            for w, b in hidden:
+                x = torch.baddbmm(b, x, w)
                 slopes.append(torch.where(x > 0, 1.0, SLOPE))
                 x = x * slopes[-1]
-        gradient = self.weights[-1][:, None, :, 0]
-        for weight, slope in zip(reversed(self.weights[:-1]), slopes[::-1], strict=True):
-            gradient = (gradient * slope) @ weight.mT
+        gradient = last[:, None, :, 0]
+        for (w, _), slope in zip(hidden[::-1], slopes[::-1], strict=True):
+            gradient = (gradient * slope) @ w.mT
         return gradient
 
 

@@ -115,8 +115,6 @@ def total_variation_loss(on_data: Tensor, on_history: Tensor, lam: float) -> Ten
         At least :math:`-2 \delta - 1 / \lambda`, with the total variation
         distance :math:`\delta` in [0, 1].
     """
-    beyond = [
-        torch.relu(v.abs() - 1).square().mean(-1) for v in (on_data, on_history)
-    ]
+    beyond = [torch.relu(v.abs() - 1).square().mean(-1) for v in (on_data, on_history)]
     distance = wasserstein_critic_loss(on_data, on_history)
     return distance + lam * 0.5 * (beyond[0] + beyond[1])

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_random_state
 
 from skanomaly import datasets
 from skanomaly.datasets import (
@@ -98,9 +99,10 @@ def test_splitters_keep_the_order_and_are_deterministic(split, labelled):
 
 @pytest.mark.parametrize("split", SPLITTERS)
 def test_the_global_random_state_is_left_alone(split, labelled):
-    before = np.random.get_state()[1].copy()
+    state = check_random_state(None)  # numpy's global one
+    before = state.get_state()[1].copy()
     contaminate(*split(*labelled, 0, random_state=3), random_state=3)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_array_equal(state.get_state()[1], before)
 
 
 def test_an_official_test_set_is_used_whole(labelled):
@@ -157,7 +159,7 @@ def test_containers_are_kept(kind, labelled, tmp_path):
         np.testing.assert_array_equal(X_test[:, 0, 0, 0] < 20, y_test == 1)
 
 
-@pytest.mark.parametrize("contamination, expected", [(0, 0), (0.1, 2), (0.5, 15)])
+@pytest.mark.parametrize(("contamination", "expected"), [(0, 0), (0.1, 2), (0.5, 15)])
 def test_contaminate_takes_a_fraction_of_the_result(labelled, contamination, expected):
     X, y = labelled
     split = one_vs_rest(X, y, 0, test_size=0.25, random_state=0)
@@ -234,14 +236,14 @@ def test_a_pool_spares_the_official_test_set(labelled):
 
 @pytest.mark.parametrize("split", SPLITTERS)
 @pytest.mark.parametrize(
-    "classes, options, message",
+    ("classes", "options", "message"),
     [
         (7, {}, r"_class must be among the classes \[0, 1, 2, 3\], got \[7\]"),
         ("0", {}, r"got \['0'\]"),
         ([], {}, r"got \[\]"),
         ([0, 7], {}, r"got \[0, 7\]"),
         (None, {}, "must be among the classes"),
-        ([0, 1, 2, 3], {}, "No (anomaly|normal row) is left"),
+        ([0, 1, 2, 3], {}, "No (row is anomalous|normal row is left)"),
         (0, {"test_size": 1}, r"test_size must be a number in \[0, 1\), got 1"),
         (0, {"test_size": -0.1}, "test_size must be"),
         (0, {"test_size": "half"}, "test_size must be"),
@@ -257,8 +259,14 @@ def test_splitters_refuse(split, classes, options, message, labelled):
 
 
 def test_an_official_test_set_needs_anomalies(labelled):
-    with pytest.raises(ValueError, match="No anomaly is left"):
+    with pytest.raises(ValueError, match="No row is anomalous"):
         one_vs_rest(*labelled, 0, X_test=[1], y_test=[0])
+
+
+@pytest.mark.parametrize("y_test", [[1, 2], ["0", "1"]])
+def test_an_official_test_set_needs_normal_rows(y_test, labelled):
+    with pytest.raises(ValueError, match="y_test has no normal row"):
+        one_vs_rest(*labelled, 0, X_test=[1, 2], y_test=y_test)
 
 
 def test_splitters_refuse_lengths_that_differ(labelled):
@@ -267,7 +275,8 @@ def test_splitters_refuse_lengths_that_differ(labelled):
 
 
 @pytest.mark.parametrize(
-    "move, fraction", [(contaminate, "contamination"), (labelled_anomalies, "ratio")]
+    ("move", "fraction"),
+    [(contaminate, "contamination"), (labelled_anomalies, "ratio")],
 )
 def test_movers_refuse(move, fraction, labelled):
     split = one_vs_rest(*labelled, 0, test_size=0, return_kinds=True)
@@ -280,8 +289,8 @@ def test_movers_refuse(move, fraction, labelled):
         move(*split, **{fraction: 0.01})
     with pytest.raises(ValueError, match="80 anomalies are needed, but there are 60"):
         move(*split, **{fraction: 0.8})
+    X_train, X_test, y_train, y_test = one_vs_rest(*labelled, 0)
     with pytest.raises(ValueError, match=r"np\.where\(y == 1, -1, 1\)"):
-        X_train, X_test, y_train, y_test = one_vs_rest(*labelled, 0)
         move(X_train, X_test, y_train, np.where(y_test == -1, 1, 0))
     with pytest.raises(ValueError, match="kinds_test must be given together"):
         move(*split[:4], kinds_test=split[5])
@@ -477,10 +486,10 @@ def test_openml_is_fetched_once_and_kept(fetch, tmp_path, monkeypatch):
     assert len(fetch(subset="test", data_home=home).data) == sum(known.test_counts)
 
 
-def test_colour_images_of_openml_are_planes(tmp_path):
-    known = _images._CIFAR10
+def test_colour_images_of_openml_are_planes():
+    known = replace(_images._CIFAR10, test_counts=(2,) * 10)
     found, images, _ = openml_like(fetch_cifar10, known)
-    arrays = _images._official_split(known, found.data[:, :], found.target)
+    arrays = _images._official_split(known, found.data, found.target)
     assert arrays["X_train"].shape == (30, 32, 32, 3)
     np.testing.assert_array_equal(arrays["X_train"][0], images[0].transpose(1, 2, 0))
     assert arrays["X_train"][0, 0, 1].tolist()[0] == 255
@@ -629,6 +638,8 @@ def test_unknown_tables():
         ValueError, match=r"Did you mean 'internetads'\? .*annthyroid, "
     ):
         fetch_odds("InternetAds")
+    with pytest.raises(ValueError, match="Did you mean 'satellite'"):
+        fetch_odds("SATELLITE")
     with pytest.raises(ValueError, match=r"'xyzxyz'\. The names are annthyroid, "):
         fetch_odds("xyzxyz")
     with pytest.raises(TypeError, match="name must be a string, got 3"):
@@ -653,7 +664,7 @@ SHARED = os.environ.get("SKANOMALY_DATA")
 
 
 @pytest.mark.parametrize(
-    "fetch, subset, shape, counts",
+    ("fetch", "subset", "shape", "counts"),
     [
         (fetch_mnist, "test", (10000, 1, 28, 28), _images._MNIST.test_counts),
         (fetch_fashion_mnist, "train", (60000, 1, 28, 28), (6000,) * 10),
@@ -680,7 +691,7 @@ def test_real_cifar10_holds_what_the_loader_reads(shared_data):
 
 
 @pytest.mark.parametrize(
-    "name, shape, n_anomalies, dtype",
+    ("name", "shape", "n_anomalies", "dtype"),
     [
         ("annthyroid", (7200, 6), 534, "float64"),
         ("arrhythmia", (452, 274), 66, "float64"),
@@ -736,7 +747,7 @@ def test_the_package_is_light():
     assert done.stdout.strip() == "set() []"
 
 
-def test_a_split_of_a_memory_map_reads_only_its_rows(tmp_path):
+def test_a_split_copies_only_the_rows_it_takes(tmp_path):
     path = tmp_path / "X.npy"
     X = np.lib.format.open_memmap(path, "w+", np.uint8, (2000, 4096))
     y = np.repeat([0, 1], [1990, 10])

@@ -259,7 +259,7 @@ def labelled_anomalies(
         A split. The second set may be any pool of rows to draw from.
     y_train, y_test : array-likes of shape (n_train,) and (n_test,)
         +1 for normal rows and -1 for anomalies. All training rows count as
-        unlabelled, those with -1 too.
+        unlabelled, those with -1 too: a second call would forget the first one's.
     kinds_train, kinds_test : array-likes of shape (n_train,) and (n_test,), optional
         Class labels of the rows, to be split alike. Needed for `kinds`.
     ratio : float, default=0.05
@@ -340,12 +340,14 @@ def _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state):
     else:
         train = sign(kinds) == 1
         kinds_test = _kinds(X_test, y_test)
+        if not (sign(kinds_test) == 1).any():
+            raise ValueError("y_test has no normal row: check its type and classes.")
 
     y_train, y_test = sign(kinds[train]), sign(kinds_test)
     if not len(y_train):
-        raise ValueError("No normal row is left to train on: check the classes.")
+        raise ValueError("No normal row is left to train on: take fewer away.")
     if not (y_test == -1).any():
-        raise ValueError("No anomaly is left to test on: check the classes.")
+        raise ValueError("No row is anomalous: take fewer classes as normal.")
     split = _take(X, train), X_test, y_train, y_test
     return (*split, kinds[train], kinds_test) if return_kinds else split
 

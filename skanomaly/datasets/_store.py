@@ -1,12 +1,12 @@
 """Where the data files lie: which folders, how a file is read and how it is kept."""
 
 import os
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 from sklearn.datasets import get_data_home
@@ -76,7 +76,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             yield file
-    except (BadZipFile, EOFError, ValueError, ZlibError) as error:
+    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
         raise OSError(
             f"{path} cannot be read as an .npz file of plain arrays: delete it or put "
             "a whole one in its place."

@@ -10,8 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from sklearn.utils.validation import check_is_fitted
-
 if TYPE_CHECKING:
     from typing import Self
 
@@ -46,7 +44,6 @@ def import_pyplot(caller: str) -> Any:
 
 def detector_scores(detector: BaseEstimator, X: ArrayLike) -> tuple[Any, float | None]:
     """Return the scores of the rows of `X` and the threshold of `predict`, if known."""
-    check_is_fitted(detector)
     if hasattr(detector, "decision_function"):
         return detector.decision_function(X), 0.0
     return detector.score_samples(X), None
@@ -225,6 +222,5 @@ class ScoreDisplay(Display, ABC):
         >>> display.ax_.get_legend().get_texts()[0].get_text()
         'mine (AUROC = 0.75)'
         """
-        import_pyplot(f"{cls.__name__}.from_predictions")
         display = cls._from_arrays(y_true, y_score, threshold=threshold, name=name)
         return display.plot(ax=ax, **plot_params)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._plotting import REFERENCE, Display, import_pyplot
+from ._plotting import REFERENCE, Display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ class TrainingHistoryDisplay(Display):
         sklearn.exceptions.NotFittedError
             If `detector` is not fitted.
         ValueError
-            If the history holds no epoch, no loss, or no loss of a name in `names`.
+            If the history holds no loss, or none of a name in `names`.
 
         See Also
         --------
@@ -132,8 +132,13 @@ class TrainingHistoryDisplay(Display):
         >>> list(display.losses)
         ['critic_loss', 'detector_loss']
         """
-        import_pyplot(f"{cls.__name__}.from_estimator")
-        history = _read_history(detector)
+        if not hasattr(detector, "history_"):
+            check_is_fitted(detector)
+            raise AttributeError(
+                f"{type(detector).__name__} keeps no `history_`, as the detectors of "
+                "skanomaly do. Of a pipeline, give the last step."
+            )
+        history = list(detector.history_)
         return cls(
             _epochs(history),
             _losses(history, names),
@@ -245,20 +250,6 @@ class TrainingHistoryDisplay(Display):
         return [self.ax_.axvline(x, **REFERENCE) for x in borders]
 
 
-def _read_history(detector: BaseEstimator) -> list[Mapping[str, Any]]:
-    """Return the history of a fitted detector, which has at least one epoch."""
-    if not hasattr(detector, "history_"):
-        check_is_fitted(detector)
-        raise AttributeError(
-            f"{type(detector).__name__} keeps no `history_`: it takes a detector of "
-            "skanomaly (of a pipeline, give the last step)."
-        )
-    history = list(detector.history_)
-    if not history:
-        raise ValueError("The history is empty: no epoch was trained.")
-    return history
-
-
 def _epochs(history: list[Mapping[str, Any]]) -> NDArray[np.int_]:
     """Return the recorded numbers of the epochs, or count where these start anew."""
     count = np.arange(1, len(history) + 1)
@@ -283,4 +274,7 @@ def _losses(
     names = list(known) if names is None else names
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"No losses named {unknown}; there are {list(known)}.")
-    return {name: np.array([r.get(name, np.nan) for r in history]) for name in names}
+    return {
+        name: np.array([record.get(name) for record in history], dtype=float)
+        for name in names
+    }

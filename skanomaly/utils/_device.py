@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import torch
 
-__all__ = ["few_threads", "resolve_device"]
+__all__ = ["resolve_device"]
 
 
 def resolve_device(device: str) -> str:
@@ -50,24 +48,3 @@ def resolve_device(device: str) -> str:
             "Use device='auto' to take what there is."
         )
     return device
-
-
-@contextmanager
-def few_threads(work: float):
-    """Compute on one thread while steps are too small to be worth sharing.
-
-    Parameters
-    ----------
-    work : float
-        Multiplications in one step, roughly: rows times parameters.
-    """
-    before = torch.get_num_threads()
-    if work < _WORTH_SHARING and before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-_WORTH_SHARING = 5e7

@@ -23,6 +23,8 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     ----------
     scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...), float32
         A pixel ``x`` becomes ``x * scale_ + min_``.
+    bytes_ : bool
+        Whether the images were of dtype uint8.
     """
 
     def __init__(self, method="minmax"):
@@ -39,6 +41,7 @@ class ImageScaler(TransformerMixin, BaseEstimator):
             low, high = np.atleast_1d(np.float64(low)), np.atleast_1d(np.float64(high))
             half = np.where(high > low, (high - low) / 2, 1.0)
             lower = (low + high) / 2
+        self.bytes_ = X.dtype == np.uint8
         shape = (-1,) + (1,) * (X.ndim - 2)
         self.scale_ = (1 / half).astype(np.float32).reshape(shape)
         self.min_ = (-lower / half).astype(np.float32).reshape(shape)
@@ -49,8 +52,9 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         return X.astype(np.float32) * self.scale_ + self.min_
 
     def inverse_transform(self, X):
-        """Return scaled images to the range that they had before ``transform``."""
-        return (X - self.min_) / self.scale_
+        """Return scaled images to the range, and uint8 to bytes, of before."""
+        X = (X - self.min_) / self.scale_
+        return np.clip(np.rint(X), 0, 255).astype(np.uint8) if self.bytes_ else X
 
 
 def make_scaler(scaling, *, images):

@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Integral,
     Interval,
+    Options,
     Real,
     StrOptions,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "HasMethods",
     "Integral",
     "Interval",
+    "Options",
     "Real",
     "StrOptions",
     "fit_context",

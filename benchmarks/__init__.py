@@ -1,0 +1,1 @@
+"""Benchmarks: declared experiments, one runner, one JSON file per cell."""

@@ -1,0 +1,34 @@
+"""Command line: ``python -m benchmarks [NAME ...] --profile cpu``."""
+
+import argparse
+import os
+
+from . import engine_overhead, history_ad, history_memory
+from .runner import run
+
+EXPERIMENTS = [
+    *engine_overhead.EXPERIMENTS,
+    *history_memory.EXPERIMENTS,
+    *history_ad.EXPERIMENTS,
+]
+
+
+def main():
+    """Run the experiments that the command line names."""
+    names = [experiment.name for experiment in EXPERIMENTS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
+    parser.add_argument("--profile", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(
+            f"no experiment {', '.join(unknown)}; there are {', '.join(names)}"
+        )
+    chosen = [
+        e for e in EXPERIMENTS if not arguments.names or e.name in arguments.names
+    ]
+    run(chosen, arguments.profile, arguments.jobs)
+
+
+main()

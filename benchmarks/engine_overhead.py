@@ -1,0 +1,88 @@
+"""What the engine costs over a loop written by hand, on the same steps."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+
+from skanomaly.engine import AlternatingNet, Player, Rows
+
+from .runner import Experiment, grid
+
+N_COLUMNS, N_STEPS, N_ROUNDS = 32, 300, 15
+ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
+
+
+def make_module():
+    return nn.Sequential(
+        nn.Linear(N_COLUMNS, 64),
+        nn.LeakyReLU(0.2),
+        nn.Linear(64, 64),
+        nn.LeakyReLU(0.2),
+        nn.Linear(64, N_COLUMNS),
+    )
+
+
+class Autoencoder(AlternatingNet):
+    """The least that a method can be: one player, one loss."""
+
+    def players(self):
+        return {"coder": Player(self.coder_, ADAM)}
+
+    def turns(self, batch):
+        yield "coder", (self.coder_(batch) - batch).square().mean()
+
+
+def bare_loop(module, optimizer, data, batch_size, n_steps):
+    """One epoch as one writes it by hand, data on the device."""
+    order = torch.randperm(len(data))
+    total = torch.zeros(())
+    for start in range(0, n_steps * batch_size, batch_size):
+        batch = data[order[start : start + batch_size]]
+        loss = (module(batch) - batch).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    return total.item()
+
+
+def overhead(batch_size):
+    """Interleave both ways, and return the median ratio of their times."""
+    X = np.random.default_rng(0).normal(size=(N_STEPS * batch_size, N_COLUMNS))
+    rows = Rows(X)
+    net = Autoencoder({"coder": make_module}, batch_size=batch_size)
+    module = make_module()
+    optimizer = ADAM(module.parameters())
+    ways = {
+        "engine": lambda: net.run(rows, max_epochs=1, epoch_steps=N_STEPS),
+        "bare": lambda: bare_loop(
+            module, optimizer, rows.resident, batch_size, N_STEPS
+        ),
+    }
+    seconds = {name: [] for name in ways}
+    for _ in range(N_ROUNDS + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    pairs = zip(seconds["engine"][1:], seconds["bare"][1:], strict=True)
+    ratios = sorted(engine / bare for engine, bare in pairs)
+    return {
+        "ratio": median(ratios),
+        "ratio_quartiles": [ratios[N_ROUNDS // 4], ratios[-N_ROUNDS // 4]],
+        "engine_us_per_step": median(seconds["engine"][1:]) / N_STEPS * 1e6,
+        "bare_us_per_step": median(seconds["bare"][1:]) / N_STEPS * 1e6,
+    }
+
+
+EXPERIMENTS = [
+    Experiment(
+        "engine_overhead", overhead, grid(batch_size=[64, 128, 1024]), alone=True
+    )
+]

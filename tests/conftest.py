@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# One thread: the networks of the tests are small, and the machine is shared.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder with the benchmark data; tests that ask for it skip without it."""
+    named = os.environ.get("SKANOMALY_DATA")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    for folder in ([Path(named)] if named else []) + [beside]:
+        if (folder / "mnist.npz").exists():
+            return folder
+    return pytest.skip("no benchmark data: set SKANOMALY_DATA to their folder")
+
+
+@pytest.fixture
+def toy():
+    """Return (X_train, X_test, y_test): a bent band of normal rows, noise around."""
+    rng = np.random.default_rng(0)
+
+    def band(n):
+        t = rng.uniform(-2, 2, n)
+        rows = np.c_[t, t**2 / 2, np.sin(2 * t)]
+        return rows + 0.1 * rng.standard_normal(rows.shape)
+
+    around = rng.uniform([-3, -1, -2], [3, 4, 2], size=(200, 3))
+    X_test = np.r_[band(200), around]
+    return band(600), X_test, np.r_[np.ones(200, int), -np.ones(200, int)]
+
+
+@pytest.fixture
+def torch_and_numpy_state():
+    """Check afterwards that the caller's random state was not moved."""
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    yield
+    assert torch.equal(before[0], torch.get_rng_state())
+    np.testing.assert_array_equal(before[1], np.random.get_state()[1])

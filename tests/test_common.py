@@ -1,0 +1,471 @@
+"""What every detector keeps, for all of them: they are found by discovery."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import Callback
+
+import skanomaly
+from skanomaly._base import BaseDeepDetector
+
+DETECTORS = [
+    cls
+    for name in skanomaly.__all__
+    if isinstance(cls := getattr(skanomaly, name), type)
+    and issubclass(cls, BaseDeepDetector)
+]
+
+# The common tests fit hundreds of times: short runs, small networks.
+SHORT = {"HistoryAD": {"max_epochs": 3, "detector_epochs": 2, "width": 8}}
+# AUROC on the toy that a detector has to reach with its defaults.
+TOY_AUROC = {"HistoryAD": 0.85}
+
+every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
+
+
+def short(cls, **params):
+    return cls(**{"random_state": 0, **SHORT[cls.__name__], **params})
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(80, 4))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
+
+
+def test_there_are_detectors():
+    assert {"HistoryAD"} <= {cls.__name__ for cls in DETECTORS}
+
+
+@parametrize_with_checks([short(cls) for cls in DETECTORS])
+def test_scikit_learn_s_own_suite(estimator, check):
+    check(estimator)
+
+
+@every_detector
+def test_better_than_chance_with_the_defaults(cls, toy):
+    X_train, X_test, y_test = toy
+    detector = cls(random_state=0).fit(X_train)
+    assert (
+        roc_auc_score(y_test, detector.score_samples(X_test))
+        > (TOY_AUROC[cls.__name__])
+    )
+    assert np.mean(detector.predict(X_train) == 1) > 0.8
+
+
+# Scores ------------------------------------------------------------------------------
+
+
+@every_detector
+def test_scores_decisions_and_predictions_agree(cls, X):
+    detector = short(cls).fit(X)
+    scores = detector.score_samples(X)
+    assert scores.dtype == np.float64
+    assert scores.shape == (len(X),)
+    assert np.ptp(scores) > 0
+    decisions = detector.decision_function(X)
+    np.testing.assert_array_equal(decisions, scores - detector.offset_)
+    np.testing.assert_array_equal(detector.predict(X), np.where(decisions < 0, -1, 1))
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_a_row_s_score_does_not_depend_on_its_neighbours(cls, kind, request):
+    data = request.getfixturevalue(kind)
+    detector = short(cls).fit(data)
+    scores = detector.score_samples(data)
+    alone = np.concatenate([detector.score_samples(row[None]) for row in data[:9]])
+    np.testing.assert_array_equal(scores[:9], alone)
+    np.testing.assert_array_equal(scores[::-1], detector.score_samples(data[::-1]))
+    many = np.concatenate([data] * 20)
+    np.testing.assert_array_equal(np.tile(scores, 20), detector.score_samples(many))
+
+
+@every_detector
+def test_contamination_sets_the_share_of_training_outliers(cls, X):
+    tenth = short(cls, contamination=0.1).fit(X)
+    assert np.sum(tenth.predict(X) == -1) == 8
+    none = short(cls, contamination=0).fit(X)
+    assert np.sum(none.predict(X) == -1) == 0
+    assert none.offset_ == none.score_samples(X).min()
+
+
+# Randomness --------------------------------------------------------------------------
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_a_seed_makes_fits_equal_to_the_bit(cls, kind, request, torch_and_numpy_state):
+    data = request.getfixturevalue(kind)
+    detector = short(cls)
+    first = detector.fit(data).score_samples(data)
+    np.testing.assert_array_equal(detector.fit(data).score_samples(data), first)
+    other = clone(detector).fit(data).score_samples(data)
+    np.testing.assert_array_equal(other, first)
+    different = short(cls, random_state=1).fit(data).score_samples(data)
+    assert not np.array_equal(different, first)
+
+
+@every_detector
+def test_without_a_seed_fits_differ(cls, X):
+    one, two = (short(cls, random_state=None).fit(X).score_samples(X) for _ in "ab")
+    assert not np.array_equal(one, two)
+
+
+# Copies ------------------------------------------------------------------------------
+
+
+@every_detector
+def test_pickle_joblib_and_deepcopy_keep_the_scores(cls, X, tmp_path):
+    detector = short(cls).fit(X)
+    scores = detector.score_samples(X)
+    joblib.dump(detector, tmp_path / "d.joblib")
+    copies = [
+        pickle.loads(pickle.dumps(detector)),
+        joblib.load(tmp_path / "d.joblib"),
+        copy.deepcopy(detector),
+    ]
+    for other in copies:
+        np.testing.assert_array_equal(other.score_samples(X), scores)
+
+
+@every_detector
+def test_a_pickle_is_read_in_another_process(cls, X, tmp_path):
+    detector = short(cls).fit(X)
+    joblib.dump((detector, X), tmp_path / "d.joblib")
+    code = (
+        "import joblib, numpy, sys; d, X = joblib.load(sys.argv[1]);"
+        "numpy.save(sys.argv[2], d.score_samples(X))"
+    )
+    files = [str(tmp_path / "d.joblib"), str(tmp_path / "s.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+    np.testing.assert_array_equal(np.load(files[1]), detector.score_samples(X))
+
+
+@every_detector
+def test_training_data_is_not_in_the_pickle(cls):
+    X = np.random.default_rng(0).normal(size=(20000, 4))
+    small = len(pickle.dumps(short(cls, max_epochs=1, detector_epochs=0).fit(X[:5000])))
+    large = len(pickle.dumps(short(cls, max_epochs=1, detector_epochs=0).fit(X)))
+    assert large - small < X[:5000].nbytes / 4
+
+
+# Kinds of input ----------------------------------------------------------------------
+
+
+@every_detector
+def test_data_frames_keep_their_names(cls, X):
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector = short(cls).fit(frame)
+        scores = detector.score_samples(frame)
+    assert list(detector.feature_names_in_) == list("abcd")
+    np.testing.assert_array_equal(scores, short(cls).fit(X).score_samples(X))
+    with pytest.raises(ValueError, match="order"):
+        detector.score_samples(frame[["b", "a", "c", "d"]])
+
+
+@every_detector
+def test_odd_arrays_work(cls, X, tmp_path):
+    reference = short(cls).fit(X).score_samples(X)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    np.save(tmp_path / "X.npy", X)
+    odd = [np.asfortranarray(X), frozen, np.load(tmp_path / "X.npy", mmap_mode="r")]
+    for data in odd:
+        scores = short(cls).fit(data).score_samples(data)
+        np.testing.assert_array_equal(scores, reference)
+    assert np.isfinite(short(cls).fit(X.astype(np.float32)).score_samples(X)).all()
+    assert np.isfinite(short(cls).fit((X * 9).astype(int)).score_samples(X)).all()
+
+
+@every_detector
+def test_degenerate_tables_work(cls, X):
+    constant = X.copy()
+    constant[:, 1] = 7
+    repeated = np.repeat(X[:4], 10, axis=0)
+    for data in (constant, repeated, X[:2], X[:, :1], np.zeros((5, 2))):
+        assert np.isfinite(short(cls).fit(data).score_samples(data)).all()
+
+
+@every_detector
+def test_columns_of_any_size_are_scaled(cls, X):
+    scores = short(cls).fit(X).score_samples(X)
+    moved = X * np.array([1e-6, 1.0, 1e6, 1.0]) + np.array([0, 1e6, 0, -5])
+    rescaled = short(cls).fit(moved).score_samples(moved)
+    np.testing.assert_allclose(rescaled, scores, rtol=1e-2, atol=1e-2)
+
+
+@every_detector
+def test_scaling_is_learned_and_kept(cls, X):
+    for scaling in ("auto", "minmax", "standard", None):
+        detector = short(cls, scaling=scaling).fit(X)
+        assert (detector.scaler_ is None) == (scaling is None)
+    low, high = short(cls, scaling="minmax").fit(X).scaler_.feature_range
+    assert (low, high) == (-1, 1)
+
+
+@every_detector
+def test_images_of_many_kinds(cls, images):
+    reference = short(cls).fit(images).score_samples(images)
+    assert short(cls).fit(images).image_shape_ == (1, 9, 12)
+    flat = images.reshape(len(images), -1)
+    by_hint = short(cls, image_shape=(1, 9, 12)).fit(flat)
+    np.testing.assert_array_equal(by_hint.score_samples(flat), reference)
+    for data in (
+        np.asfortranarray(images),
+        images / 255.0,
+        images.astype(np.float32),
+        np.repeat(images, 3, axis=1),
+        images[:, :, :4, :5],
+    ):
+        detector = short(cls).fit(data)
+        assert np.isfinite(detector.score_samples(data)).all()
+
+
+@every_detector
+def test_a_memory_map_larger_than_the_device_is_streamed(cls, images, monkeypatch):
+    reference = short(cls).fit(images).score_samples(images)
+    monkeypatch.setattr("skanomaly.engine.HOST_BYTES", 100)
+    scores = short(cls).fit(images).score_samples(images)
+    np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
+
+
+# Bad input ---------------------------------------------------------------------------
+
+
+def with_value(X, value):
+    X = X.copy()
+    X[3, 1] = value
+    return X
+
+
+BAD_INPUT = {
+    "nan": (lambda X: with_value(X, np.nan), "NaN"),
+    "inf": (lambda X: with_value(X, np.inf), "infinity"),
+    "one row": (lambda X: X[:1], "minimum of 2"),
+    "no columns": (lambda X: X[:, :0], r"0 feature\(s\)"),
+    "text": (lambda X: X.astype(str).astype(object) + "x", "could not convert"),
+    "complex": (lambda X: X + 1j, "Complex"),
+    "one dimension": (lambda X: X[:, 0], "Reshape your data"),
+    "grey images without channel axis": (lambda X: X[:, None], r"X\[:, None\]"),
+}
+
+
+@every_detector
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_named_and_changes_nothing(cls, X, case):
+    spoil, message = BAD_INPUT[case]
+    unfitted = short(cls)
+    with pytest.raises(ValueError, match=message):
+        unfitted.fit(spoil(X))
+    assert vars(unfitted).keys() == unfitted.get_params().keys()
+
+    fitted = short(cls).fit(X)
+    scores = fitted.score_samples(X)
+    with pytest.raises(ValueError, match=message):
+        fitted.fit(spoil(X))
+    np.testing.assert_array_equal(fitted.score_samples(X), scores)
+
+
+@every_detector
+def test_rows_unlike_those_of_fit_are_named(cls, X, images):
+    table, pictures = short(cls).fit(X), short(cls).fit(images)
+    with pytest.raises(ValueError, match="3 features"):
+        table.score_samples(X[:, :3])
+    with pytest.raises(ValueError, match=r"4 dimensions.*fitted on \(n, d\)"):
+        table.score_samples(images)
+    with pytest.raises(ValueError, match=r"\(1, 9, 11\).*\(1, 9, 12\)"):
+        pictures.score_samples(images[..., :11])
+    with pytest.raises(NotFittedError):
+        short(cls).score_samples(X)
+
+
+@every_detector
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"lr": 0}, "'lr' parameter"),
+        ({"max_epochs": 0}, "'max_epochs' parameter"),
+        ({"batch_size": 1.5}, "'batch_size' parameter"),
+        ({"contamination": 0.6}, "'contamination' parameter"),
+        ({"scaling": "robust"}, "'scaling' parameter"),
+        ({"precision": "float16"}, "'precision' parameter"),
+        ({"device": "tpu"}, "device='tpu' is not one of"),
+        ({"device": "cuda:97"}, "torch sees"),
+        ({"architecture": "conv"}, "architecture='conv'"),
+        ({"image_shape": (1, 2, 3)}, "the number of columns"),
+        ({"architecture": {"decoder": None}}, "'decoder'"),
+    ],
+)
+def test_bad_parameters_are_named(cls, X, params, message):
+    with pytest.raises(ValueError, match=message):
+        short(cls, **params).fit(X)
+
+
+@every_detector
+def test_images_too_small_for_the_networks_are_named(cls):
+    with pytest.raises(ValueError, match=r"3 x 9.*at least 4"):
+        short(cls).fit(np.zeros((10, 1, 3, 9)))
+
+
+# With scikit-learn -------------------------------------------------------------------
+
+
+@every_detector
+def test_pipelines_searches_and_cross_validation(cls, toy):
+    _, X, y = toy
+    pipeline = make_pipeline(MinMaxScaler(), short(cls))
+    scores = cross_val_score(pipeline, X, y, scoring="roc_auc", cv=3)
+    assert np.isfinite(scores).all()
+    name = cls.__name__.lower()
+    search = GridSearchCV(
+        pipeline, {f"{name}__batch_size": [16, 32]}, scoring="roc_auc", cv=2
+    )
+    assert search.fit(X, y).best_params_[f"{name}__batch_size"] in (16, 32)
+    assert search.decision_function(X).shape == y.shape
+
+
+@every_detector
+def test_image_shape_lets_image_detectors_follow_table_steps(cls, images):
+    flat = images.reshape(len(images), -1)
+    pipeline = make_pipeline(MinMaxScaler(), short(cls, image_shape=(1, 9, 12)))
+    assert pipeline.fit(flat).score_samples(flat).shape == (len(flat),)
+
+
+# During training ---------------------------------------------------------------------
+
+
+@every_detector
+def test_history_has_a_record_per_epoch(cls, X):
+    detector = short(cls).fit(X)
+    assert detector.n_iter_ == len(detector.history_) > 0
+    for record in detector.history_:
+        assert {"stage", "epoch", "duration"} < record.keys()
+        assert all(np.isfinite(v) for k, v in record.items() if k.endswith("_loss"))
+
+
+@every_detector
+def test_nothing_is_printed_unless_asked(cls, X, capfd):
+    short(cls).fit(X)
+    assert capfd.readouterr() == ("", "")
+    short(cls, verbose=1).fit(X)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "epoch" in printed.err
+    assert "loss" in printed.err
+    assert "100%" in printed.err
+
+
+class InterruptAt(Callback):
+    def __init__(self, step):
+        self.step = step
+        self.seen = 0
+
+    def on_batch_end(self, net, **kwargs):
+        self.seen += 1
+        if self.seen == self.step:
+            raise KeyboardInterrupt
+
+
+@every_detector
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_the_keyboard_leaves_a_usable_detector(cls, X, step):
+    detector = short(cls, callbacks=[InterruptAt(step)], batch_size=32)
+    with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
+        detector.fit(X)
+    assert np.isfinite(detector.score_samples(X)).all()
+    assert np.isin(detector.predict(X), [-1, 1]).all()
+
+
+@every_detector
+def test_divergence_changes_nothing(cls, X):
+    detector = short(cls).fit(X)
+    scores = detector.score_samples(X)
+    detector.set_params(lr=1e30)
+    with pytest.raises(skanomaly.exceptions.TrainingDivergedError, match="`lr`"):
+        detector.fit(X)
+    detector.set_params(lr=1e-3)
+    np.testing.assert_array_equal(detector.score_samples(X), scores)
+
+
+@every_detector
+def test_warm_start_goes_on(cls, X):
+    detector = short(cls, warm_start=True).fit(X)
+    first, n_iter = detector.score_samples(X), detector.n_iter_
+    steps = detector.net_.step_
+    detector.fit(X)
+    assert detector.n_iter_ == 2 * n_iter == len(detector.history_)
+    assert detector.net_.step_ == 2 * steps
+    assert not np.array_equal(detector.score_samples(X), first)
+    with pytest.raises(ValueError, match="features"):
+        detector.fit(X[:, :2])
+    assert detector.set_params(warm_start=False).fit(X).n_iter_ == n_iter
+
+
+@every_detector
+def test_precision_bfloat16_trains(cls, X):
+    detector = short(cls, precision="bfloat16").fit(X)
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+# Files -------------------------------------------------------------------------------
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_save_and_load_keep_the_detector(cls, kind, request, tmp_path):
+    data, path = request.getfixturevalue(kind), tmp_path / "detector.safetensors"
+    detector = short(cls, contamination=0.1).fit(data)
+    skanomaly.save(detector, path)
+    other = skanomaly.load(path)
+    np.testing.assert_array_equal(
+        other.score_samples(data), detector.score_samples(data)
+    )
+    np.testing.assert_array_equal(other.predict(data), detector.predict(data))
+    assert other.get_params() == detector.get_params()
+    assert vars(other).keys() == vars(detector).keys()
+    assert other.history_ == detector.history_
+    other.set_params(warm_start=True).fit(data)
+    assert other.n_iter_ == 2 * detector.n_iter_
+
+
+@every_detector
+def test_load_wants_what_no_file_can_hold(cls, X, tmp_path):
+    path, memory = tmp_path / "d.safetensors", joblib.Memory(tmp_path, verbose=0)
+    skanomaly.save(short(cls, memory=memory).fit(X), path)
+    with pytest.raises(ValueError, match="memory"):
+        skanomaly.load(path)
+    other = skanomaly.load(path, memory=None, contamination=0.2)
+    assert other.memory is None
+    assert other.contamination == 0.2
+
+
+@every_detector
+def test_memory_shares_the_first_stage(cls, X, tmp_path):
+    if "memory" not in cls().get_params():
+        pytest.skip("nothing to share")
+    plain = short(cls).fit(X).score_samples(X)
+    build = partial(short, cls, memory=str(tmp_path))
+    for _ in range(2):
+        np.testing.assert_array_equal(build().fit(X).score_samples(X), plain)

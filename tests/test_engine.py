@@ -1,0 +1,245 @@
+"""The engine: who gets gradients, what is recorded, how a run ends."""
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback, EarlyStopping
+from torch import nn
+
+from skanomaly.engine import (
+    AlternatingNet,
+    Batches,
+    KeepBest,
+    LinearDecay,
+    Player,
+    Rows,
+)
+from skanomaly.exceptions import TrainingDivergedError
+from skanomaly.utils._scaling import ImageScaler
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+class Duel(AlternatingNet):
+    """Two numbers: one follows the data's mean, the other follows the first."""
+
+    def players(self):
+        return {"first": Player(self.first_, SGD), "second": Player(self.second_, SGD)}
+
+    def turns(self, batch):
+        yield "first", (self.first_.weight - batch.mean()).square().sum()
+        self.seen.append(self.first_.weight.item())
+        yield "second", (self.second_.weight - self.first_.weight).square().sum()
+
+
+class AtOnce(Duel):
+    def turns(self, batch):
+        apart = (self.second_.weight - self.first_.weight).square().sum()
+        yield ("first", -apart), ("second", apart)
+
+
+def make(cls=Duel, **engine):
+    build = partial(nn.Linear, 1, 1, bias=False)
+    net = cls({"first": build, "second": build}, batch_size=4, **engine)
+    net.seen = []
+    return net
+
+
+@pytest.fixture
+def rows():
+    return Rows(np.full((10, 1), 2.0))
+
+
+def test_one_step_per_yield_and_each_sees_the_step_before(rows):
+    net = make().run(rows, max_epochs=0, epoch_steps=1)
+    a, b = net.first_.weight.item(), net.second_.weight.item()
+    net.run(rows, max_epochs=1, epoch_steps=1)
+    moved = a - 0.1 * 2 * (a - 2)
+    assert net.seen == [pytest.approx(moved)]
+    assert net.first_.weight.item() == pytest.approx(moved)
+    assert net.second_.weight.item() == pytest.approx(b - 0.1 * 2 * (b - moved))
+
+
+def test_a_turn_moves_its_player_alone(rows):
+    class OnlyFirst(Duel):
+        def turns(self, batch):
+            yield "first", (self.first_.weight * self.second_.weight).sum()
+
+    net = make(OnlyFirst).run(rows, max_epochs=0, epoch_steps=1)
+    before = net.first_.weight.item(), net.second_.weight.item()
+    net.run(rows, max_epochs=1, epoch_steps=3)
+    assert net.first_.weight.item() != before[0]
+    assert net.second_.weight.item() == before[1]
+    assert net.second_.weight.grad is None
+
+
+def test_pairs_in_one_turn_are_simultaneous(rows):
+    net = make(AtOnce).run(rows, max_epochs=0, epoch_steps=1)
+    a, b = net.first_.weight.item(), net.second_.weight.item()
+    net.run(rows, max_epochs=1, epoch_steps=1)
+    assert net.first_.weight.item() == pytest.approx(a - 0.1 * 2 * (b - a))
+    assert net.second_.weight.item() == pytest.approx(b - 0.1 * 2 * (b - a))
+
+
+def test_losses_are_means_over_the_epoch(rows):
+    net = make().run(rows, max_epochs=2, epoch_steps=3)
+    assert [row["epoch"] for row in net.history] == [1, 2]
+    assert {"first_loss", "second_loss", "dur"} <= set(net.history[0])
+    assert net.history[1, "first_loss"] < net.history[0, "first_loss"]
+    assert net.step_ == 6
+
+
+def test_runs_go_on_where_the_last_one_ended(rows):
+    once = make().run(rows, max_epochs=4, epoch_steps=2)
+    twice = make().run(rows, max_epochs=2, epoch_steps=2)
+    twice.run(rows, max_epochs=2, epoch_steps=2)
+    assert twice.step_ == once.step_
+    assert len(twice.history) == 4
+    assert twice.first_.weight.item() == pytest.approx(once.first_.weight.item())
+
+
+def test_a_seed_makes_runs_equal_and_leaves_the_caller_s_state(
+    rows, torch_and_numpy_state
+):
+    one, other = (make(seed=3).run(rows, max_epochs=1, epoch_steps=2) for _ in "ab")
+    assert torch.equal(one.first_.weight, other.first_.weight)
+    different = make(seed=4).run(rows, max_epochs=1, epoch_steps=2)
+    assert not torch.equal(one.first_.weight, different.first_.weight)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_divergence_is_named(rows, bad):
+    class Diverging(Duel):
+        def turns(self, batch):
+            yield "second", self.second_.weight.sum() * bad
+
+    with pytest.raises(TrainingDivergedError, match=r"second_loss.*epoch 1.*`lr`"):
+        make(Diverging).run(rows, max_epochs=3, epoch_steps=2)
+
+
+def test_the_keyboard_ends_a_run_and_the_net_stays_usable(rows):
+    class Interrupt(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if net.step_ == 3:
+                raise KeyboardInterrupt
+
+    net = make().run(rows, max_epochs=5, epoch_steps=2, callbacks=[Interrupt()])
+    assert net.interrupted_
+    assert net.step_ == 3
+    assert np.isfinite(net.history[-1, "first_loss"])
+    assert not net.first_.training
+
+
+def test_skorch_s_early_stopping_is_no_interruption(rows):
+    stop = EarlyStopping("first_loss", patience=2, threshold=10.0, sink=str)
+    net = make().run(rows, max_epochs=50, epoch_steps=1, callbacks=[stop])
+    assert not net.interrupted_
+    assert len(net.history) < 50
+
+
+def test_a_broken_callback_is_heard(rows):
+    class Broken(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[Broken()])
+
+
+def test_keep_best_restores_the_best_and_counts_the_start(rows):
+    class Worse(Duel):
+        def turns(self, batch):
+            yield "first", -self.first_.weight.sum()
+
+        def validate(self):
+            return {"valid_loss": self.first_.weight.sum()}
+
+    net = make(Worse).run(rows, max_epochs=0, epoch_steps=1)
+    start = net.first_.weight.item()
+    net.run(rows, max_epochs=20, epoch_steps=1, callbacks=[KeepBest(patience=3)])
+    assert net.first_.weight.item() == start
+    assert len(net.history) == 4
+
+
+def test_linear_decay_ends_at_its_share(rows):
+    net = make().run(rows, max_epochs=2, epoch_steps=5, callbacks=[LinearDecay(0.1)])
+    assert net.optimizer_first_.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_nets_pickle_after_a_run_with_callbacks(rows):
+    class Unpicklable(Callback):
+        def __init__(self):
+            self.file = open(__file__)  # noqa: SIM115
+
+    callback = Unpicklable()
+    net = make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[callback])
+    callback.file.close()
+    back = pickle.loads(pickle.dumps(net))
+    assert torch.equal(back.first_.weight, net.first_.weight)
+    back.run(rows, max_epochs=1, epoch_steps=1)
+    assert back.step_ == 2
+
+
+def test_bfloat16_runs_the_turns_under_autocast(rows):
+    seen = []
+
+    class Product(Duel):
+        def turns(self, batch):
+            product = self.first_(batch)
+            seen.append(product.dtype)
+            yield "first", product.float().sum()
+
+    make(Product, precision="bfloat16").run(rows, max_epochs=1, epoch_steps=1)
+    make(Product).run(rows, max_epochs=1, epoch_steps=1)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+# Rows and batches ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_bytes", [None, 0], ids=["resident", "streamed"])
+def test_batches_pass_over_every_row(max_bytes):
+    rows = Rows(np.arange(12.0)[:, None], max_bytes=max_bytes)
+    rng = torch.Generator().manual_seed(0)
+    batches = Batches(rows, 4, 3, None, rng)
+    first, second = (torch.cat(list(batches)).ravel() for _ in "ab")
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
+    assert first.tolist() != second.tolist()
+
+
+def test_batches_for_copies_are_drawn_apart():
+    rows = Rows(np.arange(12.0)[:, None])
+    batches = list(Batches(rows, 4, 3, 2, torch.Generator().manual_seed(0)))
+    assert [b.shape for b in batches] == [(2, 4, 1)] * 3
+    together = torch.cat(batches, dim=1).squeeze(-1)
+    assert together[0].tolist() != together[1].tolist()
+    assert sorted(together[1].tolist()) == list(range(12))
+
+
+def test_few_rows_repeat_to_fill_a_batch():
+    rows = Rows(np.arange(3.0)[:, None])
+    (batch,) = Batches(rows, 8, 1, None, torch.Generator())
+    counts = np.bincount(batch.ravel().int())
+    assert counts.sum() == 8
+    assert counts.min() >= 2
+
+
+def test_uint8_images_stay_bytes_and_are_scaled_per_batch():
+    X = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 4)).astype(np.uint8)
+    scaler = ImageScaler().fit(X)
+    resident, streamed = Rows(X, scaler), Rows(X, scaler, max_bytes=0)
+    assert resident.resident.dtype == torch.uint8
+    index = torch.tensor([3, 0])
+    np.testing.assert_allclose(resident[index], X[[3, 0]] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(streamed[index], resident[index], atol=1e-6)
+
+
+def test_taken_rows_share_the_data():
+    rows = Rows(np.arange(6.0)[:, None])
+    part = rows.take(torch.tensor([5, 1])).take(torch.tensor([1]))
+    assert len(part) == 1
+    assert part[torch.tensor([0])].item() == 1
+    assert part.resident is rows.resident

@@ -1,0 +1,105 @@
+"""The house holds: imports run downwards, gradients are taken in one file."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "skanomaly"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From top to bottom; a file may import what stands on a later line than its own.
+ROOMS = [
+    {"__init__"},
+    {"_persistence"},
+    {"methods"},
+    {"_base"},
+    {"engine", "networks", "objectives"},
+    {"utils", "exceptions", "_version", "datasets", "metrics"},
+]
+
+
+def room_of(path):
+    """Return the name of a file's room, and its floor, counted from the top."""
+    name = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    known = next((k for k, names in enumerate(ROOMS) if name in names), None)
+    return (name, known) if known is not None else ("methods", 2)
+
+
+def imported(path):
+    """Yield (module, names, inside a function) of every import of the package."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = path.relative_to(PACKAGE).parts[: -node.level]
+            module = "/".join([*parts, *(node.module or "").split(".")]).strip("/")
+            if module:
+                yield module
+            else:
+                yield from (alias.name for alias in node.names)
+
+
+def test_discovery_finds_the_house():
+    assert {"engine.py", "_base.py", "_history_ad.py"} <= {f.name for f in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    room, floor = room_of(path)
+    for module in imported(path):
+        target, below = room_of(PACKAGE / f"{module}.py")
+        if target == room == "methods":
+            pytest.fail(f"{path.name} imports another method: {module}")
+        assert below > floor or target == room, f"{path.name} imports {module}"
+        if floor == 4 and below == 4:
+            assert target == room or room == "engine", module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_gradients_are_taken_in_the_engine_alone(path):
+    taken = re.findall(r"\.backward\(|\.step\(|autograd\.grad\(", path.read_text())
+    assert not taken or path.name == "engine.py"
+
+
+@pytest.mark.parametrize("room", ["datasets", "metrics"])
+def test_data_and_metrics_need_no_torch(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        assert not re.search(
+            r"^\s*(import|from) (torch|skorch)", path.read_text(), re.M
+        )
+
+
+def test_private_imports_of_scikit_learn_stand_in_one_file():
+    pattern = re.compile(r"from sklearn(\.\w+)*\._|from sklearn\S* import \(?\s*_")
+    for path in FILES:
+        if path.name != "_sklearn_compat.py":
+            assert not pattern.search(path.read_text()), path
+
+
+def code_lines(node, source_lines):
+    docstrings = set()
+    for part in ast.walk(node):
+        body = getattr(part, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                docstrings |= set(range(value.lineno, value.end_lineno + 1))
+    first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", None)
+    numbered = enumerate(source_lines, 1)
+    return sum(
+        first <= k <= (last or k) and k not in docstrings and is_code(line)
+        for k, line in numbered
+    )
+
+
+def is_code(line):
+    return bool(line.strip()) and not line.strip().startswith("#")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_sizes(path):
+    tree, lines = ast.parse(path.read_text()), path.read_text().splitlines()
+    assert code_lines(tree, lines) <= 400
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+            assert code_lines(node, lines) <= 50, node.name
