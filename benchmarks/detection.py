@@ -19,10 +19,10 @@ from skanomaly.metrics import (
 )
 
 TABLES = (
-    "annthyroid arrhythmia breastw cardio cover glass http internetads lymphography "
-    "musk optdigits pageblocks satellite satimage-2 shuttle smtp spambase thyroid wbc "
-    "wine"
-).split()
+    *("annthyroid", "arrhythmia", "breastw", "cardio", "cover", "glass", "http"),
+    *("internetads", "lymphography", "musk", "optdigits", "pageblocks", "satellite"),
+    *("satimage-2", "shuttle", "smtp", "spambase", "thyroid", "wbc", "wine"),
+)
 
 
 # Problems: each returns X_train, X_test, y_train, y_test --------------------------

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from math import prod
+from copy import deepcopy
+from math import ceil, prod
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 from torch import Tensor
 
 from .engine import AlternatingNet, ProgressBar, Rows
-from .exceptions import TrainingDivergedError
+from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .utils._device import resolve_device
 from .utils._scaling import make_scaler
 from .utils._sklearn_compat import (
+    AUTO,
+    AUTO_COUNT,
+    AUTO_POSITIVE,
     HasMethods,
     Integral,
     Interval,
@@ -42,27 +47,18 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
-        "latent_dim": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "max_epochs": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "batch_size": [
-            Interval(Integral, 2, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "latent_dim": AUTO_COUNT,
+        "max_epochs": AUTO_COUNT,
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "lr": AUTO_POSITIVE,
         "scaling": [StrOptions({"auto", "minmax", "standard"}), None],
         "image_shape": [tuple, list, None],
         "architecture": [StrOptions({"auto", "mlp", "conv"}), dict],
-        "width": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "width": AUTO_COUNT,
         "contamination": [
             Interval(Real, 0, 0.5, closed="right"),
             Options(Real, {0}),
-            StrOptions({"auto"}),
+            AUTO,
         ],
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
@@ -245,11 +241,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     # Training -----------------------------------------------------------------------
 
     def _goes_on(self):
-        return self.warm_start and hasattr(self, "net_")
+        return self.warm_start and hasattr(self, "offset_")
 
     def _value(self, name):
         """Return a parameter, or what "auto" stands for on this kind of data."""
-        value = getattr(self, name)
+        value = getattr(self, name, "auto")
         if isinstance(value, str) and value == "auto":
             value = self._auto_values[name][len(self._row_shape) > 1]
         return value
@@ -260,12 +256,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         "auto" stands for a number of steps, since rows may be few or many: as many
         epochs of at most `longest` steps as it takes.
         """
-        epoch_steps = max(n_rows // self._value("batch_size"), 1)
+        epoch_steps = max(n_rows // self.batch_size, 1)
         epochs = getattr(self, name)
         if epochs == "auto":
             steps = self._value(name)
             epoch_steps = min(epoch_steps, longest or steps)
-            epochs = -(-steps // epoch_steps)
+            epochs = ceil(steps / epoch_steps)
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
     @contextmanager
@@ -278,9 +274,39 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             vars(self).update(before)
             raise
 
+    def _nets_to_train(self, device, seed):
+        """Return new nets, or for a warm start copies of those that there are."""
+        nets = self._make_nets(device, seed)
+        if self._goes_on():
+            nets = {name: deepcopy(getattr(self, name)) for name in nets}
+        return nets
+
+    def _engine(self, device, seed):
+        """Return the settings that every net takes."""
+        return {
+            "batch_size": self.batch_size,
+            "seed": seed,
+            "device": device,
+            "precision": self.precision,
+        }
+
+    def _cached(self, stage, *arguments, callbacks):
+        """Return ``stage(*arguments)``, from `memory` where it is there already."""
+        stage = check_memory(self.memory).cache(stage, ignore=["callbacks"])
+        return stage(*arguments, callbacks=callbacks)
+
+    @staticmethod
+    def _hold_out(rows, seed):
+        """Return nine tenths of the rows to train, and one to validate."""
+        order = np.random.default_rng(seed).permutation(len(rows))
+        index = torch.from_numpy(order).to(rows.device)
+        n_held_out = max(len(rows) // 10, 1)
+        return rows.take(index[n_held_out:]), rows.take(index[:n_held_out])
+
     @contextmanager
-    def _progress(self, n_steps):
+    def _progress(self, *plans):
         """Give a function that returns the callbacks of the stage it is told."""
+        n_steps = sum(plan["max_epochs"] * plan["epoch_steps"] for plan in plans)
         own = list(self.callbacks or [])
         if not self.verbose:
             yield lambda stage: own
@@ -321,15 +347,23 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         finally:
             torch.set_num_threads(before)
 
-    @staticmethod
-    def _records(net, stage):
-        """Return the epochs of a net's last runs as records for ``history_``."""
-        return [
+    def _record(self, **nets):
+        """Set ``history_`` from the last run of each net, given by stage."""
+        if any(net.interrupted_ for net in nets.values()):
+            warnings.warn(
+                "Training was interrupted; the detector is what it was at that time.",
+                FitInterruptedWarning,
+                stacklevel=4,
+            )
+        before = self.history_ if self._goes_on() else []
+        self.history_ = before + [
             {"stage": stage, "epoch": row["epoch"], "duration": row["dur"]}
             | {k: v for k, v in row.items() if k.endswith("_loss")}
-            for row in net.history
+            for stage, net in nets.items()
+            for row in net.history[net.run_start_ :]
             if "dur" in row
         ]
+        self.n_iter_ = len(self.history_)
 
     # Scores -------------------------------------------------------------------------
 

@@ -138,8 +138,16 @@ class Rows:
 
     def __getstate__(self) -> dict:
         """Say what the rows are made of; hashes of rows rest on it."""
-        made_of = ("X", "scaler", "chosen")
-        return {name: getattr(self, name) for name in made_of}
+        return {
+            "X": self.X,
+            "scaler": self.scaler,
+            "chosen": self.chosen.numpy(force=True),
+        }
+
+    def __setstate__(self, state: dict) -> None:
+        """Make the rows anew, on the host."""
+        Rows.__init__(self, state["X"], state["scaler"])
+        self.chosen = torch.from_numpy(state["chosen"])
 
     def _fits(self) -> bool:
         limit = self.max_bytes
@@ -182,9 +190,9 @@ class Batches:
         Rows per batch.
     n_batches : int
         Batches per epoch.
-    n_copies : int or None
+    n_copies : int
         For networks side by side: an epoch is then that many permutations, and a
-        batch has the shape (n_copies, batch_size, ...).
+        batch has the shape (n_copies, batch_size, ...). 0 for one network alone.
     rng : torch.Generator
         Draws the permutations.
     """
@@ -199,8 +207,7 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of fresh permutations."""
         order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
-        if self.n_copies is None:
-            order = order[0]
+        order = order if self.n_copies else order[0]
         for index in order.split(self.batch_size, -1):
             yield self.rows[index]
 
@@ -229,8 +236,9 @@ class AlternatingNet(NeuralNet, ABC):
         Learning rate, for :meth:`players` to read.
     batch_size : int
         Rows per batch.
-    n_copies : int or None
-        Number of networks side by side, each with batches of its own.
+    n_copies : int
+        Number of networks side by side, each with batches of its own; 0 for one
+        network alone.
     seed : int
         Makes the initial weights and every later draw. The caller's random state
         is not moved.
@@ -247,6 +255,8 @@ class AlternatingNet(NeuralNet, ABC):
         For every draw in ``turns``; on the device of the net.
     interrupted_ : bool
         Whether the last run was ended from the keyboard.
+    run_start_ : int
+        Number of epochs in ``history`` before the last run.
     """
 
     def __init__(
@@ -255,7 +265,7 @@ class AlternatingNet(NeuralNet, ABC):
         *,
         lr: float = 1e-3,
         batch_size: int = 64,
-        n_copies: int | None = None,
+        n_copies: int = 0,
         seed: int = 0,
         device: str = "cpu",
         precision: str = "float32",
@@ -292,7 +302,7 @@ class AlternatingNet(NeuralNet, ABC):
         """
 
     def validate(self) -> dict[str, Tensor]:
-        """Return figures to record at the end of an epoch, on held-out rows."""
+        """Return figures on held-out rows, for :class:`KeepBest`."""
         return {}
 
     # The loop --------------------------------------------------------------------
@@ -328,7 +338,7 @@ class AlternatingNet(NeuralNet, ABC):
         else:
             self.initialize()
         self.rng_ = torch.Generator(self.device).manual_seed(self.seed + self.step_)
-        self.interrupted_ = False
+        self.interrupted_, self.run_start_ = False, len(self.history)
         try:
             with self._own_randomness():
                 return self.partial_fit(rows)
@@ -382,9 +392,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def _record_epoch(self):
         self._set_training(False)
-        with torch.no_grad(), self._autocast():
-            means = {name: total / n for name, (total, n) in self._sums.items()}
-            means |= self.validate() if means else {}
+        means = {name: total / n for name, (total, n) in self._sums.items()}
         if not means:
             return
         values = torch.stack([torch.as_tensor(v).float() for v in means.values()])
@@ -530,39 +538,57 @@ class KeepBest(Callback):
         Name of a figure that :meth:`AlternatingNet.validate` returns.
     patience : int
         Epochs to wait for a better one.
+    decay : float
+        In [0, 1). What is judged and kept is a moving average of the weights that
+        keeps this share of itself at each step; 0 is the weights themselves.
     """
 
-    def __init__(self, monitor: str = "valid_loss", patience: int = 5):
+    def __init__(self, monitor="valid_loss", patience=5, decay=0.0):
         self.monitor = monitor
         self.patience = patience
+        self.decay = decay
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Take the weights at the start as the best so far."""
-        self.best_ = np.inf
-        self.waited_ = 0
-        with torch.no_grad():
-            self._compare(net, float(net.validate()[self.monitor]))
+        modules = [player.module for player in net.players().values()]
+        self.weights_ = [p for module in modules for p in module.parameters()]
+        self.average_ = [p.detach().clone() for p in self.weights_]
+        self.lowest_, self.waited_ = np.inf, 0
+        self._judge(net)
+
+    @torch.no_grad()
+    def on_batch_end(self, net, **kwargs):
+        """Move the average."""
+        for average, weight in zip(self.average_, self.weights_, strict=True):
+            average.lerp_(weight, 1 - self.decay)
 
     def on_epoch_end(self, net, **kwargs):
-        """Compare, and stop after too long a wait."""
-        self._compare(net, net.history[-1, self.monitor])
+        """Judge the average, and stop after too long a wait."""
+        net.history.record(self.monitor, self._judge(net))
         if self.waited_ > self.patience:
             raise StopTraining
 
+    @torch.no_grad()
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Put the best weights back."""
-        for module, state in self.states_:
-            module.load_state_dict(state)
-        del self.states_
+        """Put the best weights in place."""
+        for weight, best in zip(self.weights_, self.best_, strict=True):
+            weight.copy_(best)
+        del self.weights_, self.average_, self.best_
 
-    def _compare(self, net, value):
+    def _judge(self, net):
+        self._swap()
+        with torch.no_grad():
+            value = float(net.validate()[self.monitor])
+        self._swap()
         self.waited_ += 1
-        if value < self.best_:
-            self.best_, self.waited_ = value, 0
-            modules = {player.module for player in net.players().values()}
-            self.states_ = [
-                (m, {k: v.clone() for k, v in m.state_dict().items()}) for m in modules
-            ]
+        if value < self.lowest_:
+            self.lowest_, self.waited_ = value, 0
+            self.best_ = [average.clone() for average in self.average_]
+        return value
+
+    def _swap(self):
+        for average, weight in zip(self.average_, self.weights_, strict=True):
+            average.data, weight.data = weight.data, average.data
 
 
 class ProgressBar(Callback):

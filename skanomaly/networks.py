@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import ceil
 
 import torch
@@ -31,7 +32,7 @@ class StackedMLP(nn.Module):
 
     def __init__(self, n_copies: int, sizes: Sequence[int]):
         super().__init__()
-        for k, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (i, o) in enumerate(pairwise(sizes)):
             for name, n_rows in (("weight", i), ("bias", 1)):
                 values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
                 self.register_parameter(f"{name}_{k}", nn.Parameter(values))
@@ -40,6 +41,22 @@ class StackedMLP(nn.Module):
         """Return weight and bias of each layer; a ModuleList would cost time."""
         values = list(self._parameters.values())
         return list(zip(values[::2], values[1::2], strict=True))
+
+    @torch.no_grad()
+    def rescale(self, x: Tensor, spread: float) -> None:
+        """Give the outputs on `x` the spread `spread`, and the last bias 0.
+
+        Parameters
+        ----------
+        x : Tensor of shape (k, n, inputs)
+            Points to measure at.
+        spread : float
+            Root mean square of the outputs' standard deviations.
+        """
+        weight, bias = self._layers()[-1]
+        now = self(x).var(1, keepdim=True).mean(2, keepdim=True).sqrt()
+        weight.mul_(spread / now)
+        bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, inputs) to (k, n, outputs)."""
@@ -80,6 +97,11 @@ class SideBySide(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(modules)
 
+    @classmethod
+    def of(cls, n_copies: int, build: Callable[[], nn.Module]) -> SideBySide:
+        """Return `n_copies` modules, each built anew."""
+        return cls(build() for _ in range(n_copies))
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, ...) to (k, n, ...), copy by copy."""
         return torch.stack([m(part) for m, part in zip(self.members, x, strict=True)])
@@ -93,9 +115,10 @@ def n_halvings(shape: tuple[int, ...]) -> int:
     return count
 
 
-def coarse_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def coarse_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the height and width of an image after all halvings."""
-    return tuple(ceil(side / 2 ** n_halvings(shape)) for side in shape[1:])
+    height, width = (ceil(side / 2 ** n_halvings(shape)) for side in shape[1:])
+    return height, width
 
 
 class ConvGenerator(nn.Module):
@@ -133,7 +156,8 @@ class ConvGenerator(nn.Module):
             layers += [*_normalised(channels), nn.Conv2d(channels, shape[0], 3, 1, 1)]
         if bounded:
             layers.append(nn.Tanh())
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (n, latent_dim) to (n, c, h, w)."""
@@ -158,12 +182,11 @@ class ConvCritic(nn.Module):
     shape : tuple of int
         Shape (c, h, w) of one image.
     width : int
-        Channels of the finest layer; each coarser one has twice as many.
-    n_units : int
-        Units of the hidden linear layer.
+        Channels of the finest layer; each coarser one has twice as many. The hidden
+        linear layer has 8 times as many units.
     """
 
-    def __init__(self, shape, width: int, n_units: int):
+    def __init__(self, shape, width: int):
         super().__init__()
         n, (h, w), channels = n_halvings(shape), coarse_shape(shape), shape[0]
         self.padding = (0, w * 2**n - shape[2], 0, h * 2**n - shape[1])
@@ -176,11 +199,12 @@ class ConvCritic(nn.Module):
             channels = width * 2**k
         layers += [
             nn.Flatten(),
-            nn.Linear(channels * h * w, n_units),
+            nn.Linear(channels * h * w, 8 * width),
             nn.LeakyReLU(SLOPE),
-            nn.Linear(n_units, 1),
+            nn.Linear(8 * width, 1),
         ]
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, 1)."""

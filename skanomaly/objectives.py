@@ -1,4 +1,4 @@
-r"""Losses and weights of the papers, as pure functions of tensors.
+r"""Losses, weights and figures of the papers, as pure functions of tensors.
 
 Each names its equation. Numbers of equations are those of the paper that the
 section of this file names.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "coverage",
     "gradient_penalty",
     "history_weights",
     "total_variation_loss",
@@ -118,3 +119,28 @@ def total_variation_loss(on_data: Tensor, on_history: Tensor, lam: float) -> Ten
     beyond = [torch.relu(v.abs() - 1).square().mean(-1) for v in (on_data, on_history)]
     distance = wasserstein_critic_loss(on_data, on_history)
     return distance + lam * 0.5 * (beyond[0] + beyond[1])
+
+
+def coverage(data: Tensor, samples: Tensor) -> float:
+    """Return the share of `data` that lies within reach of `samples` (eq. 4).
+
+    The paper's hypothesis is that the history covers the data. Here a row is
+    covered if its nearest sample is no further away than the nearest neighbour of
+    most samples (of all but 5 % of them) is from these.
+
+    Parameters
+    ----------
+    data : Tensor of shape (n, ...)
+        Rows that the generators have not seen.
+    samples : Tensor of shape (m, ...)
+        Samples of the history.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    data, samples = data.flatten(1), samples.flatten(1)
+    among = torch.cdist(samples, samples).fill_diagonal_(torch.inf).amin(1)
+    reach = torch.quantile(among, 0.95)
+    return float((torch.cdist(data, samples).amin(1) <= reach).float().mean())

@@ -2,74 +2,88 @@
 
 from __future__ import annotations
 
-from inspect import cleandoc
-from textwrap import indent
+from textwrap import fill
 
 __all__ = ["describe_common"]
 
-COMMON_PARAMETERS = """
-max_epochs : int or "auto", default="auto"
-    Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the
-    number of rows; an epoch of a larger data set is then cut after that many.
-batch_size : int, default={batch_size}
-    Rows per optimiser step.
-lr : float, default={lr}
-    Learning rate at the start.
-scaling : {{"auto", "minmax", "standard"}} or None, default="auto"
-    "minmax" maps the range of the training data to [-1, 1] (column by column for
-    tables; over all pixels for images, where uint8 has the range 0 to 255);
-    "standard" gives each column, or channel, mean 0 and variance 1; "auto" is
-    "standard" for tables and "minmax" for images; None leaves the numbers alone.
-image_shape : tuple of int, default=None
-    ``(c, h, w)``: reads each row of a table as an image, so that a detector for
-    images can follow steps that work on tables. Arrays of shape (n, c, h, w) need
-    no such hint.
-architecture : {{"auto", "mlp", "conv"}} or dict, default="auto"
-    "mlp" for tables, "conv" for images; "auto" chooses by the shape of the data.
-    A dict replaces networks of that family by your own: {roles}.
-width : int or "auto", default="auto"
-    {width}
-contamination : float or "auto", default="auto"
-    Sets ``offset_``, below which a score means an outlier. A float in (0, 0.5] is
-    the share of the training rows to fall below it; 0 takes the lowest training
-    score; "auto": {auto_offset}
-device : str, default="auto"
-    "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU where there is one.
-precision : {{"float32", "bfloat16"}}, default="float32"
-    Number format of the training steps. Scores are float64 made from float32.
-callbacks : list of skorch.callbacks.Callback, default=None
-    Called in every stage of the training.
-memory : str or joblib.Memory, default=None
-    Where to keep {stage}, so that fits which differ only in later parameters
-    (a grid search over {later}) share it. Needs an integer `random_state`.
-warm_start : bool, default=False
-    Whether another ``fit`` goes on where the last one ended.
-verbose : int, default=0
-    1 shows one progress bar: stage, epoch, losses, time left.
-random_state : int, RandomState instance or None, default=None
-    An int makes two fits on the same machine equal to the bit. The random state
-    of the caller is never moved.
-"""
+# Name and type, then the description; the marks are filled in by each detector.
+PARAMETERS = {
+    'max_epochs : int or "auto", default="auto"': (
+        'Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the '
+        "number of rows; an epoch of a larger data set is then cut after that many."
+    ),
+    "batch_size : int, default={batch_size}": "Rows per optimiser step, at least 2.",
+    'lr : float or "auto", default="auto"': (
+        "Learning rate at the start, above 0. {auto_lr}"
+    ),
+    'scaling : {{"auto", "minmax", "standard"}} or None, default="auto"': (
+        '"minmax" maps the range of the training data to [-1, 1]: column by column '
+        "for tables, over all pixels for images, where uint8 has the range 0 to 255. "
+        '"standard" gives each column, or channel, mean 0 and variance 1. "auto" is '
+        '"standard" for tables and "minmax" for images; None leaves the numbers alone.'
+    ),
+    "image_shape : tuple of int, default=None": (
+        "``(c, h, w)``: reads each row of a table as an image, so that a detector for "
+        "images can follow steps that work on tables. Arrays of shape (n, c, h, w) "
+        "need no such hint."
+    ),
+    'architecture : {{"auto", "mlp", "conv"}} or dict, default="auto"': (
+        '"mlp" for tables, "conv" for images; "auto" chooses by the shape of the '
+        "data. A dict replaces networks of that family by your own: {roles}."
+    ),
+    'width : int or "auto", default="auto"': "{width}",
+    'contamination : float or "auto", default="auto"': (
+        "Sets ``offset_``, below which a score means an outlier. A float in (0, 0.5] "
+        "is the share of the training rows to fall below it; 0 takes the lowest "
+        'training score; "auto" takes {auto_offset}.'
+    ),
+    'device : str, default="auto"': (
+        '"cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU where there is one.'
+    ),
+    'precision : {{"float32", "bfloat16"}}, default="float32"': (
+        "Number format of the training steps. Scores are float64 made from float32."
+    ),
+    "callbacks : list of skorch.callbacks.Callback, default=None": (
+        "Called in every stage of the training."
+    ),
+    "memory : str or joblib.Memory, default=None": (
+        "Where to keep {stage}, so that fits which differ only in later parameters "
+        "(a grid search over {later}) share it. Needs an integer `random_state`."
+    ),
+    "warm_start : bool, default=False": (
+        "Whether another ``fit`` goes on where the last one ended."
+    ),
+    "verbose : int, default=0": (
+        "1 shows one progress bar: stage, epoch, losses, time left."
+    ),
+    "random_state : int, RandomState instance or None, default=None": (
+        "An int makes two fits on the same machine equal to the bit. The random "
+        "state of the caller is never moved."
+    ),
+}
 
-COMMON_ATTRIBUTES = """
-net_ : skorch.NeuralNet
-    The trained networks that give the score.
-offset_ : float
-    ``decision_function(X) = score_samples(X) - offset_``.
-history_ : list of dict
-    One record per epoch: "stage", "epoch", "duration" (seconds), the mean of each
-    loss.
-n_iter_ : int
-    Number of epochs, over all stages.
-image_shape_ : tuple of int or None
-    Shape ``(c, h, w)`` of one image, None for tables.
-scaler_ : transformer or None
-    The fitted scaler.
-n_features_in_ : int
-    Number of columns; for images of shape (n, c, h, w) the number of channels.
-feature_names_in_ : ndarray of str
-    Names of the columns, if `X` had any.
-"""
+ATTRIBUTES = {
+    "net_ : skorch.NeuralNet": "The trained networks that give the score.",
+    "offset_ : float": "``decision_function(X) = score_samples(X) - offset_``.",
+    "history_ : list of dict": (
+        'One record per epoch: "stage", "epoch", "duration" in seconds, and the mean '
+        "of each loss."
+    ),
+    "n_iter_ : int": "Number of epochs, over all stages.",
+    "image_shape_ : tuple of int or None": (
+        "Shape ``(c, h, w)`` of one image, None for tables."
+    ),
+    "scaler_ : transformer or None": "The fitted scaler.",
+    "n_features_in_ : int": (
+        "Number of columns; for images of shape (n, c, h, w) the number of channels."
+    ),
+    "feature_names_in_ : ndarray of str": "Names of the columns, if `X` had any.",
+}
+
+BLOCKS = {
+    "%(common_parameters)s": PARAMETERS,
+    "%(common_attributes)s": ATTRIBUTES,
+}
 
 
 def describe_common(**values: str):
@@ -84,14 +98,22 @@ def describe_common(**values: str):
         What differs between detectors in the shared descriptions.
     """
 
-    def fill(cls):
+    def describe(cls):
         if cls.__doc__:
-            for name, text in (
-                ("parameters", COMMON_PARAMETERS.format(**values)),
-                ("attributes", COMMON_ATTRIBUTES),
+            for name, entries in (
+                ("parameters", PARAMETERS),
+                ("attributes", ATTRIBUTES),
             ):
-                block = indent(cleandoc(text), "    ")
+                block = "\n".join(_entry(*item, values) for item in entries.items())
                 cls.__doc__ = cls.__doc__.replace(f"    %(common_{name})s", block)
         return cls
 
-    return fill
+    return describe
+
+
+def _entry(head, text, values):
+    indent = " " * 8
+    body = fill(
+        text.format(**values), 88, initial_indent=indent, subsequent_indent=indent
+    )
+    return f"    {head.format(**values)}\n{body}"

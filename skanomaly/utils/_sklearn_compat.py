@@ -1,6 +1,7 @@
 """Every private import of scikit-learn, in one place.
 
-When scikit-learn moves one of these, this file changes and no other.
+When scikit-learn moves one of these, this file changes and no other. The constants
+are the constraints that most parameters have.
 """
 
 from sklearn.base import _fit_context as fit_context
@@ -14,6 +15,13 @@ from sklearn.utils._param_validation import (
 )
 
 __all__ = [
+    "AUTO",
+    "AUTO_COUNT",
+    "AUTO_NONNEGATIVE",
+    "AUTO_POSITIVE",
+    "COUNT",
+    "NONNEGATIVE",
+    "POSITIVE",
     "HasMethods",
     "Integral",
     "Interval",
@@ -22,3 +30,11 @@ __all__ = [
     "StrOptions",
     "fit_context",
 ]
+
+AUTO = StrOptions({"auto"})
+COUNT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+NONNEGATIVE = Interval(Real, 0, None, closed="left")
+AUTO_COUNT = [COUNT, AUTO]
+AUTO_POSITIVE = [POSITIVE, AUTO]
+AUTO_NONNEGATIVE = [NONNEGATIVE, AUTO]

@@ -1,0 +1,294 @@
+"""Writes the tables of results from the files that the benchmarks leave.
+
+No number is typed: each is computed from ``benchmarks/results/<experiment>/*.json``
+when the documentation is built. An experiment is described by a :class:`Table`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import NamedTuple
+
+from benchmarks.runner import RESULTS
+
+NOT_RUN = "*Not run yet.*\n"
+
+
+# How the figures of several seeds become one entry ----------------------------------
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Return mean ± standard deviation; the mean alone of a single value."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}"
+
+
+def middle(digits: int = 1) -> Callable[[list[float]], str]:
+    """Return a function that writes the median with that many decimals."""
+    return lambda values: f"{median(values):,.{digits}f}"
+
+
+class Value(NamedTuple):
+    """A figure of the results, and how it is shown.
+
+    Attributes
+    ----------
+    key : str
+        Its name in the files; figures that are dicts give ``key.subkey``.
+    title : str
+        Stands above the table.
+    show : callable
+        Makes one text of the figures of all seeds.
+    average : bool
+        Whether a last row shows the mean over the rows above.
+    """
+
+    key: str
+    title: str
+    show: Callable[[list[float]], str] = mean_and_spread
+    average: bool = False
+
+
+class Table(NamedTuple):
+    """How an experiment becomes tables, one per value.
+
+    Attributes
+    ----------
+    experiment : str
+        Name of the folder of the results, and of the file that is written.
+    rows : tuple of str
+        Keys of a cell that name a row; those that no cell has are left out.
+    columns : str or None
+        Key of a cell that names a column; None puts the values side by side.
+    values : tuple of Value
+        What is shown; those that no result has are left out.
+    row_title : str
+        Stands above the names of the rows.
+    """
+
+    experiment: str
+    rows: tuple[str, ...]
+    columns: str | None
+    values: tuple[Value, ...]
+    row_title: str
+
+
+AUROC = Value("auroc", "AUROC (mean ± standard deviation over the seeds)")
+AVERAGE_PRECISION = Value(
+    "average_precision",
+    "Average precision (mean ± standard deviation over the seeds)",
+)
+FIT_SECONDS = Value("fit_seconds", "Seconds to fit (median over the seeds)", middle(1))
+COVERAGE = Value("coverage", "Coverage", mean_and_spread)
+DETECTION = (
+    AUROC._replace(average=True),
+    AVERAGE_PRECISION._replace(average=True),
+    FIT_SECONDS,
+)
+SHORT = tuple(
+    value._replace(title=value.title.partition(" (")[0])
+    for value in (AUROC, AVERAGE_PRECISION, COVERAGE, FIT_SECONDS)
+)
+
+TABLES = (
+    Table("history_ad_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("history_ad_mnist", ("anomaly",), "detector", DETECTION, "Digit"),
+    Table("history_ad_digits", ("anomaly",), "detector", DETECTION, "Digit"),
+    Table("history_ad_kmnist", ("detector", "params"), None, SHORT, "Detector"),
+    Table("history_ad_noise", ("sigma",), "detector", DETECTION[:2], "Noise"),
+    Table("history_ad_saves", ("saves_per_epoch", "params"), None, SHORT, "Saves"),
+    Table(
+        "history_ad_ablation",
+        ("problem", "name", "variant", "params"),
+        None,
+        SHORT,
+        "Variant",
+    ),
+    Table(
+        "engine_overhead",
+        ("batch_size",),
+        None,
+        (
+            Value("engine_us_per_step", "Engine, µs per step", middle(0)),
+            Value("bare_us_per_step", "Loop by hand, µs per step", middle(0)),
+            Value("ratio", "Ratio", middle(3)),
+        ),
+        "Batch size",
+    ),
+    Table(
+        "history_memory",
+        ("n_saves",),
+        "way",
+        (Value("peak_mib", "Peak memory above that before the fit, MiB", middle(0)),),
+        "Save points",
+    ),
+)
+
+
+# From files to text -----------------------------------------------------------------
+
+
+def write(folder: Path, tables: Iterable[Table] = TABLES) -> None:
+    """Write ``<experiment>.rst`` for every table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        path, text = folder / f"{table.experiment}.rst", render(table)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def read(experiment: str) -> list[dict]:
+    """Return the records of an experiment: keys of the cell, figures, circumstances."""
+    paths = sorted((RESULTS / experiment).glob("*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    return [
+        {**flat(r["cell"]), **flat(r["result"]), "machine": r["machine"]}
+        | {"date": r["date"], "versions": r["versions"]}
+        for r in records
+    ]
+
+
+def flat(figures: dict) -> dict:
+    """Return a dict of plain values: ``{"a": {"b": 1}}`` also gives ``a.b``."""
+    inner = {
+        f"{key}.{subkey}": value
+        for key, part in figures.items()
+        if isinstance(part, dict) and key != "params"
+        for subkey, value in part.items()
+    }
+    return figures | inner
+
+
+def render(table: Table) -> str:
+    """Return the reStructuredText of an experiment."""
+    records = read(table.experiment)
+    values = [v for v in table.values if any(v.key in r for r in records)]
+    if not values:
+        return NOT_RUN
+    if table.columns is None:
+        parts = [list_table(side_by_side(records, table, values), table.row_title)]
+    else:
+        parts = [
+            f"**{value.title}**\n\n"
+            + list_table(crossed(records, table, value), table.row_title)
+            for value in values
+        ]
+    return "\n".join([*parts, circumstances(records)])
+
+
+def side_by_side(records, table, values) -> dict[str, dict[str, str]]:
+    """Return the entries by row and value."""
+    rows = grouped(records, lambda record: row_name(record, table.rows))
+    return {
+        name: {
+            value.title: value.show(found)
+            for value in values
+            if (found := figures(group, value.key))
+        }
+        for name, group in rows.items()
+    }
+
+
+def crossed(records, table, value) -> dict[str, dict[str, str]]:
+    """Return the entries by row and column, and the row of means."""
+    rows = grouped(records, lambda record: row_name(record, table.rows))
+    columns = list(dict.fromkeys(label(r[table.columns]) for r in records))
+    found = {
+        name: {
+            column: numbers
+            for column, part in grouped(
+                group, lambda record: label(record[table.columns])
+            ).items()
+            if (numbers := figures(part, value.key))
+        }
+        for name, group in rows.items()
+    }
+    entries = {
+        name: {c: value.show(numbers[c]) for c in columns if c in numbers}
+        for name, numbers in found.items()
+    }
+    complete = [n for n in found.values() if len(n) == len(columns)]
+    if value.average and len(complete) > 1:
+        entries[f"*mean of {len(complete)}*"] = {
+            c: f"*{fmean(fmean(numbers[c]) for numbers in complete):.3f}*"
+            for c in columns
+        }
+    return entries
+
+
+def figures(records, key) -> list[float]:
+    """Return the numbers under `key`."""
+    return [r[key] for r in records if isinstance(r.get(key), int | float)]
+
+
+def grouped(records, key) -> dict[str, list[dict]]:
+    """Return records by name, in the natural order of the names."""
+    ordered = sorted(records, key=lambda record: natural(key(record)))
+    return {name: list(group) for name, group in groupby(ordered, key)}
+
+
+def natural(name: str) -> list:
+    """Return what puts 9 before 10."""
+    words = name.replace("=", " ").replace(",", " ").split()
+    return [(0, float(w), "") if is_number(w) else (1, 0.0, w) for w in words]
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word is a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def row_name(record: dict, keys: tuple[str, ...]) -> str:
+    """Return the name of the row that a record belongs to."""
+    words = [label(record[key]) for key in keys if record.get(key) is not None]
+    return ", ".join(words) or "all"
+
+
+def label(value) -> str:
+    """Return how a value of a cell is shown."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items()) or "as it is"
+    return str(value)
+
+
+def list_table(entries: dict[str, dict[str, str]], row_title: str) -> str:
+    """Return a table; an entry that is missing is left empty."""
+    columns = list(dict.fromkeys(c for row in entries.values() for c in row))
+    rows = [[name, *(row.get(c, "") for c in columns)] for name, row in entries.items()]
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: results", ""]
+    for first, *others in [[row_title, *columns], *rows]:
+        lines.append(f"   * - {first}")
+        lines += [f"     - {entry}".rstrip() for entry in others]
+    return "\n".join(lines) + "\n"
+
+
+def circumstances(records) -> str:
+    """Return what a reader has to know to judge the figures."""
+    machines = sorted(
+        {
+            f"{m['system']}, {m['cores']} cores"
+            + (f", {m['gpu']}" if m.get("gpu") else ", no GPU")
+            for m in (record["machine"] for record in records)
+        }
+    )
+    torches = sorted({record["versions"]["torch"] for record in records})
+    dates = sorted({record["date"] for record in records})
+    seeds = {record["seed"] for record in records if "seed" in record}
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    facts = [
+        f"{len(records)} runs",
+        *([f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"] if seeds else []),
+        when,
+        " and ".join(machines),
+        f"torch {', '.join(torches)}",
+    ]
+    return f"\n.. rst-class:: small\n\n{'; '.join(facts)}.\n"

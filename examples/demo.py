@@ -1,0 +1,117 @@
+"""Each digit in turn is the anomaly: ``make demo``.
+
+The detectors see 60 % of the images of the nine other digits, and no label. They
+then score the remaining ones, and every image of the digit that was left out.
+Prints a table and writes ``demo.png``.
+"""
+
+import time
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import LocalOutlierFactor
+from tqdm import tqdm
+
+from skanomaly import HistoryAD
+from skanomaly.datasets import hold_one_out
+from skanomaly.metrics import (
+    ScoreDistributionDisplay,
+    detector_average_precision_score,
+    detector_roc_auc_score,
+)
+
+SHAPE = (1, 8, 8)
+DETECTORS = {
+    "HistoryAD": lambda: HistoryAD(image_shape=SHAPE, random_state=0),
+    "IsolationForest": lambda: IsolationForest(random_state=0),
+    "LocalOutlierFactor": lambda: LocalOutlierFactor(novelty=True),
+}
+SHOWN = 8  # the digit in the picture
+
+
+def main():
+    """Run the comparison."""
+    X, y = load_digits(return_X_y=True)
+    figures, shown = {}, {}
+    with tqdm(total=10 * len(DETECTORS), desc="fitting", unit="fit") as bar:
+        for digit in range(10):
+            split = hold_one_out(X, y, digit, random_state=0)
+            for name, build in DETECTORS.items():
+                bar.set_description(f"without {digit}: {name}")
+                scores, seconds = fit_and_score(build(), *split[:2])
+                figures[digit, name] = measure(split[3], scores, seconds)
+                if digit == SHOWN:
+                    shown[name] = scores
+                bar.update()
+    print_table(figures)
+    draw(*hold_one_out(X, y, SHOWN, random_state=0)[1::2], shown)
+    print("\nThe picture is in demo.png.")
+
+
+def fit_and_score(detector, X_train, X_test):
+    """Return the scores of the test images, and the seconds that the fit took."""
+    start = time.perf_counter()
+    detector.fit(X_train)
+    seconds = time.perf_counter() - start
+    return detector.decision_function(X_test), seconds
+
+
+def measure(y_test, scores, seconds):
+    """Return AUROC, average precision and seconds."""
+    auroc = detector_roc_auc_score(y_test, scores)
+    return auroc, detector_average_precision_score(y_test, scores), seconds
+
+
+def print_table(figures):
+    """Print one line per digit, and the means."""
+    names = list(DETECTORS)
+    print("\nAUROC / average precision of the digit that was left out")
+    print(f"{'digit':>5}" + "".join(f"{name:>22}" for name in names))
+    for digit in range(10):
+        cells = (figures[digit, name] for name in names)
+        print(f"{digit:>5}" + "".join(f"{a:>14.3f} / {p:.3f}" for a, p, _ in cells))
+    means = [np.mean([figures[d, n] for d in range(10)], axis=0) for n in names]
+    print(f"{'mean':>5}" + "".join(f"{a:>14.3f} / {p:.3f}" for a, p, _ in means))
+    print(f"{'fit':>5}" + "".join(f"{s:>20.2f} s" for *_, s in means))
+
+
+def draw(X_test, y_test, shown):
+    """Draw the score distributions and the most anomalous images."""
+    figure, axes = plt.subplot_mosaic(
+        [list(shown), ["images"] * len(shown)],
+        figsize=(12, 6),
+        height_ratios=[3, 2],
+        layout="constrained",
+    )
+    for name, scores in shown.items():
+        ScoreDistributionDisplay.from_predictions(
+            y_test, scores, threshold=0, name=name, ax=axes[name]
+        )
+    scores = shown["HistoryAD"]
+    worst = np.argsort(scores)[:24]
+    axes["images"].imshow(contact_sheet(X_test[worst], y_test[worst]), vmin=0, vmax=16)
+    axes["images"].set_axis_off()
+    right = np.sum(y_test[worst] == -1)
+    axes["images"].set_title(
+        f"The 24 most anomalous images by HistoryAD, the worst first; {right} of them, "
+        f"framed, are the digit {SHOWN} that it had not seen"
+    )
+    figure.savefig("demo.png", dpi=120)
+
+
+def contact_sheet(images, labels, per_row=12):
+    """Return images as one picture, the anomalies in a bright frame."""
+    framed = np.zeros((len(images), 12, 12))
+    framed[labels == -1] = 16
+    framed[:, 1:-1, 1:-1] = 0
+    framed[:, 2:-2, 2:-2] = images.reshape(-1, 8, 8)
+    rows = framed.reshape(-1, per_row, 12, 12).swapaxes(1, 2)
+    return rows.reshape(-1, per_row * 12)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("default")
+    main()

@@ -1,0 +1,350 @@
+"""HistoryAD: the history, the detector's start, the paper's settings."""
+
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from skorch.callbacks import Callback
+from torch import nn
+
+import skanomaly
+from skanomaly import HistoryAD
+from skanomaly._history_ad import Detector, History, HistoryGAN
+from skanomaly.engine import Rows
+from skanomaly.exceptions import CoverageWarning
+from skanomaly.networks import SLOPE, ConvCritic, ConvGenerator, SideBySide, StackedMLP
+from skanomaly.objectives import coverage, history_weights
+
+# Short runs and networks of one line cover little.
+pytestmark = pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning")
+
+SHORT = {"max_epochs": 4, "detector_epochs": 1, "width": 8, "random_state": 0}
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(160, 3))
+
+
+class Line(nn.Module):
+    """A critic without a bend, and a generator that moves noise."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.linear = nn.Linear(int(np.prod(shape[0])), 1)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Shift(nn.Module):
+    """A generator that adds an offset to its noise."""
+
+    def __init__(self, latent_dim, shape):
+        super().__init__()
+        self.offset = nn.Parameter(torch.full(shape, 4.0))
+
+    def forward(self, z):
+        return z[:, : len(self.offset)] + self.offset
+
+
+OWN = {"generator": Shift, "critic": Line}
+
+
+class Watch(Callback):
+    """Keeps what the history must not keep: the networks at every step."""
+
+    def __init__(self):
+        self.states = []
+
+    def on_batch_begin(self, net, **kwargs):
+        self._keep(net)
+
+    def on_train_end(self, net, **kwargs):
+        self._keep(net)
+
+    def _keep(self, net):
+        if hasattr(net, "generator_"):
+            state = net.critic_.state_dict()
+            self.states.append({k: v.clone().double() for k, v in state.items()})
+
+
+# The history -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_the_running_average_is_the_average_of_snapshots(X, beta):
+    watch = Watch()
+    detector = HistoryAD(
+        **SHORT, beta=beta, alpha=0.25, saves_per_epoch=2, callbacks=[watch]
+    ).fit(X)
+    times = torch.linspace(0, 1, 4 * 2 + 1)
+    steps = torch.round(times * (len(watch.states) - 1)).long()
+    weights = history_weights(times, 0.25, beta)
+    for name, value in detector._past.critic_.items():
+        values = (watch.states[step][name] for step in steps)
+        offline = sum(w * value for w, value in zip(weights, values, strict=True))
+        torch.testing.assert_close(value, offline)
+
+
+def test_for_a_linear_critic_the_mean_of_weights_is_the_mean_of_values(X):
+    watch = Watch()
+    detector = HistoryAD(**SHORT, architecture=OWN, callbacks=[watch]).fit(X)
+    critic = detector._past.critic_
+    points = torch.randn(5, 3, dtype=torch.float64)
+    times = torch.linspace(0, 1, 61)
+    steps = torch.round(times * (len(watch.states) - 1)).long()
+    weights = history_weights(times, 0.0, 1.0)
+
+    def value(state):
+        prefix = "members.0.linear"
+        return points @ state[f"{prefix}.weight"].T + state[f"{prefix}.bias"]
+
+    values = sum(
+        w * value(watch.states[s]) for w, s in zip(weights, steps, strict=True)
+    )
+    torch.testing.assert_close(value(critic), values)
+
+
+def test_samples_come_from_save_points_in_proportion_to_their_weight(X):
+    def fit(beta):
+        return HistoryAD(**SHORT, architecture=OWN, beta=beta, lr=0.3).fit(X)
+
+    early, late = fit(50.0), fit(0.0)
+    # The generator starts at 4 and comes down to 0: an early history lies further out.
+    at_start = early.sample(500, from_history=True).mean()
+    throughout = late.sample(500, from_history=True).mean()
+    final = late.sample(500).mean()
+    assert at_start > throughout > final
+
+
+def test_case_2_draws_every_other_sample_from_wider_noise(X):
+    usual = HistoryAD(**SHORT, architecture=OWN, beta=50.0).fit(X)
+    wide = HistoryAD(**SHORT, architecture=OWN, beta=50.0, wide_latent=4.0).fit(X)
+    spreads = [d.sample(2000, from_history=True).std() for d in (usual, wide)]
+    assert spreads[1] / spreads[0] == pytest.approx(np.sqrt((1 + 16) / 2), rel=0.1)
+
+
+def test_time_in_epochs_and_in_shares_of_the_run(X):
+    def times(**params):
+        return HistoryAD(**SHORT, **params).fit(X)._past.times_
+
+    assert times()[-1] == 1
+    in_epochs = times(time_unit="epoch", alpha=1.0)
+    assert in_epochs[-1] == 4
+    assert len(in_epochs) == 4 * 50 + 1
+    assert len(times(saves_per_epoch=3)) == 4 * 3 + 1
+    with pytest.raises(ValueError, match=r"alpha=4\.5 leaves no save point"):
+        times(time_unit="epoch", alpha=4.5)
+
+
+def test_memory_does_not_grow_with_the_number_of_saves(X):
+    sizes = []
+    for saves in (1, 50):
+        past = HistoryAD(**SHORT, saves_per_epoch=saves).fit(X)._past
+        kept = [past.samples_, *past.critic_.values()]
+        sizes.append(sum(t.numel() for t in kept))
+        assert not {"parts_", "sum_", "due_"} & vars(past).keys()
+    assert sizes[0] == sizes[1]
+
+
+def test_warm_start_continues_the_history(X):
+    once = HistoryAD(**SHORT, architecture=OWN, beta=3.0, warm_start=True).fit(X)
+    first = {k: v.clone() for k, v in once._past.critic_.items()}
+    once.fit(X)
+    times = once._past.times_
+    assert times[-1] == 2
+    share = history_weights(times, 0.0, 3.0)[: len(times) // 2].sum()
+    assert 0.9 < share < 1
+    # Most of the average is still that of the first run.
+    for name, value in once._past.critic_.items():
+        assert (value - first[name]).abs().max() < 0.2
+
+
+# The detector ------------------------------------------------------------------------
+
+
+def test_calibration_puts_data_at_minus_and_history_at_plus_one():
+    torch.default_generator.manual_seed(0)
+    detector = Detector(3, partial(StackedMLP, 3, (2, 8, 1)))
+    data, history = torch.randn(3, 200, 2), torch.randn(3, 200, 2) + 30
+    detector.calibrate(data, history)
+    means = detector(data).mean(1), detector(history).mean(1)
+    separated = (means[1] - means[0]).abs() > 1.9
+    assert separated.any()
+    torch.testing.assert_close(means[0] + means[1], torch.zeros(3), atol=1e-5, rtol=0)
+    # Alike distributions are not blown up to be told apart.
+    detector.calibrate(data, data.flip(1))
+    assert detector(data).std(1).max() < 2
+
+
+def test_no_training_leaves_the_calibrated_average(X):
+    untrained = HistoryAD(**{**SHORT, "detector_epochs": 0}, init="average").fit(X)
+    weights = untrained.net_.detector_.critic.state_dict()
+    for name, value in untrained._past.critic_.items():
+        torch.testing.assert_close(weights[name], value.float())
+    assert untrained.net_.step_ == 0
+    random = HistoryAD(**{**SHORT, "detector_epochs": 0}, init="random").fit(X)
+    assert not np.allclose(untrained.score_samples(X), random.score_samples(X))
+
+
+def test_scores_lie_in_the_range_of_eq_11_and_the_threshold_is_zero(toy):
+    X_train, X_test, _ = toy
+    params = {"init": "random", "detector_epochs": 40, "detector_lr": 1e-3}
+    detector = HistoryAD(random_state=0, **params).fit(X_train)
+    assert detector.offset_ == 0
+    scores = detector.score_samples(np.r_[X_train, X_test])
+    low, high = np.percentile(scores, [1, 99])
+    assert -1.5 < low < 0 < high < 1.5
+
+
+def test_the_one_dimensional_toy_of_the_paper():
+    X = np.random.default_rng(0).normal(size=(2000, 1))
+    detector = HistoryAD(random_state=0).fit(X)
+    grid = np.linspace(-6, 6, 49)[:, None]
+    values = -detector.score_samples(grid)
+    assert values[24] < 0
+    assert min(values[0], values[-1]) > 0
+    assert spearmanr(np.abs(grid.ravel()), values).statistic > 0.9
+
+
+def test_lam_changes_the_detector_but_not_the_history(X, tmp_path, monkeypatch):
+    runs = []
+    run = HistoryGAN.run
+    monkeypatch.setattr(
+        HistoryGAN, "run", lambda *a, **k: runs.append(1) or run(*a, **k)
+    )
+    scores = [
+        HistoryAD(**SHORT, lam=lam, memory=str(tmp_path), init="random")
+        .fit(X)
+        .score_samples(X)
+        for lam in (0.1, 1.0, 10.0)
+    ]
+    assert len(runs) == 1
+    assert not np.allclose(scores[0], scores[2])
+    for changed in ({"beta": 2.0}, {"random_state": 1}, {"lr": 0.1}):
+        HistoryAD(**{**SHORT, **changed}, memory=str(tmp_path)).fit(X)
+    HistoryAD(**SHORT, memory=str(tmp_path)).fit(X + 1)
+    assert len(runs) == 5
+
+
+# Coverage ----------------------------------------------------------------------------
+
+
+def test_coverage_tells_a_wide_history_from_a_narrow_one():
+    torch.default_generator.manual_seed(0)
+    data = torch.randn(300, 4)
+    assert coverage(data, 3 * torch.randn(1000, 4)) > 0.95
+    assert coverage(data, 0.1 * torch.randn(1000, 4)) < 0.2
+    assert coverage(data, torch.randn(1000, 4) + 20) < 0.2
+
+
+def test_a_narrow_history_is_warned_about(X):
+    with pytest.warns(CoverageWarning, match="spread"):
+        narrow = HistoryAD(**SHORT, spread=0.01, lr=1e-6).fit(X)
+    wide = HistoryAD(**SHORT).fit(X)
+    assert narrow.coverage_ < 0.5 < wide.coverage_
+
+
+# Networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (2, 4, 5), (1, 28, 28)])
+def test_image_networks_take_any_size(shape):
+    images = ConvGenerator(6, shape, 4)(torch.randn(5, 6))
+    assert images.shape == (5, *shape)
+    assert images.abs().max() <= 1
+    assert ConvCritic(shape, 4)(images).shape == (5, 1)
+
+
+def test_the_paper_s_size_is_within_reach():
+    shape = (3, 32, 32)
+    for network in (ConvCritic(shape, 64), ConvGenerator(128, shape, 64)):
+        n_parameters = sum(p.numel() for p in network.parameters())
+        assert 2.5e6 < n_parameters < 7e6
+
+
+def test_a_stack_is_its_members_side_by_side():
+    torch.default_generator.manual_seed(0)
+    stack, x = StackedMLP(2, (3, 5, 4)), torch.randn(2, 6, 3)
+    together = stack(x)
+    for k in range(2):
+        h = x[k] @ stack.weight_0[k] + stack.bias_0[k]
+        h = nn.functional.leaky_relu(h, SLOPE)
+        torch.testing.assert_close(together[k], h @ stack.weight_1[k] + stack.bias_1[k])
+    members = SideBySide.of(2, partial(nn.Linear, 3, 4))
+    parts = [m(part) for m, part in zip(members.members, x, strict=True)]
+    torch.testing.assert_close(members(x), torch.stack(parts))
+
+
+def test_stacked_histories_are_independent(X):
+    """One copy of k must be trained as if it were alone: same batches, same steps."""
+    rows = Rows(X.astype(np.float32))
+    build = {
+        "generator": partial(SideBySide.of, 2, partial(Shift, 3, (3,))),
+        "critic": partial(StackedMLP, 2, (3, 8, 1)),
+    }
+    gan = HistoryGAN(build, noise_dim=3, n_critic=1, n_copies=2, batch_size=16)
+    gan.run(rows, max_epochs=0, epoch_steps=1)
+    gan.rng_ = torch.Generator().manual_seed(0)
+    losses = dict(gan.turns(rows[torch.arange(32).view(2, 16)]))
+    loss = losses["critic"]
+    # The derivative of the summed loss by copy 0 does not see copy 1.
+    first = torch.autograd.grad(loss, list(gan.critic_.parameters()))
+    gan.rng_ = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in gan.critic_.parameters():
+            p[1] *= 7
+    losses = dict(gan.turns(rows[torch.arange(32).view(2, 16)]))
+    second = torch.autograd.grad(losses["critic"], list(gan.critic_.parameters()))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a[0], b[0])
+
+
+# Samples -----------------------------------------------------------------------------
+
+
+def test_samples_are_in_the_units_of_the_data(X):
+    detector = HistoryAD(random_state=0).fit(X * 100 + 1e4)
+    drawn = detector.sample(500)
+    assert drawn.shape == (500, 3)
+    assert np.abs(drawn.mean(0) - 1e4).max() < 300
+    assert (drawn.std(0) > 30).all()
+    assert (drawn.std(0) < 900).all()
+    np.testing.assert_array_equal(detector.sample(5), detector.sample(5))
+    other = detector.sample(5, random_state=1)
+    assert not np.array_equal(detector.sample(5), other)
+
+
+def test_image_samples_have_the_type_and_shape_of_the_data():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
+    detector = HistoryAD(**SHORT).fit(images)
+    for from_history in (False, True):
+        drawn = detector.sample(3, from_history=from_history)
+        assert drawn.shape == (3, 1, 9, 12)
+        assert drawn.dtype == np.uint8
+    flat = images.reshape(len(images), -1) / 255
+    detector = HistoryAD(**SHORT, image_shape=(1, 9, 12)).fit(flat)
+    assert detector.sample(3).shape == (3, 108)
+
+
+# The package -------------------------------------------------------------------------
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = (
+        "import sys, skanomaly; print('torch' in sys.modules, 'skorch' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert printed.stdout.split() == ["False", "False"]
+    assert set(skanomaly.__all__) - {"__version__"} <= set(dir(skanomaly))
+
+
+def test_history_is_public_in_its_file_only():
+    assert not hasattr(skanomaly, History.__name__)
