@@ -55,11 +55,7 @@ class AutoencoderNet(AlternatingNet):
 class Autoencoder(BaseDeepDetector):
     """Detector for tables: the error of an autoencoder's reconstruction.
 
-    Parameters
-    ----------
-    latent_dim, max_epochs, batch_size, lr, scaling, image_shape, architecture, width, \
-contamination, device, precision, callbacks, memory, warm_start, verbose, random_state
-        Those that every detector has.
+    Its parameters are those that every detector has.
     """
 
     # What "auto" stands for: for tables, for images. For max_epochs it is a number of
@@ -67,7 +63,6 @@ contamination, device, precision, callbacks, memory, warm_start, verbose, random
     _auto_values = {  # noqa: RUF012
         "latent_dim": (2, 2),
         "max_epochs": (500, 500),
-        "batch_size": (64, 64),
         "lr": (1e-3, 1e-3),
         "width": (32, 32),
     }
@@ -78,7 +73,7 @@ contamination, device, precision, callbacks, memory, warm_start, verbose, random
         *,
         latent_dim="auto",
         max_epochs="auto",
-        batch_size="auto",
+        batch_size=32,
         lr="auto",
         scaling="auto",
         image_shape=None,

@@ -376,7 +376,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             for start in range(0, n, size):
                 index = torch.arange(start, start + size).clamp_(max=n - 1)
                 batch = self._score_batch(rows[index.to(rows.device)])
-                scores[start : start + size] = batch[: n - start].double().cpu()
+                scores[start : start + size] = batch[: n - start].cpu().double()
         return scores
 
     def _unscaled(self, rows):

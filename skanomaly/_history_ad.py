@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from functools import partial
 
-import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -214,7 +213,7 @@ class History(Callback):
     critic_ : dict of str to Tensor
         The averaged weights of the critics (eq. 14).
     samples_ : Tensor of shape (k, n_samples, ...)
-        Drawn from the history (eq. 3).
+        Drawn from the history (eq. 3), in random order.
     """
 
     def __init__(self, duration, n_saves, alpha, beta, n_samples, wide, earlier=None):
@@ -238,8 +237,7 @@ class History(Callback):
         counts = torch.diff(ends, prepend=ends.new_zeros(1))
         old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
         if earlier is not None:
-            order = torch.randperm(earlier.samples_.shape[1], generator=net.rng_)
-            samples = earlier.samples_[:, order[: int(counts[:old].sum())]]
+            samples = earlier.samples_[:, : int(counts[:old].sum())]
             self._add(earlier.critic_, float(weights[:old].sum()), samples)
         steps = net.step_ + torch.round(shares * net.n_steps).long()
         self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
@@ -254,7 +252,11 @@ class History(Callback):
         if self.mass_ == 0:  # interrupted before the first save point that counts
             self._remember(net, 1.0, self.n_samples)
         self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
-        self.samples_ = torch.cat(self.parts_, dim=1)
+        samples = torch.cat(self.parts_, dim=1)
+        order = torch.randperm(
+            samples.shape[1], generator=net.rng_, device=samples.device
+        )
+        self.samples_ = samples[:, order]
         del self.sum_, self.parts_, self.due_, self.earlier
 
     def _save(self, net):
@@ -275,7 +277,7 @@ class History(Callback):
     def _add(self, critic, weight, samples):
         self.mass_ += weight
         for name, value in critic.items():
-            self.sum_[name] = self.sum_.get(name, 0) + weight * value.double()
+            self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
         # Half the bytes will do for pixels.
         self.parts_.append(samples.half() if samples.ndim > 3 else samples)
 
@@ -624,12 +626,9 @@ class HistoryAD(BaseDeepDetector):
             net.initialize()
             if self._value("init") == "average":
                 net.detector_.critic.load_state_dict(past.critic_)
-                every = max(past.samples_.shape[1] // _ENOUGH, 1)
-                data, samples = train.head(_ENOUGH), past.samples_[:, ::every]
+                data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
                 net.detector_.calibrate(net.for_all(data), samples.float())
-        samples = past.samples_.flatten(0, 1)
-        order = np.random.default_rng(net.seed).permutation(len(samples))
-        samples = samples[torch.from_numpy(order).to(samples.device)]
+        samples = past.samples_.transpose(0, 1).flatten(0, 1)
         self.coverage_ = coverage(held_out.head(_ENOUGH), samples[:_ENOUGH].float())
         if self.coverage_ < _COVERED:
             warnings.warn(

@@ -136,6 +136,8 @@ def _build(header, tensors, params):
     known = _known_classes(cls)
     detector = cls(**_decode(header["params"], tensors, known) | params)
     fitted = _decode(header["fitted"], tensors, known)
+    if tensors:
+        raise ValueError(f"The file holds more than the detector: {sorted(tensors)}.")
     vars(detector).update(fitted)
     made = detector._make_nets(resolve_device(detector.device), seed=0)
     for name, weights in fitted.items():
@@ -209,7 +211,7 @@ def _encode(value, path, tensors, known):
 
 
 def _decode(value, tensors, known):
-    """Return the Python value that :func:`_encode` was given."""
+    """Return the Python value that :func:`_encode` was given; takes its tensors."""
 
     def inner(part):
         return _decode(part, tensors, known)
@@ -224,8 +226,8 @@ def _decode(value, tensors, known):
     readers = {
         "net": lambda: _Weights(content[0], inner(content[1])),
         "names": lambda: np.array(content, dtype=object),
-        "array": lambda: tensors[content].numpy(),
-        "tensor": lambda: tensors[content],
+        "array": lambda: tensors.pop(content).numpy(),
+        "tensor": lambda: tensors.pop(content),
         "list": lambda: [inner(part) for part in content],
         "tuple": lambda: tuple(inner(part) for part in content),
         "dict": lambda: {k: inner(part) for k, part in content.items()},

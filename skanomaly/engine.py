@@ -112,7 +112,10 @@ class Rows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the scaled rows at `index`, any shape of int64."""
-        index = self.chosen[index]
+        return self.gather(self.chosen[index])
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the scaled rows at `index` into the whole of X."""
         if self.resident is None:
             return self._scaled(self.X[index.cpu().numpy()])
         batch = self.resident[index]
@@ -207,9 +210,9 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of fresh permutations."""
         order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
-        order = order if self.n_copies else order[0]
+        order = self.rows.chosen[order if self.n_copies else order[0]]
         for index in order.split(self.batch_size, -1):
-            yield self.rows[index]
+            yield self.rows.gather(index)
 
     def _order(self):
         n, wanted = len(self.rows), self.n_batches * self.batch_size

@@ -1,0 +1,74 @@
+"""Files hold numbers and names; what holds anything else is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.exceptions import NotFittedError
+
+from skanomaly import HistoryAD, load, save
+
+
+@pytest.fixture
+def path(tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    detector = HistoryAD(max_epochs=1, width=8, random_state=0).fit(X)
+    save(detector, tmp_path / "detector.safetensors")
+    return tmp_path / "detector.safetensors"
+
+
+def edit(path, change):
+    """Rewrite a file after `change` of its header and tensors."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["skanomaly"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file(tensors, path, {"skanomaly": json.dumps(header)})
+
+
+def test_the_header_says_what_wrote_it(path):
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["skanomaly"])
+    assert header["class"] == "HistoryAD"
+    assert {"skanomaly", "torch", "format", "params", "fitted"} <= header.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, tensors: header.update({"class": "os.system"}),
+        lambda header, tensors: header.update({"class": "save"}),
+        lambda header, tensors: header.update(format=99),
+        lambda header, tensors: header["fitted"]["dict"].update(x={"eval": "1"}),
+        lambda header, tensors: header["params"]["dict"].update(unknown=1),
+        lambda header, tensors: tensors.pop(sorted(tensors)[0]),
+        lambda header, tensors: tensors.update(extra=torch.zeros(1)),
+        lambda header, tensors: header.pop("fitted"),
+    ],
+    ids=["class", "function", "format", "kind", "param", "missing", "extra", "half"],
+)
+def test_a_changed_file_is_refused(path, change):
+    load(path)
+    edit(path, change)
+    with pytest.raises(ValueError, match=r"skanomaly|format|detector"):
+        load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text").write_text("not a detector")
+    torch.save({"a": 1}, tmp_path / "pickle")
+    for name in ("other.safetensors", "text", "pickle"):
+        with pytest.raises(ValueError, match=r"skanomaly\.save"):
+            load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere")
+
+
+def test_an_unfitted_detector_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        save(HistoryAD(), tmp_path / "d.safetensors")
+    assert not (tmp_path / "d.safetensors").exists()
