@@ -28,7 +28,7 @@ bench: .venv/tests.done
 	$(BIN)/python -m benchmarks --profile cpu
 
 clean:
-	rm -rf .venv build docs/_build docs/auto_examples docs/generated *.egg-info
+	rm -rf .venv build docs/_build docs/auto_examples docs/generated docs/tables *.egg-info
 
 # torch first, alone and pinned: another package's wider requirement would let pip
 # take a newer build with gigabytes of CUDA.

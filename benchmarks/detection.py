@@ -6,6 +6,7 @@ import time
 from functools import cache
 
 import numpy as np
+from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
@@ -53,10 +54,7 @@ def without_class(name, anomaly, n_train, seed):
 
 def digits_without(anomaly, seed):
     """One of scikit-learn's 8 x 8 digits is anomalous, as in the demo."""
-    from sklearn.datasets import load_digits
-
     X, y = load_digits(return_X_y=True)
-    X = X.astype(np.uint8).reshape(-1, 1, 8, 8)
     return datasets.hold_one_out(X, y, anomaly, random_state=seed)
 
 

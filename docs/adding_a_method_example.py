@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import partial
 
 import torch
@@ -115,11 +114,9 @@ class Autoencoder(BaseDeepDetector):
         return {"net_": net}
 
     def _train(self, rows: Rows, y, seed: int) -> None:
-        # A copy, since a fit that fails must leave the detector as it was.
-        goes_on, new = self._goes_on(), self._make_nets(str(rows.device), seed)
-        self.net_ = deepcopy(self.net_) if goes_on else new["net_"]
+        self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
-        with self._progress(plan["max_epochs"] * plan["epoch_steps"]) as callbacks:
+        with self._progress(plan) as callbacks:
             self.net_.run(rows, callbacks=callbacks("training"), **plan)
         self._record(training=self.net_)
 

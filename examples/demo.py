@@ -6,7 +6,6 @@ Prints a table and writes ``demo.png``.
 """
 
 import time
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,9 +22,8 @@ from skanomaly.metrics import (
     detector_roc_auc_score,
 )
 
-SHAPE = (1, 8, 8)
 DETECTORS = {
-    "HistoryAD": lambda: HistoryAD(image_shape=SHAPE, random_state=0),
+    "HistoryAD": lambda: HistoryAD(random_state=0),
     "IsolationForest": lambda: IsolationForest(random_state=0),
     "LocalOutlierFactor": lambda: LocalOutlierFactor(novelty=True),
 }
@@ -80,9 +78,10 @@ def print_table(figures):
 
 def draw(X_test, y_test, shown):
     """Draw the score distributions and the most anomalous images."""
+    plt.rcParams |= {"axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8}
     figure, axes = plt.subplot_mosaic(
         [list(shown), ["images"] * len(shown)],
-        figsize=(12, 6),
+        figsize=(13, 6.5),
         height_ratios=[3, 2],
         layout="constrained",
     )
@@ -90,28 +89,28 @@ def draw(X_test, y_test, shown):
         ScoreDistributionDisplay.from_predictions(
             y_test, scores, threshold=0, name=name, ax=axes[name]
         )
-    scores = shown["HistoryAD"]
-    worst = np.argsort(scores)[:24]
-    axes["images"].imshow(contact_sheet(X_test[worst], y_test[worst]), vmin=0, vmax=16)
+        axes[name].locator_params(axis="x", nbins=5)
+    worst = np.argsort(shown["HistoryAD"])[:24]
+    axes["images"].imshow(contact_sheet(X_test[worst], y_test[worst]))
     axes["images"].set_axis_off()
     right = np.sum(y_test[worst] == -1)
     axes["images"].set_title(
-        f"The 24 most anomalous images by HistoryAD, the worst first; {right} of them, "
-        f"framed, are the digit {SHOWN} that it had not seen"
+        f"The 24 most anomalous images by HistoryAD, the worst first: {right} of them, "
+        f"framed, are the {SHOWN} that it had not seen",
+        fontsize=11,
     )
     figure.savefig("demo.png", dpi=120)
 
 
 def contact_sheet(images, labels, per_row=12):
-    """Return images as one picture, the anomalies in a bright frame."""
-    framed = np.zeros((len(images), 12, 12))
-    framed[labels == -1] = 16
-    framed[:, 1:-1, 1:-1] = 0
-    framed[:, 2:-2, 2:-2] = images.reshape(-1, 8, 8)
-    rows = framed.reshape(-1, per_row, 12, 12).swapaxes(1, 2)
-    return rows.reshape(-1, per_row * 12)
+    """Return images as one picture, the anomalies in an orange frame."""
+    sheet = np.ones((len(images), 12, 12, 3))
+    sheet[labels == -1] = (0.84, 0.37, 0.0)
+    sheet[:, 1:-1, 1:-1] = 1
+    sheet[:, 2:-2, 2:-2] = 1 - images.reshape(-1, 8, 8, 1) / 16
+    rows = sheet.reshape(-1, per_row, 12, 12, 3).swapaxes(1, 2)
+    return rows.reshape(-1, per_row * 12, 3)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("default")
     main()

@@ -105,12 +105,12 @@ for row, text in ((0, "most\nanomalous"), (2, "most\nnormal")):
     axes[row, 0].set_ylabel(text, rotation=0, ha="right", va="top", labelpad=8)
 
 # %%
-# What it was trained against
+# What it takes for anomalies
 # ---------------------------
 #
-# The negatives of the detector are samples of its generator, taken all along the
-# training: the *history*. After the training the generator makes images that are
-# nearer to digits. ``sample`` draws from either.
+# Nobody has shown the detector an anomaly. It makes its own: samples of its generator,
+# taken all along the training, the *history*. After the training the generator makes
+# images that are nearer to digits. ``sample`` draws from either.
 
 detector = detectors["HistoryAD"]
 panels = {
@@ -135,7 +135,8 @@ for ax, (title, images) in zip(axes, panels.items(), strict=True):
 print(f"coverage: {detector.coverage_:.2f}")
 
 # %%
-# The losses of both stages; those of the two stages have different scales.
+# The losses over the epochs. Where the detector has a training of its own
+# (``detector_epochs``), its stage follows that of the two players.
 
 display = TrainingHistoryDisplay.from_estimator(detector)
 display.figure_.set_size_inches(7, 3.5)

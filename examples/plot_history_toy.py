@@ -182,9 +182,9 @@ ax.spines[["top", "right"]].set_visible(False)
 
 # %%
 # A network of this size cannot jump, and :math:`D^*` is a step: the two agree where
-# one of the densities is much larger than the other, and differ near the step. Where there is neither data nor history, eq. 11 says
-# nothing. That the detector stays high there is extrapolation; nothing in the loss
-# asks for it.
+# one of the densities is much larger than the other, and differ near the step. Where
+# there is neither data nor history, eq. 11 says nothing. That the detector stays high
+# there is extrapolation; nothing in the loss asks for it.
 #
 # What remains is how well it tells fresh data from the history, and from points drawn
 # evenly over the interval shown.
@@ -205,10 +205,10 @@ for name, other in others.items():
 # ----------------------------------
 #
 # Each critic alone points to where the generator was at the time: most are slopes. In
-# the average, slopes to the left and slopes to the right nearly cancel. The detector may
-# start from the average of the critics' *weights* (eq. 14), which is not the average of
-# their outputs. The paper finds the two alike, for critics of one and the same training,
-# and both a valley around the data.
+# the average, slopes to the left and slopes to the right nearly cancel. The detector
+# may start from the average of the critics' *weights* (eq. 14), which is not the
+# average of their outputs. The paper finds the two alike, for critics of one and the
+# same training, and both a valley around the data.
 
 points = torch.tensor(grid, dtype=torch.float32)[None, :, None]
 centre = len(grid) // 2
@@ -259,8 +259,8 @@ for ax in axes:
 # Note the scales: beside a critic, both averages are small, and in this sense alike.
 # Their shape is another matter. What is left over is a valley in one training and a
 # slope in another, depending on where the generator spent its time, and the two need
-# not lean to the same side. In one dimension the averaged critic is a start at most, and
-# the detector above owes the rest to its own training. An average over critics of
+# not lean to the same side. In one dimension the averaged critic is a start at most,
+# and the detector above owes the rest to its own training. An average over critics of
 # different trainings would mean nothing at all, and there is none: with ``n_histories``
 # above 1 each history has a detector of its own, and their scores are averaged.
 

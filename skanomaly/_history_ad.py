@@ -47,8 +47,6 @@ _ENOUGH = 1000
 _DECAY = 0.99
 #: Steps between two looks at the held-out rows.
 _VALIDATE_EVERY = 100
-#: Least coverage without a warning.
-_COVERED = 0.9
 
 
 # Networks: k copies side by side, each with a history of its own ------------------
@@ -237,7 +235,7 @@ class History(Callback):
         counts = torch.diff(ends, prepend=ends.new_zeros(1))
         old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
         if earlier is not None:
-            samples = earlier.samples_[:, : int(counts[:old].sum())]
+            samples = earlier.samples_[:, : int(counts[:old].sum())].to(net.device)
             self._add(earlier.critic_, float(weights[:old].sum()), samples)
         steps = net.step_ + torch.round(shares * net.n_steps).long()
         self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
@@ -253,10 +251,9 @@ class History(Callback):
             self._remember(net, 1.0, self.n_samples)
         self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
         samples = torch.cat(self.parts_, dim=1)
-        order = torch.randperm(
-            samples.shape[1], generator=net.rng_, device=samples.device
-        )
-        self.samples_ = samples[:, order]
+        # On the host, so that a pickle can be read on a machine without a GPU.
+        order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
+        self.samples_ = samples[:, order].cpu()
         del self.sum_, self.parts_, self.due_, self.earlier
 
     def _save(self, net):
@@ -425,7 +422,7 @@ class HistoryAD(BaseDeepDetector):
     ----------
     coverage_ : float
         Share of held-out rows that the history covers (the paper's hypothesis,
-        eq. 4), in [0, 1]. Below 0.9 there is a
+        eq. 4), in [0, 1]. Below 0.9 for tables, and 0.5 for images, there is a
         :class:`~skanomaly.exceptions.CoverageWarning`.
     gan_ : skorch.NeuralNet
         The GAN, with the modules ``generator_`` and ``critic_``.
@@ -461,6 +458,7 @@ class HistoryAD(BaseDeepDetector):
         "latent_dim": (16, 64),
         "width": (64, 8),
         "n_samples": (2048, 3000),
+        "covered": (0.9, 0.5),
     }
     _kept_classes = (History,)
 
@@ -627,10 +625,10 @@ class HistoryAD(BaseDeepDetector):
             if self._value("init") == "average":
                 net.detector_.critic.load_state_dict(past.critic_)
                 data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
-                net.detector_.calibrate(net.for_all(data), samples.float())
-        samples = past.samples_.transpose(0, 1).flatten(0, 1)
+                net.detector_.calibrate(net.for_all(data), samples.to(data))
+        samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(_ENOUGH), samples[:_ENOUGH].float())
-        if self.coverage_ < _COVERED:
+        if self.coverage_ < self._value("covered"):
             warnings.warn(
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
                 "others are extrapolated. Try a wider `spread`, or more epochs.",

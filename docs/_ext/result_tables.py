@@ -28,6 +28,11 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{fmean(values):.3f} ± {stdev(values):.3f}"
 
 
+def mean(values: list[float]) -> str:
+    """Return the mean."""
+    return f"{fmean(values):.3f}"
+
+
 def middle(digits: int = 1) -> Callable[[list[float]], str]:
     """Return a function that writes the median with that many decimals."""
     return lambda values: f"{median(values):,.{digits}f}"
@@ -39,7 +44,7 @@ class Value(NamedTuple):
     Attributes
     ----------
     key : str
-        Its name in the files; figures that are dicts give ``key.subkey``.
+        Its name in the files.
     title : str
         Stands above the table.
     show : callable
@@ -69,6 +74,9 @@ class Table(NamedTuple):
         What is shown; those that no result has are left out.
     row_title : str
         Stands above the names of the rows.
+    unfolded : str or None
+        For results that hold a dict of figures for each of several settings: the
+        key under which the settings are found after each has become a record.
     """
 
     experiment: str
@@ -76,6 +84,7 @@ class Table(NamedTuple):
     columns: str | None
     values: tuple[Value, ...]
     row_title: str
+    unfolded: str | None = None
 
 
 AUROC = Value("auroc", "AUROC (mean ± standard deviation over the seeds)")
@@ -100,13 +109,31 @@ TABLES = (
     Table("history_ad_mnist", ("anomaly",), "detector", DETECTION, "Digit"),
     Table("history_ad_digits", ("anomaly",), "detector", DETECTION, "Digit"),
     Table("history_ad_kmnist", ("detector", "params"), None, SHORT, "Detector"),
-    Table("history_ad_noise", ("sigma",), "detector", DETECTION[:2], "Noise"),
-    Table("history_ad_saves", ("saves_per_epoch", "params"), None, SHORT, "Saves"),
+    Table("history_ad_mnist_paper", ("anomaly",), "params", DETECTION, "Digit"),
+    Table("history_ad_kmnist_paper", ("detector", "params"), None, SHORT, "Detector"),
+    Table(
+        "history_ad_noise",
+        ("noise",),
+        None,
+        (
+            Value("mean_score", "Mean of score_samples"),
+            Value("auroc", "AUROC against images without noise"),
+        ),
+        "Noise (of 255)",
+        unfolded="noise",
+    ),
+    Table("history_ad_saves", ("n_saves", "params"), None, SHORT, "Save points"),
     Table(
         "history_ad_ablation",
-        ("problem", "name", "variant", "params"),
+        ("variant",),
         None,
-        SHORT,
+        (
+            Value("auroc", "AUROC, mean over the tables", mean),
+            Value("average_precision", "Average precision, mean", mean),
+            Value("coverage", "Coverage, mean", mean),
+            Value("fit_seconds", "Seconds to fit, median", middle(1)),
+            Value("auroc", "Runs", lambda values: str(len(values))),
+        ),
         "Variant",
     ),
     Table(
@@ -142,31 +169,40 @@ def write(folder: Path, tables: Iterable[Table] = TABLES) -> None:
             path.write_text(text)
 
 
-def read(experiment: str) -> list[dict]:
+def read(experiment: str, unfolded: str | None = None) -> list[dict]:
     """Return the records of an experiment: keys of the cell, figures, circumstances."""
-    paths = sorted((RESULTS / experiment).glob("*.json"))
-    records = [json.loads(path.read_text()) for path in paths]
+    records = []
+    for path in sorted((RESULTS / experiment).glob("*.json")):
+        kept = json.loads(path.read_text())
+        about = {key: kept[key] for key in ("machine", "versions", "date")}
+        parts = [kept["result"]]
+        if unfolded:
+            parts = [{unfolded: k} | part for k, part in kept["result"].items()]
+        about["path"] = path.name
+        records += [{**kept["cell"], **part, **about} for part in parts]
+    return differing(records)
+
+
+def differing(records: list[dict]) -> list[dict]:
+    """Return the records with those of their ``params`` alone that differ."""
+    sets = [record["params"] or {} for record in records if "params" in record]
+    differ = [k for k in dict.fromkeys(k for p in sets for k in p) if not same(sets, k)]
     return [
-        {**flat(r["cell"]), **flat(r["result"]), "machine": r["machine"]}
-        | {"date": r["date"], "versions": r["versions"]}
+        r | {"params": {k: v for k, v in (r["params"] or {}).items() if k in differ}}
+        if "params" in r
+        else r
         for r in records
     ]
 
 
-def flat(figures: dict) -> dict:
-    """Return a dict of plain values: ``{"a": {"b": 1}}`` also gives ``a.b``."""
-    inner = {
-        f"{key}.{subkey}": value
-        for key, part in figures.items()
-        if isinstance(part, dict) and key != "params"
-        for subkey, value in part.items()
-    }
-    return figures | inner
+def same(dicts: list[dict], key: str) -> bool:
+    """Return whether all have the same value under `key`."""
+    return all(key in d and d[key] == dicts[0].get(key) for d in dicts)
 
 
 def render(table: Table) -> str:
     """Return the reStructuredText of an experiment."""
-    records = read(table.experiment)
+    records = read(table.experiment, table.unfolded)
     values = [v for v in table.values if any(v.key in r for r in records)]
     if not values:
         return NOT_RUN
@@ -250,13 +286,13 @@ def is_number(word: str) -> bool:
 def row_name(record: dict, keys: tuple[str, ...]) -> str:
     """Return the name of the row that a record belongs to."""
     words = [label(record[key]) for key in keys if record.get(key) is not None]
-    return ", ".join(words) or "all"
+    return ", ".join(word for word in words if word) or "all"
 
 
 def label(value) -> str:
     """Return how a value of a cell is shown."""
     if isinstance(value, dict):
-        return ", ".join(f"{k}={v}" for k, v in value.items()) or "as it is"
+        return ", ".join(f"{k}={v}" for k, v in value.items())
     return str(value)
 
 
@@ -282,10 +318,13 @@ def circumstances(records) -> str:
     )
     torches = sorted({record["versions"]["torch"] for record in records})
     dates = sorted({record["date"] for record in records})
+    n_runs = len({record["path"] for record in records})
+    n_train = {record["n_train"] for record in records if "n_train" in record}
     seeds = {record["seed"] for record in records if "seed" in record}
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     facts = [
-        f"{len(records)} runs",
+        "1 run" if n_runs == 1 else f"{n_runs} runs",
+        *([f"{n_train.pop():,} rows to train"] if len(n_train) == 1 else []),
         *([f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"] if seeds else []),
         when,
         " and ".join(machines),
