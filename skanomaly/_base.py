@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from copy import deepcopy
 from math import ceil, prod
 
 import numpy as np
@@ -275,10 +274,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             raise
 
     def _nets_to_train(self, device, seed):
-        """Return new nets, or for a warm start copies of those that there are."""
+        """Return new nets, which for a warm start go on from those that there are."""
         nets = self._make_nets(device, seed)
         if self._goes_on():
-            nets = {name: deepcopy(getattr(self, name)) for name in nets}
+            for name, net in nets.items():
+                net.resume(getattr(self, name))
         return nets
 
     def _engine(self, device, seed):

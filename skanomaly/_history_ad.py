@@ -404,7 +404,7 @@ class HistoryAD(BaseDeepDetector):
         history (the paper's experimental case 2). None is case 1.
     init : {"auto", "average", "random"}, default="auto"
         Start of the detector: the average of the critics (eq. 14), or fresh weights.
-        "auto" is "average" for tables and "random" for images.
+        "auto" is "random" for images if the detector is trained, else "average".
     detector_epochs : int or "auto", default="auto"
         Passes of the detector over the data; 0 leaves it at its start (the paper's
         "no training"). "auto" is 0 for tables, where training spoils a good start
@@ -622,7 +622,8 @@ class HistoryAD(BaseDeepDetector):
         net, past = self.net_, self._past
         if not net.initialized_:
             net.initialize()
-            if self._value("init") == "average":
+            untrained = self.init == "auto" and plan["max_epochs"] == 0
+            if untrained or self._value("init") == "average":
                 net.detector_.critic.load_state_dict(past.critic_)
                 data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
                 net.detector_.calibrate(net.for_all(data), samples.to(data))

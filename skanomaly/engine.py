@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
+from skorch.history import History
 from torch import Tensor, nn
 
 from .exceptions import TrainingDivergedError
@@ -262,6 +264,9 @@ class AlternatingNet(NeuralNet, ABC):
         Number of epochs in ``history`` before the last run.
     """
 
+    step_: int
+    history: History
+
     def __init__(
         self,
         modules: Mapping[str, Callable[[], nn.Module]],
@@ -347,6 +352,38 @@ class AlternatingNet(NeuralNet, ABC):
                 return self.partial_fit(rows)
         finally:
             del self.rng_  # does not pickle
+
+    def resume(self, other: AlternatingNet) -> None:
+        """Go on from another net: its weights, momenta, history; own settings.
+
+        Parameters
+        ----------
+        other : AlternatingNet
+            A trained net with the same modules.
+
+        Raises
+        ------
+        ValueError
+            If the modules are of other sizes.
+        """
+        self.initialize()
+        try:
+            for name in self.modules:
+                state = getattr(other, f"{name}_").state_dict()
+                getattr(self, f"{name}_").load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                "warm_start goes on with the networks that there are; a change of "
+                f"their sizes needs a fit without it. {error}"
+            ) from error
+        for name in self.players():
+            optimizer, state = (
+                self._optimizer(name),
+                other._optimizer(name).state_dict(),
+            )
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**state, "param_groups": groups})
+        self.history, self.step_ = deepcopy(other.history), other.step_
 
     @property
     def n_steps(self) -> int:

@@ -32,6 +32,8 @@ DETECTORS = [
 
 # The common tests fit hundreds of times: short runs, small networks.
 SHORT = {"HistoryAD": {"max_epochs": 3, "detector_epochs": 2, "width": 8}}
+# What stops all players, besides ``lr``.
+FROZEN = {"HistoryAD": {"detector_lr": 1e-12}}
 # AUROC on the toy that a detector has to reach with its defaults.
 TOY_AUROC = {"HistoryAD": 0.85}
 
@@ -425,6 +427,16 @@ def test_warm_start_goes_on(cls, X):
     with pytest.raises(ValueError, match="features"):
         detector.fit(X[:, :2])
     assert detector.set_params(warm_start=False).fit(X).n_iter_ == n_iter
+
+
+@every_detector
+def test_warm_start_takes_changed_parameters(cls, X):
+    detector = short(cls, warm_start=True).fit(X)
+    before = detector.score_samples(X)
+    frozen = detector.set_params(lr=1e-12, **FROZEN[cls.__name__]).fit(X)
+    np.testing.assert_allclose(frozen.score_samples(X), before, atol=1e-2)
+    with pytest.raises(ValueError, match="warm_start"):
+        detector.set_params(width=5).fit(X)
 
 
 @every_detector

@@ -202,6 +202,14 @@ def test_scores_lie_in_the_range_of_eq_11_and_the_threshold_is_zero(toy):
     assert -1.5 < low < 0 < high < 1.5
 
 
+def test_untrained_detectors_of_images_are_averages_too():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
+    detector = HistoryAD(**{**SHORT, "detector_epochs": 0}).fit(images)
+    weights = detector.net_.detector_.critic.state_dict()
+    for name, value in detector._past.critic_.items():
+        torch.testing.assert_close(weights[name], value.float())
+
+
 def test_the_one_dimensional_toy_of_the_paper():
     X = np.random.default_rng(0).normal(size=(2000, 1))
     detector = HistoryAD(random_state=0).fit(X)
