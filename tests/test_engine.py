@@ -164,6 +164,23 @@ def test_keep_best_restores_the_best_and_counts_the_start(rows):
     assert len(net.history) == 4
 
 
+def test_keep_best_can_judge_a_moving_average(rows):
+    class Falling(Duel):
+        def turns(self, batch):
+            yield "first", self.first_.weight.sum()
+
+        def validate(self):
+            return {"valid_loss": self.first_.weight.sum()}
+
+    net = make(Falling).run(rows, max_epochs=0, epoch_steps=1)
+    weight = average = net.first_.weight.item()
+    net.run(rows, max_epochs=4, epoch_steps=1, callbacks=[KeepBest(decay=0.5)])
+    for _ in range(4):
+        weight -= 0.1
+        average = (average + weight) / 2
+    assert net.first_.weight.item() == pytest.approx(average)
+
+
 def test_linear_decay_ends_at_its_share(rows):
     net = make().run(rows, max_epochs=2, epoch_steps=5, callbacks=[LinearDecay(0.1)])
     assert net.optimizer_first_.param_groups[0]["lr"] == pytest.approx(0.01)
