@@ -55,6 +55,17 @@ def test_imports_run_downwards(path):
             assert target == room or room == "engine", module
 
 
+def test_import_chains_are_short_and_without_cycles():
+    known = {f.relative_to(PACKAGE).with_suffix("").as_posix(): f for f in FILES}
+
+    def below(module, above=()):
+        assert module not in above, [*above, module]
+        found = {m for m in imported(known[module]) if m in known}
+        return 1 + max((below(m, (*above, module)) for m in found), default=0)
+
+    assert max(below(module) for module in known) <= 6
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_gradients_are_taken_in_the_engine_alone(path):
     taken = re.findall(r"\.backward\(|\.step\(|autograd\.grad\(", path.read_text())

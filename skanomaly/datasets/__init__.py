@@ -10,20 +10,20 @@ one before it returned::
     split = labelled_anomalies(*split, ratio=0.05, kinds=[5], random_state=0)
 """
 
-from skanomaly.datasets._images import (
+from ._images import (
     fetch_cifar10,
     fetch_fashion_mnist,
     fetch_kmnist,
     fetch_mnist,
     fetch_usps,
 )
-from skanomaly.datasets._protocols import (
+from ._protocols import (
     contaminate,
     hold_one_out,
     labelled_anomalies,
     one_vs_rest,
 )
-from skanomaly.datasets._tables import fetch_odds
+from ._tables import fetch_odds
 
 __all__ = [
     "contaminate",

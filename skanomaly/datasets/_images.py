@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.datasets import fetch_openml, get_data_home
 from sklearn.utils import Bunch
 
-from skanomaly.datasets._store import DataHome, find, keep, not_found, read
+from ._store import DataHome, find, keep, not_found, read
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 import numpy as np
 from sklearn.utils import Bunch
 
-from skanomaly.datasets._store import DataHome, find, not_found, read
+from ._store import DataHome, find, not_found, read
 
 _ADBENCH = (
     "https://github.com/Minqi824/ADBench/raw/"
