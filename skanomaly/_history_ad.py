@@ -348,7 +348,7 @@ def record_history(gan, rows, history, plan, callbacks=()):
 
 
 @describe_common(
-    auto_steps="1200 (tables) or 1500 (images)",
+    auto_steps="1200 (tables) or 3000 (images)",
     batch_size="32",
     auto_lr='It falls to a tenth. "auto" is 2e-3 for tables, 5e-4 for images.',
     roles='``{"generator": f, "critic": g}``, where ``f(latent_dim, shape)`` and '
@@ -451,7 +451,7 @@ class HistoryAD(BaseDeepDetector):
         "alpha": (0.0, 0.3),
         "beta": (1.0, 0.0),
         "init": ("average", "random"),
-        "max_epochs": (1200, 1500),
+        "max_epochs": (1200, 3000),
         "detector_epochs": (0, 1500),
         "lr": (2e-3, 5e-4),
         "detector_lr": (3e-5, 2e-3),
