@@ -249,17 +249,17 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             value = self._auto_values[name][len(self._row_shape) > 1]
         return value
 
-    def _plan(self, name, n_rows, longest=None):
+    def _plan(self, name, n_rows, length=None):
         """Return the epochs, and the steps in each, of one stage.
 
-        "auto" stands for a number of steps, since rows may be few or many: as many
-        epochs of at most `longest` steps as it takes.
+        "auto" stands for a number of steps, since rows may be few or many, in epochs
+        of `length` steps; by default in passes over the rows, or one part of a pass.
         """
         epoch_steps = max(n_rows // self.batch_size, 1)
         epochs = getattr(self, name)
         if epochs == "auto":
             steps = self._value(name)
-            epoch_steps = min(epoch_steps, longest or steps)
+            epoch_steps = length or min(epoch_steps, steps)
             epochs = ceil(steps / epoch_steps)
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
@@ -291,9 +291,16 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         }
 
     def _cached(self, stage, *arguments, callbacks):
-        """Return ``stage(*arguments)``, from `memory` where it is there already."""
+        """Return ``stage(*arguments)``, from `memory` where it is there already.
+
+        The first thing that a stage returns is its net.
+        """
         stage = check_memory(self.memory).cache(stage, ignore=["callbacks"])
-        return stage(*arguments, callbacks=callbacks)
+        shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
+        result = shelved.get()
+        if result[0].interrupted_:
+            shelved.clear()
+        return result
 
     @staticmethod
     def _hold_out(rows, seed):

@@ -393,7 +393,7 @@ class HistoryAD(BaseDeepDetector):
     n_histories : int or "auto", default="auto"
         GANs that are trained side by side, each with a history of its own; the
         score is the mean of their detectors. "auto" is 1 for images; for tables 8,
-        and fewer from 128 columns on (512 / d).
+        and fewer from 65 columns on (512 / d).
     spread : float or None, default=5.0
         Standard deviation of the generated rows before training, in standard
         deviations of scaled data; for tables. A history that starts narrower than
@@ -593,7 +593,7 @@ class HistoryAD(BaseDeepDetector):
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         game = self._plan("max_epochs", len(train))
-        contest = self._plan("detector_epochs", len(train), longest=_VALIDATE_EVERY)
+        contest = self._plan("detector_epochs", len(train), length=_VALIDATE_EVERY)
         with self._progress(game, contest) as callbacks:
             history = self._make_history(game["max_epochs"])
             stage = record_history, nets["gan_"], train, history, game

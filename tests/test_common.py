@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -402,6 +403,24 @@ def test_the_keyboard_leaves_a_usable_detector(cls, X, step):
         detector.fit(X)
     assert np.isfinite(detector.score_samples(X)).all()
     assert np.isin(detector.predict(X), [-1, 1]).all()
+
+
+@every_detector
+def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
+    if "memory" not in cls().get_params():
+        pytest.skip("nothing to keep")
+    plain = short(cls).fit(X).score_samples(X)
+    stopped = short(cls, memory=str(tmp_path), callbacks=[InterruptAt(1)])
+    with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
+        stopped.fit(X)
+    again = short(cls, memory=str(tmp_path)).fit(X)
+    np.testing.assert_array_equal(again.score_samples(X), plain)
+
+
+@every_detector
+def test_metadata_routing_does_no_harm(cls, X):
+    with config_context(enable_metadata_routing=True):
+        assert short(cls).fit(X).score_samples(X).shape == (len(X),)
 
 
 @every_detector
