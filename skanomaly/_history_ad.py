@@ -45,6 +45,8 @@ _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
 _ENOUGH = 1000
 #: Of the detector's weights that are kept; the last ones alone swing too much.
 _DECAY = 0.99
+#: Looks without a lower loss; fresh detectors may rest on a plateau for long.
+_PATIENCE = 20
 #: Steps between two looks at the held-out rows.
 _VALIDATE_EVERY = 100
 
@@ -411,7 +413,7 @@ class HistoryAD(BaseDeepDetector):
         as often as it helps, and 1500 steps for images. The weights with the least
         loss on held-out rows are kept.
     detector_lr : float or "auto", default="auto"
-        Learning rate of the detector. "auto" is 3e-5 for tables, 2e-3 for images.
+        Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
     n_critic : int, default=1
         Steps of the critic for each one of the generator.
     latent_dim : int or "auto", default="auto"
@@ -454,7 +456,7 @@ class HistoryAD(BaseDeepDetector):
         "max_epochs": (1200, 3000),
         "detector_epochs": (0, 1500),
         "lr": (2e-3, 5e-4),
-        "detector_lr": (3e-5, 2e-3),
+        "detector_lr": (3e-5, 1e-3),
         "latent_dim": (16, 64),
         "width": (64, 8),
         "n_samples": (2048, 3000),
@@ -636,7 +638,7 @@ class HistoryAD(BaseDeepDetector):
                 CoverageWarning,
                 stacklevel=5,
             )
-        callbacks = [KeepBest(decay=_DECAY), *callbacks]
+        callbacks = [KeepBest(patience=_PATIENCE, decay=_DECAY), *callbacks]
         net.run(train, samples=samples, held_out=held_out, callbacks=callbacks, **plan)
 
     # Scores and samples
