@@ -41,6 +41,9 @@ TOY_AUROC = {"HistoryAD": 0.85}
 # Three steps of training cover nothing; that is not what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning")
 
+STAGED = [cls for cls in DETECTORS if "memory" in cls().get_params()]
+
+every_staged_detector = pytest.mark.parametrize("cls", STAGED, ids=lambda c: c.__name__)
 every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
 
 
@@ -405,10 +408,8 @@ def test_the_keyboard_leaves_a_usable_detector(cls, X, step):
     assert np.isin(detector.predict(X), [-1, 1]).all()
 
 
-@every_detector
+@every_staged_detector
 def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
-    if "memory" not in cls().get_params():
-        pytest.skip("nothing to keep")
     plain = short(cls).fit(X).score_samples(X)
     stopped = short(cls, memory=str(tmp_path), callbacks=[InterruptAt(1)])
     with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
@@ -496,10 +497,8 @@ def test_load_wants_what_no_file_can_hold(cls, X, tmp_path):
     assert other.contamination == 0.2
 
 
-@every_detector
+@every_staged_detector
 def test_memory_shares_the_first_stage(cls, X, tmp_path):
-    if "memory" not in cls().get_params():
-        pytest.skip("nothing to share")
     plain = short(cls).fit(X).score_samples(X)
     build = partial(short, cls, memory=str(tmp_path))
     for _ in range(2):
