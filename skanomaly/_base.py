@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
+from sklearn.utils.validation import (
+    check_is_fitted,
+    check_memory,
+    column_or_1d,
+    validate_data,
+)
 from torch import Tensor
 
 from .engine import AlternatingNet, ProgressBar, Rows
@@ -35,6 +40,7 @@ __all__ = ["BaseDeepDetector"]
 
 _TABLE, _IMAGES, _CLIPS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
+_FEWEST = 2  # rows to learn from
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
 
 
@@ -72,6 +78,8 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     #: What "auto" stands for, for tables and for images, by parameter.
     _auto_values: dict[str, tuple]
+    #: Whether ``fit`` reads which rows are known to be anomalous.
+    _reads_labels = False
     #: Dimensions of X for which there are networks.
     _accepted_ndim: tuple[int, ...] = (_TABLE, _IMAGES)
 
@@ -83,8 +91,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return the untrained nets, by the name of the attribute they become."""
 
     @abstractmethod
-    def _train(self, rows: Rows, y, seed: int) -> None:
-        """Set ``net_``, ``history_`` and ``n_iter_`` from rows on the device."""
+    def _train(self, rows: Rows, known: Rows, seed: int) -> None:
+        """Set ``net_``, ``history_`` and ``n_iter_`` from rows on the device.
+
+        `known` are the rows that are known to be anomalous, `rows` the others.
+        """
 
     @abstractmethod
     def _score_batch(self, batch: Tensor) -> Tensor:
@@ -106,7 +117,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         X : array-like of shape (n, d) or (n, c, h, w)
             At least two rows of finite numbers.
         y : array-like of shape (n,), default=None
-            Ignored, unless the description of the class says otherwise.
+            -1 marks a row that is known to be anomalous, +1 a normal one, 0 one of
+            which nothing is known. Detectors whose description does not speak of
+            known anomalies ignore it.
 
         Returns
         -------
@@ -116,7 +129,8 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` or a parameter is not what it has to be. Nothing has changed then.
+            If `X`, `y` or a parameter is not what it has to be. Nothing has changed
+            then.
         TrainingDivergedError
             If a loss or score became infinite or NaN. Nothing has changed then.
         """
@@ -124,14 +138,19 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             device = resolve_device(self.device)
             seed = check_random_state(self.random_state).randint(2**31 - 1)
             X = self._check_rows(X, reset=not self._goes_on())
+            anomalous = self._check_labels(y, len(X))
             if not self._goes_on():
                 self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
                 if self.scaler_ is not None:
-                    self.scaler_.fit(X)
+                    self.scaler_.fit(X[~anomalous] if anomalous.any() else X)
             rows = Rows(X, self.scaler_, device)
             self._row_shape = rows.row_shape
+            rows, known = (
+                rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
+                for part in (~anomalous, anomalous)
+            )
             with self._few_threads():
-                self._train(rows, y, seed)
+                self._train(rows, known, seed)
                 self.offset_ = self._threshold(self._score_rows(rows))
         return self
 
@@ -148,12 +167,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         ndarray of shape (n,), float64
             Higher is more normal. A row's score does not depend on the other rows.
         """
-        check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
-        with self._few_threads():
-            return self._score_rows(
-                Rows(X, self.scaler_, self.net_.device, max_bytes=0)
-            )
+        return self._compute(self._score_batch, X).astype(np.float64)
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for outliers.
@@ -201,7 +215,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             reset=reset,
             dtype=dtypes,
             allow_nd=True,
-            ensure_min_samples=2 if reset else 1,
+            ensure_min_samples=_FEWEST if reset else 1,
         )
         if ndim not in self._accepted_ndim:
             expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
@@ -236,6 +250,30 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"c * h * w = {n_columns}, the number of columns of X."
             )
         return shape
+
+    def _check_labels(self, y, n_rows):
+        """Return which rows are known to be anomalous."""
+        nothing = np.zeros(n_rows, dtype=bool)
+        if y is None or not self._reads_labels:
+            return nothing
+        y = column_or_1d(y, warn=True)
+        if len(y) != n_rows:
+            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
+        anomalous = y == -1
+        if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
+            warnings.warn(
+                "Nothing is taken as known to be anomalous: y marks such rows by -1, "
+                f"normal ones by 1, others by 0, and it holds {_shortened(y)}. Labels "
+                "with 1 for an anomaly become that by np.where(y == 1, -1, 1).",
+                stacklevel=4,
+            )
+            return nothing
+        if (n_left := n_rows - anomalous.sum()) < _FEWEST:
+            raise ValueError(
+                f"{n_left} of {n_rows} rows are not marked as anomalies (y == -1); "
+                f"{type(self).__name__} learns what is normal from at least {_FEWEST}."
+            )
+        return anomalous
 
     # Training -----------------------------------------------------------------------
 
@@ -374,17 +412,29 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     # Scores -------------------------------------------------------------------------
 
+    def _compute(self, function, X):
+        """Return what `function` makes of each row of X, batch by batch."""
+        check_is_fitted(self)
+        X = self._check_rows(X, reset=False)
+        rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
+        with self._few_threads():
+            return self._map_rows(function, rows)
+
     def _score_rows(self, rows):
+        return self._map_rows(self._score_batch, rows).astype(np.float64)
+
+    @staticmethod
+    def _map_rows(function, rows):
         n = len(rows)
         # Batches of one size make a row's score the same to the bit in all of them.
         size = int(np.clip(2**20 // prod(rows.row_shape), 1, 256))
-        scores = np.empty(n)
+        parts = []
         with torch.inference_mode():
             for start in range(0, n, size):
                 index = torch.arange(start, start + size).clamp_(max=n - 1)
-                batch = self._score_batch(rows[index.to(rows.device)])
-                scores[start : start + size] = batch[: n - start].cpu().double()
-        return scores
+                batch = function(rows[index.to(rows.device)])
+                parts.append(batch[: n - start].numpy(force=True))
+        return np.concatenate(parts)
 
     def _unscaled(self, rows):
         """Return scaled rows in the units and the shape of the training data."""
@@ -401,3 +451,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))
+
+
+def _shortened(y):
+    """Return the values of y in a few words."""
+    values = [str(value) for value in np.unique(y)]
+    return ", ".join(values[:4] + ["..."] * (len(values) > 4))

@@ -25,7 +25,7 @@ from .engine import (
     input_gradient,
 )
 from .exceptions import CoverageWarning
-from .networks import ConvCritic, ConvGenerator, SideBySide, StackedMLP
+from .networks import ConvCritic, ConvGenerator, SideBySide, StackedCritic
 from .objectives import (
     coverage,
     gradient_penalty,
@@ -74,7 +74,7 @@ class TableGenerator(nn.Module):
     def __init__(self, n_copies, latent_dim, n_columns, width, spread):
         super().__init__()
         self.latent_dim = latent_dim
-        self.mlp = StackedMLP(n_copies, (latent_dim, width, width, n_columns))
+        self.mlp = StackedCritic(n_copies, (latent_dim, width, width, n_columns))
         self.own_noise = None
         if spread is not None:
             self.mlp.rescale(torch.randn(n_copies, 1024, latent_dim), spread)
@@ -574,7 +574,7 @@ class HistoryAD(BaseDeepDetector):
         if self._family(("generator", "critic")) == "mlp":
             sizes = latent_dim, *shape, width, self.spread
             generator = partial(TableGenerator, k, *sizes)
-            critic = partial(StackedMLP, k, (*shape, width, width, 1))
+            critic = partial(StackedCritic, k, (*shape, width, width, 1))
             noise_dim = TableGenerator.noise_dim(*sizes)
         else:
             bounded = self.scaling in ("auto", "minmax")
@@ -591,7 +591,7 @@ class HistoryAD(BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, y, seed):
+    def _train(self, rows, known, seed):
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         game = self._plan("max_epochs", len(train))

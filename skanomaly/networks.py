@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SLOPE", "ConvCritic", "ConvGenerator", "SideBySide", "StackedMLP"]
+__all__ = [
+    "SLOPE",
+    "ConvCritic",
+    "ConvGenerator",
+    "SideBySide",
+    "StackedCritic",
+    "StackedMLP",
+]
 
 #: Slope of every LeakyReLU left of zero.
 SLOPE = 0.2
@@ -28,14 +35,20 @@ class StackedMLP(nn.Module):
         Number of perceptrons, k.
     sizes : sequence of int
         Number of inputs, of units in each hidden layer, of outputs.
+    normalised : bool
+        Whether hidden layers have batch normalisation, each copy with statistics of
+        its own; running means take their place after training.
     """
 
-    def __init__(self, n_copies: int, sizes: Sequence[int]):
+    def __init__(self, n_copies: int, sizes: Sequence[int], normalised: bool = False):
         super().__init__()
+        self.n_copies = n_copies
         for k, (i, o) in enumerate(pairwise(sizes)):
             for name, n_rows in (("weight", i), ("bias", 1)):
                 values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
                 self.register_parameter(f"{name}_{k}", nn.Parameter(values))
+        for k, n_units in enumerate(sizes[1:-1] if normalised else ()):
+            self.add_module(f"norm_{k}", nn.BatchNorm1d(n_copies * n_units))
 
     def _layers(self):
         """Return weight and bias of each layer; a ModuleList would cost time."""
@@ -61,9 +74,18 @@ class StackedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, inputs) to (k, n, outputs)."""
         *hidden, (weight, bias) = self._layers()
-        for w, b in hidden:
-            x = F.leaky_relu(torch.baddbmm(b, x, w), SLOPE)
+        norms = self._modules.values() or [None] * len(hidden)
+        for (w, b), norm in zip(hidden, norms, strict=True):
+            x = torch.baddbmm(b, x, w)
+            if norm is not None:
+                x = norm(x.transpose(0, 1).flatten(1))
+                x = x.unflatten(1, (self.n_copies, -1)).transpose(0, 1)
+            x = F.leaky_relu(x, SLOPE)
         return torch.baddbmm(bias, x, weight)
+
+
+class StackedCritic(StackedMLP):
+    """Perceptrons without normalisation, with the gradient at their inputs."""
 
     def input_gradient(self, x: Tensor) -> Tensor:
         """Return the gradient of the first output at `x`, (k, n, inputs).
@@ -102,30 +124,29 @@ class SideBySide(nn.Module):
         """Return `n_copies` modules, each built anew."""
         return cls(build() for _ in range(n_copies))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (k, n, ...) to (k, n, ...), copy by copy."""
-        return torch.stack([m(part) for m, part in zip(self.members, x, strict=True)])
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map one (k, n, ...) or several to (k, n, ...), copy by copy."""
+        parts = zip(self.members, *inputs, strict=True)
+        return torch.stack([member(*part) for member, *part in parts])
 
 
-def n_halvings(shape: tuple[int, ...]) -> int:
-    """Return how often an image is halved until its longer side is at most 7."""
+def n_halvings(shape: tuple[int, ...], coarsest: int = 7) -> int:
+    """Return how often an image is halved until its longer side is that short."""
     longest, count = max(shape[1:]), 0
-    while ceil(longest / 2**count) > 7:
+    while ceil(longest / 2**count) > coarsest:
         count += 1
     return count
 
 
-def coarse_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+def coarse_shape(shape: tuple[int, ...], coarsest: int = 7) -> tuple[int, int]:
     """Return the height and width of an image after all halvings."""
-    height, width = (ceil(side / 2 ** n_halvings(shape)) for side in shape[1:])
+    n = n_halvings(shape, coarsest)
+    height, width = (ceil(side / 2**n) for side in shape[1:])
     return height, width
 
 
 class ConvGenerator(nn.Module):
     """Images from noise: transposed convolutions, batch normalisation, LeakyReLU.
-
-    Batch normalisation takes the statistics of the batch, in training and after
-    it: there are no running means that lag behind weights which are still moving.
 
     Parameters
     ----------
@@ -137,23 +158,39 @@ class ConvGenerator(nn.Module):
         Channels of the finest layer; each coarser one has twice as many.
     bounded : bool
         Whether to end on tanh, for images in [-1, 1].
+    coarsest : int
+        Longest side of the first, coarsest layer.
+    running : bool
+        Whether batch normalisation takes running means after training, which make
+        one image independent of the others. Otherwise it takes the statistics of
+        the batch, which do not lag behind weights that are still moving.
     """
 
-    def __init__(self, latent_dim, shape, width: int, bounded: bool = True):
+    def __init__(
+        self,
+        latent_dim: int,
+        shape,
+        width: int,
+        bounded: bool = True,
+        coarsest: int = 7,
+        running: bool = False,
+    ):
         super().__init__()
         self.shape = shape
-        n, channels = n_halvings(shape), width * 2 ** n_halvings(shape)
+        n, size = n_halvings(shape, coarsest), coarse_shape(shape, coarsest)
+        channels = width * 2**n
         layers: list[nn.Module] = [
             nn.Unflatten(1, (latent_dim, 1, 1)),
-            nn.ConvTranspose2d(latent_dim, channels, coarse_shape(shape), bias=False),
+            nn.ConvTranspose2d(latent_dim, channels, size, bias=False),
         ]
         for k in reversed(range(n)):
-            layers += _normalised(channels)
+            layers += _normalised(channels, running)
             fewer = shape[0] if k == 0 else width * 2**k
             layers.append(nn.ConvTranspose2d(channels, fewer, 4, 2, 1, bias=k == 0))
             channels = fewer
         if n == 0:
-            layers += [*_normalised(channels), nn.Conv2d(channels, shape[0], 3, 1, 1)]
+            layers += _normalised(channels, running)
+            layers.append(nn.Conv2d(channels, shape[0], 3, 1, 1))
         if bounded:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
@@ -165,9 +202,9 @@ class ConvGenerator(nn.Module):
         return self.layers(z)[..., :h, :w]
 
 
-def _normalised(channels):
+def _normalised(channels, running):
     return [
-        nn.BatchNorm2d(channels, track_running_stats=False),
+        nn.BatchNorm2d(channels, track_running_stats=running),
         nn.LeakyReLU(SLOPE),
     ]
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "anomaly_aware_loss",
     "coverage",
     "gradient_penalty",
     "history_weights",
+    "least_squares_loss",
     "total_variation_loss",
     "wasserstein_critic_loss",
 ]
@@ -144,3 +146,65 @@ def coverage(data: Tensor, samples: Tensor) -> float:
     among = torch.cdist(samples, samples).fill_diagonal_(torch.inf).amin(1)
     reach = torch.quantile(among, 0.95)
     return float((torch.cdist(data, samples).amin(1) <= reach).float().mean())
+
+
+# Tian, Su & Yin (2022), "Anomaly detection by leveraging incomplete anomalous
+# knowledge with anomaly-aware bidirectional GANs". Values are not bounded.
+
+
+def least_squares_loss(values: Tensor, target: float) -> Tensor:
+    r"""Return one term of the least-squares games (eqs 15 and 16).
+
+    .. math:: E[(D - t)^2]
+
+    Parameters
+    ----------
+    values : Tensor of shape (..., n)
+        A discriminator's values.
+    target : float
+        What they should be, t.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least 0.
+    """
+    return (values - target).square().mean(-1)
+
+
+def anomaly_aware_loss(
+    on_normal: Tensor,
+    on_generated: Tensor,
+    on_anomalies: Tensor | None,
+    a: float,
+    b: float,
+) -> Tensor:
+    r"""Return what a discriminator minimises (eq. 15).
+
+    .. math:: E_{p^+}[(D - a)^2] + E_{p_G}[(D - b)^2]
+              + E_{p^-}\Big[\Big(D - \frac{a + b}{2}\Big)^2\Big]
+
+    Its minimum over all functions is reached at
+    :math:`D^* = (a p^+ + \frac{a + b}{2} p^- + b p_G) / (p^+ + p^- + p_G)`. The
+    generator and the encoder then do best with :math:`p_G = p^+`, in spite of the
+    anomalies and whether or not these overlap the normal rows (Theorem 3).
+
+    Parameters
+    ----------
+    on_normal, on_generated : Tensor of shape (..., n)
+        The discriminator's values on normal rows, and on generated ones.
+    on_anomalies : Tensor of shape (..., m) or None
+        Its values on known anomalies. None leaves the third term out, which makes
+        a least-squares GAN.
+    a, b : float
+        Targets of the normal and the generated rows.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least 0.
+    """
+    loss = least_squares_loss(on_normal, a) + least_squares_loss(on_generated, b)
+    if on_anomalies is not None:
+        loss = loss + least_squares_loss(on_anomalies, (a + b) / 2)
+    return loss

@@ -16,7 +16,14 @@ from skanomaly import HistoryAD
 from skanomaly._history_ad import Detector, History, HistoryGAN
 from skanomaly.engine import Rows
 from skanomaly.exceptions import CoverageWarning
-from skanomaly.networks import SLOPE, ConvCritic, ConvGenerator, SideBySide, StackedMLP
+from skanomaly.networks import (
+    SLOPE,
+    ConvCritic,
+    ConvGenerator,
+    SideBySide,
+    StackedCritic,
+    StackedMLP,
+)
 from skanomaly.objectives import coverage, history_weights
 
 # Short runs and networks of one line cover little.
@@ -170,7 +177,7 @@ def test_warm_start_continues_the_history(X):
 
 def test_calibration_puts_data_at_minus_and_history_at_plus_one():
     torch.default_generator.manual_seed(0)
-    detector = Detector(3, partial(StackedMLP, 3, (2, 8, 1)))
+    detector = Detector(3, partial(StackedCritic, 3, (2, 8, 1)))
     data, history = torch.randn(3, 200, 2), torch.randn(3, 200, 2) + 30
     detector.calibrate(data, history)
     means = detector(data).mean(1), detector(history).mean(1)
@@ -294,7 +301,7 @@ def test_stacked_histories_are_independent(X):
     rows = Rows(X.astype(np.float32))
     build = {
         "generator": partial(SideBySide.of, 2, partial(Shift, 3, (3,))),
-        "critic": partial(StackedMLP, 2, (3, 8, 1)),
+        "critic": partial(StackedCritic, 2, (3, 8, 1)),
     }
     gan = HistoryGAN(build, noise_dim=3, n_critic=1, n_copies=2, batch_size=16)
     gan.run(rows, max_epochs=0, epoch_steps=1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skanomaly.engine import input_gradient
-from skanomaly.networks import StackedMLP
+from skanomaly.networks import StackedCritic
 from skanomaly.objectives import (
     gradient_penalty,
     history_weights,
@@ -78,7 +78,7 @@ def test_gradient_penalty_of_a_linear_critic():
 
 def test_closed_form_input_gradient_is_autograd_s():
     torch.default_generator.manual_seed(0)
-    critic = StackedMLP(3, (4, 8, 8, 1)).double()
+    critic = StackedCritic(3, (4, 8, 8, 1)).double()
     points = torch.randn(3, 5, 4, dtype=torch.float64)
     closed = input_gradient(critic, points)
     automatic = input_gradient(critic.forward, points)

@@ -14,6 +14,7 @@ from skanomaly._base import BaseDeepDetector
 MODULES = {
     "skanomaly.datasets": "Data sets and protocols",
     "skanomaly.metrics": "Scores and displays",
+    "skanomaly.model_selection": "Cross-validation",
     "skanomaly.exceptions": "Errors and warnings",
 }
 DETECTORS, FILES = "Detectors", "Files"
