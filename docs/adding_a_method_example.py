@@ -82,7 +82,6 @@ class Autoencoder(BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
-        memory=None,
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -99,7 +98,6 @@ class Autoencoder(BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
-        self.memory = memory
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state

@@ -1,5 +1,6 @@
 from . import datasets, exceptions, metrics
+from ._aa_bigan import AABiGAN
 from ._history_ad import HistoryAD
 from ._persistence import load, save
 
-__all__ = ["HistoryAD", "datasets", "exceptions", "load", "metrics", "save"]
+__all__ = ["AABiGAN", "HistoryAD", "datasets", "exceptions", "load", "metrics", "save"]

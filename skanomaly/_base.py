@@ -27,7 +27,6 @@ from .utils._sklearn_compat import (
     AUTO,
     AUTO_COUNT,
     AUTO_POSITIVE,
-    HasMethods,
     Integral,
     Interval,
     Options,
@@ -36,7 +35,7 @@ from .utils._sklearn_compat import (
     fit_context,
 )
 
-__all__ = ["BaseDeepDetector"]
+__all__ = ["BaseDeepDetector", "ReconstructionMixin"]
 
 _TABLE, _IMAGES, _CLIPS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
@@ -68,7 +67,6 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "callbacks": [list, tuple, None],
-        "memory": [str, HasMethods(["cache"]), None],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
@@ -364,8 +362,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     def _family(self, roles):
         """Return "mlp" or "conv", after checks of `architecture` and image size."""
         shape, wanted = self._row_shape, self.architecture
-        own = wanted if isinstance(wanted, dict) else {}
-        if unknown := sorted(set(own) - set(roles)):
+        if unknown := sorted(set(self._own_networks()) - set(roles)):
             raise ValueError(f"architecture has {unknown}; it may have {list(roles)}.")
         natural = "mlp" if len(shape) == 1 else "conv"
         if isinstance(wanted, str) and wanted not in ("auto", natural):
@@ -380,6 +377,10 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"{_SMALLEST_SIDE}. Smaller ones make a good table: X.reshape(n, -1)."
             )
         return natural
+
+    def _own_networks(self):
+        """Return the networks that the user gives, by role."""
+        return self.architecture if isinstance(self.architecture, dict) else {}
 
     @contextmanager
     def _few_threads(self):
@@ -451,6 +452,76 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))
+
+
+class ReconstructionMixin:
+    """For detectors with an encoder and a generator.
+
+    A child writes ``_encode_batch`` and ``_reconstruct_batch``, which map a batch of
+    scaled rows to codes (n, l) and to rows of the same shape.
+    """
+
+    def encode(self, X):
+        """Return the codes of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, l), float32
+            What the encoder makes of each row; for networks side by side, the codes
+            of one after those of the other.
+        """
+        return self._compute(self._encode_batch, X)
+
+    def reconstruct(self, X):
+        """Return rows as the model of normal rows has them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of the shape of `X`
+            What the generator makes of the code of each row, in the units of the
+            training data.
+        """
+        return self._unscaled(self._compute(self._reconstruct_batch, X))
+
+    def anomaly_map(self, X):
+        """Return the error of reconstruction, pixel by pixel.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, c, h, w)
+            Images like those of ``fit``; with `image_shape`, of shape (n, c * h * w).
+
+        Returns
+        -------
+        ndarray of shape (n, h, w), float32
+            Squared errors of scaled pixels, summed over the channels: high where an
+            image is not as a normal one would be.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted on tables.
+        """
+        check_is_fitted(self)
+        if self.image_shape_ is None:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on tables, which have no pixels. "
+                "Errors of columns are (X - detector.reconstruct(X)) ** 2."
+            )
+        return self._compute(self._squared_errors, X)
+
+    def _squared_errors(self, batch):
+        return (batch - self._reconstruct_batch(batch)).square().sum(1)
 
 
 def _shortened(y):

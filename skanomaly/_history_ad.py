@@ -359,8 +359,6 @@ def record_history(gan, rows, history, plan, callbacks=()):
     width="Hidden units for tables, channels of the finest layer for images, where 64 "
     'gives about the 5 million parameters of the paper at 32 x 32. "auto" is 64 or 8.',
     auto_offset="0, which lies between the -1 and +1 that eq. 10 aims at",
-    stage="the trained GAN and its history",
-    later="`lam`, say",
 )
 class HistoryAD(BaseDeepDetector):
     r"""Detector trained against the training history of a GAN.
@@ -416,6 +414,10 @@ class HistoryAD(BaseDeepDetector):
         Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
     n_critic : int, default=1
         Steps of the critic for each one of the generator.
+    memory : str or joblib.Memory, default=None
+        Where to keep the trained GAN and its history, so that fits which differ only
+        in later parameters (a grid search over `lam`, say) share it. Needs an integer
+        `random_state`.
     latent_dim : int or "auto", default="auto"
         Length of the generators' noise. "auto" is 16 for tables, 64 for images.
     %(common_parameters)s
@@ -478,6 +480,7 @@ class HistoryAD(BaseDeepDetector):
         "detector_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         "detector_lr": sk.AUTO_POSITIVE,
         "n_critic": [sk.COUNT],
+        "memory": sk.MEMORY,
     }
 
     def __init__(
@@ -495,6 +498,7 @@ class HistoryAD(BaseDeepDetector):
         detector_epochs="auto",
         detector_lr="auto",
         n_critic=1,
+        memory=None,
         latent_dim="auto",
         max_epochs="auto",
         batch_size=32,
@@ -507,7 +511,6 @@ class HistoryAD(BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
-        memory=None,
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -524,6 +527,7 @@ class HistoryAD(BaseDeepDetector):
         self.detector_epochs = detector_epochs
         self.detector_lr = detector_lr
         self.n_critic = n_critic
+        self.memory = memory
         self.latent_dim = latent_dim
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -536,7 +540,6 @@ class HistoryAD(BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
-        self.memory = memory
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -581,7 +584,7 @@ class HistoryAD(BaseDeepDetector):
             sizes = latent_dim, shape, width, bounded
             generator = partial(SideBySide.of, k, partial(ConvGenerator, *sizes))
             critic = partial(SideBySide.of, k, partial(ConvCritic, shape, width))
-        own = self.architecture if isinstance(self.architecture, dict) else {}
+        own = self._own_networks()
         if "generator" in own:
             build = partial(own["generator"], latent_dim, shape)
             generator, noise_dim = partial(SideBySide.of, k, build), latent_dim

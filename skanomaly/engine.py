@@ -24,6 +24,7 @@ from .exceptions import TrainingDivergedError
 
 __all__ = [
     "AlternatingNet",
+    "AverageWeights",
     "Batches",
     "KeepBest",
     "LinearDecay",
@@ -476,7 +477,9 @@ class AlternatingNet(NeuralNet, ABC):
         """Build modules and optimisers, from the seed."""
         self.step_ = 0
         with self._own_randomness():
-            return super().initialize()
+            super().initialize()
+        self._set_training(False)  # what is not being trained is to be judged
+        return self
 
     def initialize_module(self):
         """Build the modules."""
@@ -566,7 +569,47 @@ class LinearDecay(Callback):
         del self.groups_
 
 
-class KeepBest(Callback):
+class AverageWeights(Callback):
+    """Keep a moving average of the weights; put it in place at the end.
+
+    The weights of a game circle around what they are after; their average is
+    nearer to it. Running means of batch normalisation are averaged with them.
+
+    Parameters
+    ----------
+    decay : float
+        In [0, 1): the share of itself that the average keeps at each step.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Start from the weights that there are."""
+        modules = [player.module for player in net.players().values()]
+        tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        self.weights_ = [t for t in tensors if t.is_floating_point()]
+        self.average_ = [t.detach().clone() for t in self.weights_]
+
+    @torch.no_grad()
+    def on_batch_end(self, net, **kwargs):
+        """Move the average."""
+        for average, weight in zip(self.average_, self.weights_, strict=True):
+            average.lerp_(weight, 1 - self.decay)
+
+    @torch.no_grad()
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Put what is kept in place."""
+        for weight, kept in zip(self.weights_, self.kept(), strict=True):
+            weight.copy_(kept)
+        del self.weights_, self.average_
+
+    def kept(self) -> list[Tensor]:
+        """Return what takes the place of the weights."""
+        return self.average_
+
+
+class KeepBest(AverageWeights):
     """Stop when a held-out figure has stopped falling; keep the best weights.
 
     The weights before the first step take part, so that training cannot make the
@@ -584,23 +627,15 @@ class KeepBest(Callback):
     """
 
     def __init__(self, monitor="valid_loss", patience=5, decay=0.0):
+        super().__init__(decay)
         self.monitor = monitor
         self.patience = patience
-        self.decay = decay
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Take the weights at the start as the best so far."""
-        modules = [player.module for player in net.players().values()]
-        self.weights_ = [p for module in modules for p in module.parameters()]
-        self.average_ = [p.detach().clone() for p in self.weights_]
+        super().on_train_begin(net)
         self.lowest_, self.waited_ = np.inf, 0
         self._judge(net)
-
-    @torch.no_grad()
-    def on_batch_end(self, net, **kwargs):
-        """Move the average."""
-        for average, weight in zip(self.average_, self.weights_, strict=True):
-            average.lerp_(weight, 1 - self.decay)
 
     def on_epoch_end(self, net, **kwargs):
         """Judge the average, and stop after too long a wait."""
@@ -608,12 +643,14 @@ class KeepBest(Callback):
         if self.waited_ > self.patience:
             raise StopTraining
 
-    @torch.no_grad()
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Put the best weights in place."""
-        for weight, best in zip(self.weights_, self.best_, strict=True):
-            weight.copy_(best)
-        del self.weights_, self.average_, self.best_
+        super().on_train_end(net)
+        del self.best_
+
+    def kept(self) -> list[Tensor]:
+        """Return the best weights."""
+        return self.best_
 
     def _judge(self, net):
         self._swap()

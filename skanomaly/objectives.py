@@ -175,7 +175,8 @@ def least_squares_loss(values: Tensor, target: float) -> Tensor:
 def anomaly_aware_loss(
     on_normal: Tensor,
     on_generated: Tensor,
-    on_anomalies: Tensor | None,
+    on_anomalies: Tensor | None = None,
+    *,
     a: float,
     b: float,
 ) -> Tensor:

@@ -46,10 +46,6 @@ PARAMETERS = {
     "callbacks : list of skorch.callbacks.Callback, default=None": (
         "Called in every stage of the training."
     ),
-    "memory : str or joblib.Memory, default=None": (
-        "Where to keep {stage}, so that fits which differ only in later parameters "
-        "(a grid search over {later}) share it. Needs an integer `random_state`."
-    ),
     "warm_start : bool, default=False": (
         "Whether another ``fit`` goes on where the last one ended."
     ),

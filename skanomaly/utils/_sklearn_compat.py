@@ -20,9 +20,9 @@ __all__ = [
     "AUTO_NONNEGATIVE",
     "AUTO_POSITIVE",
     "COUNT",
+    "MEMORY",
     "NONNEGATIVE",
     "POSITIVE",
-    "HasMethods",
     "Integral",
     "Interval",
     "Options",
@@ -35,6 +35,7 @@ AUTO = StrOptions({"auto"})
 COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 NONNEGATIVE = Interval(Real, 0, None, closed="left")
+MEMORY = [str, HasMethods(["cache"]), None]
 AUTO_COUNT = [COUNT, AUTO]
 AUTO_POSITIVE = [POSITIVE, AUTO]
 AUTO_NONNEGATIVE = [NONNEGATIVE, AUTO]

@@ -1,0 +1,493 @@
+r"""AABiGAN: a bidirectional GAN that keeps away from known anomalies.
+
+The paper is B. Tian, Q. Su and J. Yin, "Anomaly detection by leveraging incomplete
+anomalous knowledge with anomaly-aware bidirectional GANs", IJCAI 2022; equation
+numbers are its own. x are rows, z are codes; D_xz and D_xx are the discriminators of
+pairs (row, code) and (row, reconstruction).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from .._base import BaseDeepDetector, ReconstructionMixin
+from ..engine import AlternatingNet, KeepBest, Player
+from ..networks import SideBySide
+from ..objectives import anomaly_aware_loss, least_squares_loss
+from ..utils import _sklearn_compat as sk
+from ..utils._docstring import describe_common
+from ._networks import image_networks, table_networks, working_shape
+
+#: Learning rate of the discriminators, as a share of that of the other two.
+_SLOWER = 0.25
+#: Scaled columns are cut there: one wild value should not make a row's error alone.
+_CLIP = 10.0
+_CRITERIA = "reconstruction", "latent_norm"
+#: Rows that are enough to judge by; looks without a better one before a stop.
+_ENOUGH, _PATIENCE = 1000, 10
+_ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
+
+
+# The net: who plays, and in which order -------------------------------------------
+
+
+class AnomalyAwareBiGAN(AlternatingNet):
+    """The game of eqs 15 and 16, for pairs (row, code) and (row, reconstruction)."""
+
+    def __init__(
+        self,
+        modules,
+        *,
+        latent_dim,
+        prepare,
+        targets,
+        cycle_weight,
+        n_known,
+        **engine,
+    ):
+        super().__init__(modules, **engine)
+        self.latent_dim = latent_dim
+        self.prepare = prepare
+        self.targets = targets
+        self.cycle_weight = cycle_weight
+        self.n_known = n_known
+
+    def players(self):
+        adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
+        fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
+        discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
+        return {
+            "discriminator": Player(discriminators, slow),
+            "generator": Player(self.generator_, fast),
+            "encoder": Player(self.encoder_, fast),
+        }
+
+    def turns(self, batch):
+        n = batch.shape[1]
+        x, known, noise = self.prepared(batch), self.draw_known(), self.draw_noise(n)
+        # In one batch, and so with one normalisation, known anomalies and noise hold
+        # back an encoder that would rather send the anomalies' codes far away.
+        z, z_known = self.encoder_(torch.cat([x, known], 1)).tensor_split([n], 1)
+        rebuilt, made = self.generator_(torch.cat([z, noise], 1)).chunk(2, 1)
+        d_xz, d_xx = self.discriminator_xz_, self.discriminator_xx_
+
+        on_codes = self.aware(d_xz, (x, z), (made, noise), (known, z_known))
+        on_pairs = self.aware(d_xx, (x, x), (x, rebuilt), (known, known))
+        yield "discriminator", on_codes + on_pairs
+
+        # Terms that are constant for a player are left out of its loss.
+        cycle = self.cycle_weight_ * self.fooled(d_xx, (x, rebuilt))
+        known_fooled = self.fooled(d_xz, (known, z_known))
+        yield (
+            ("generator", self.fooled(d_xz, (made, noise)) + cycle),
+            ("encoder", self.fooled(d_xz, (x, z)) + known_fooled + cycle),
+        )
+
+    def aware(self, discriminator, *pairs) -> Tensor:
+        """Return the loss of eq. 15, of normal, generated and anomalous pairs."""
+        fixed = [(x.detach(), other.detach()) for x, other in pairs]
+        values = [discriminator(*pair).float() for pair in fixed if pair[0].shape[1]]
+        a, b, _ = self.targets
+        return anomaly_aware_loss(*values, a=a, b=b).sum()
+
+    def fooled(self, discriminator, pair) -> Tensor:
+        """Return the term of eq. 16 that belongs to the pairs, 0 for none."""
+        if not pair[0].shape[1]:
+            return torch.zeros((), device=self.device)
+        return least_squares_loss(discriminator(*pair).float(), self.targets[2]).sum()
+
+    def prepared(self, rows: Tensor) -> Tensor:
+        """Return rows (k, n, ...) as the networks want them."""
+        return self.prepare(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+    def draw_known(self) -> Tensor:
+        """Return known anomalies for each copy, with replacement; none of none."""
+        size = self.n_copies, self.n_known if len(self.known_) else 0
+        high = max(len(self.known_), 1)
+        index = torch.randint(high, size, generator=self.rng_, device=self.device)
+        return self.prepared(self.known_[index])
+
+    def draw_noise(self, n: int) -> Tensor:
+        """Return codes from the prior, (k, n, latent_dim)."""
+        shape = self.n_copies, n, self.latent_dim
+        return torch.randn(shape, generator=self.rng_, device=self.device)
+
+    def run(self, rows, *, known, held_out=None, **plan):
+        """Train on `rows` and the anomalies `known`; judge on the rows held out."""
+        self.known_, self.held_out_ = known, held_out
+        self.cycle_weight_ = self.cycle_weight
+        if self.cycle_weight == "auto":
+            self.cycle_weight_ = 1 / 3 if len(known) else 1 / 2
+        try:
+            return super().run(rows, **plan)
+        finally:
+            del self.known_, self.held_out_  # data has no place in a pickle
+
+    @torch.no_grad()
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n generated rows of each game, (k, n, ...)."""
+        self.rng_ = torch.Generator(self.device).manual_seed(seed)
+        noise = self.draw_noise(n)
+        del self.rng_
+        return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
+
+    def validate(self):
+        return {"valid_loss": self.held_out_.loss(self)}
+
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...), prepared, for each copy: (k, n, ...)."""
+        rows = self.prepare(rows)
+        return rows.expand(self.n_copies, *rows.shape)
+
+    def abnormality(self, rows: Tensor, criterion: str) -> Tensor:
+        """Return the score of rows (n, ...), higher for the more anomalous."""
+        x = self.for_all(rows)
+        z = self.encoder_(x)
+        if criterion == "latent_norm":
+            return z.square().sum(2).mean(0)
+        return (x - self.generator_(z)).square().flatten(2).sum(2).mean(0)
+
+
+class HeldOut(NamedTuple):
+    """Rows that take no part in training: what a net is judged by.
+
+    Attributes
+    ----------
+    normal, anomalous : Tensor of shape (n, ...) and (m, ...)
+        Scaled rows; m may be 0.
+    criteria : tuple of str
+        The scores to choose from.
+    """
+
+    normal: Tensor
+    anomalous: Tensor
+    criteria: tuple[str, ...]
+
+    def auroc(self, net: AnomalyAwareBiGAN, criterion: str) -> float:
+        """Return how well a score tells the anomalies from the other rows."""
+        parts = [net.abnormality(x, criterion) for x in (self.normal, self.anomalous)]
+        y = np.repeat([0, 1], [len(part) for part in parts])
+        return roc_auc_score(y, torch.cat(parts).numpy(force=True))
+
+    def best(self, net: AnomalyAwareBiGAN) -> str:
+        """Return the better score; the first one, if there is nothing to tell by."""
+        if not len(self.anomalous):
+            return self.criteria[0]
+        return max(self.criteria, key=partial(self.auroc, net))
+
+    def loss(self, net: AnomalyAwareBiGAN) -> float:
+        """Return 1 - AUROC of the better score, or without anomalies the error."""
+        if not len(self.anomalous):
+            return float(net.abnormality(self.normal, "reconstruction").mean())
+        return 1 - max(self.auroc(net, criterion) for criterion in self.criteria)
+
+
+# The estimator --------------------------------------------------------------------
+
+
+@describe_common(
+    auto_steps="500 (tables) or 1000 (images)",
+    batch_size="64",
+    auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
+    '"auto" is 1e-3.',
+    roles='``{"encoder": e, "generator": g, "discriminator_xz": d, '
+    '"discriminator_xx": f}``, where ``e(shape, latent_dim)`` returns a module that '
+    "maps (n, \\*shape) to (n, latent_dim), ``g(latent_dim, shape)`` one for the way "
+    "back, and ``d(shape, latent_dim)`` and ``f(shape)`` ones that map pairs (x, z) "
+    "and (x, x') to (n,). Sides of images have been rounded up, 28 to 32 for one",
+    width="Hidden units of the widest layer for tables; for images channels of the "
+    "encoder's finest layer, where 32 gives the paper's networks, and is what "
+    '"auto" stands for; 64 for tables.',
+    auto_offset="the median of the training scores less five times its distance to "
+    "their first quartile",
+)
+class AABiGAN(ReconstructionMixin, BaseDeepDetector):
+    r"""Bidirectional GAN that keeps away from known anomalies.
+
+    A generator G and an encoder E learn the distribution of the normal rows, and
+    learn that the few collected anomalies have no share in it. Two discriminators
+    take part, of pairs (x, z) of rows and codes and of pairs (x, x') of rows and
+    reconstructions. They reduce (eq. 15)
+
+    .. math:: E_{p^+}[(D - a)^2] + E_{p_G}[(D - b)^2]
+              + E_{p^-}\Big[\Big(D - \frac{a + b}{2}\Big)^2\Big]
+
+    where + are normal rows with their codes, - are anomalies with theirs, and G are
+    generated rows with the noise they were made from; generator and encoder bring
+    all of these to the value c (eq. 16). At the optimum the generated rows are
+    distributed as the normal ones are, whatever the anomalies look like, so that
+    anomalies of kinds which nobody has collected are far from them as well.
+
+    Mark known anomalies by ``y == -1`` in :meth:`fit`; all other rows are taken for
+    normal ones. Without any, this is an unsupervised bidirectional GAN.
+
+    Parameters
+    ----------
+    criterion : {"auto", "reconstruction", "latent_norm"}, default="reconstruction"
+        What makes a row anomalous: the error of its reconstruction,
+        :math:`\|x - G(E(x))\|^2`, or the distance of its code from the middle of the
+        prior, :math:`\|E(x)\|^2`. "auto" holds out a tenth of the training rows and
+        of the known anomalies and takes the score that tells these apart better;
+        without known anomalies, or with a single one, that is "reconstruction".
+    a : float, default=1.0
+        What the discriminators aim at for normal pairs (eq. 15).
+    b : float, default=0.0
+        What they aim at for generated pairs; halfway to `a` for known anomalies.
+    c : float, default=0.75
+        What generator and encoder want them to say of every pair (eq. 16).
+    cycle_weight : float or "auto", default="auto"
+        Weight of the pairs (x, G(E(x))) in the loss of generator and encoder, at
+        least 0. "auto" is 1/3 with known anomalies and 1/2 without, as in the
+        authors' code.
+    known_per_batch : int or "auto", default="auto"
+        Known anomalies that join each batch, drawn with replacement. "auto" is a
+        quarter of `batch_size`.
+    n_games : int or "auto", default="auto"
+        Games that are played side by side, each with networks of its own; the score
+        is the mean of theirs. "auto" is 8 for tables and 1 for images.
+    early_stopping : bool, default=False
+        Whether to hold out a tenth of the training rows and of the known anomalies,
+        to stop when these are no longer told apart better, and to keep the best
+        epoch. Without known anomalies, the error of reconstruction is what counts.
+    latent_dim : int or "auto", default="auto"
+        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
+        d columns, 100 for grey images and 128 for others.
+    %(common_parameters)s
+
+    Attributes
+    ----------
+    criterion_ : {"reconstruction", "latent_norm"}
+        What the score is.
+    %(common_attributes)s
+
+    See Also
+    --------
+    skanomaly.datasets.labelled_anomalies : Splits data as in the paper.
+    skanomaly.model_selection.LeaveAnomalyKindOut : Cross-validation that keeps a kind
+        of known anomalies out of the training.
+
+    References
+    ----------
+    .. [1] B. Tian, Q. Su and J. Yin, "Anomaly detection by leveraging incomplete
+       anomalous knowledge with anomaly-aware bidirectional GANs", IJCAI 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import AABiGAN
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.r_[rng.normal(size=(300, 2)), [[5.0, 5.0], [6.0, 5.0]]]
+    >>> y = np.r_[np.ones(300), -1, -1]  # two anomalies are known
+    >>> detector = AABiGAN(random_state=0).fit(X, y)
+    >>> detector.predict([[0.0, 0.0], [5.0, 6.0], [-9.0, 9.0]])
+    array([ 1, -1, -1])
+    """
+
+    _reads_labels = True
+    _auto_values = {  # noqa: RUF012
+        "max_epochs": (500, 1000),
+        "lr": (1e-3, 1e-3),
+        "width": (64, 32),
+        "n_games": (8, 1),
+    }
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **BaseDeepDetector._parameter_constraints,
+        "criterion": [sk.StrOptions({"auto", *_CRITERIA})],
+        "a": [sk.Real],
+        "b": [sk.Real],
+        "c": [sk.Real],
+        "cycle_weight": sk.AUTO_NONNEGATIVE,
+        "known_per_batch": sk.AUTO_COUNT,
+        "n_games": sk.AUTO_COUNT,
+        "early_stopping": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        criterion="reconstruction",
+        a=1.0,
+        b=0.0,
+        c=0.75,
+        cycle_weight="auto",
+        known_per_batch="auto",
+        n_games="auto",
+        early_stopping=False,
+        latent_dim="auto",
+        max_epochs="auto",
+        batch_size=64,
+        lr="auto",
+        scaling="auto",
+        image_shape=None,
+        architecture="auto",
+        width="auto",
+        contamination="auto",
+        device="auto",
+        precision="float32",
+        callbacks=None,
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.criterion = criterion
+        self.a = a
+        self.b = b
+        self.c = c
+        self.cycle_weight = cycle_weight
+        self.known_per_batch = known_per_batch
+        self.n_games = n_games
+        self.early_stopping = early_stopping
+        self.latent_dim = latent_dim
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.scaling = scaling
+        self.image_shape = image_shape
+        self.architecture = architecture
+        self.width = width
+        self.contamination = contamination
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # Networks
+
+    def _make_nets(self, device, seed):
+        n_known = self.known_per_batch
+        net = AnomalyAwareBiGAN(
+            self._builders(),
+            latent_dim=self._latent_dim(),
+            prepare=self._preparation(),
+            targets=(self.a, self.b, self.c),
+            cycle_weight=self.cycle_weight,
+            n_known=max(self.batch_size // 4, 1) if n_known == "auto" else n_known,
+            n_copies=self._value("n_games"),
+            lr=self._value("lr"),
+            **self._engine(device, seed),
+        )
+        return {"net_": net}
+
+    def _latent_dim(self):
+        if self.latent_dim != "auto":
+            return self.latent_dim
+        n, *sides = self._row_shape
+        if not sides:
+            return ceil(n**0.5)
+        return 100 if n == 1 else 128
+
+    def _preparation(self):
+        """Return what is done to scaled rows: columns are clipped, images resized."""
+        if len(self._row_shape) > 1:
+            return partial(_resized, sides=working_shape(self._row_shape)[1:])
+        bound = _CLIP if self.scaling is not None else torch.inf
+        return partial(torch.clamp, min=-bound, max=bound)
+
+    def _builders(self):
+        k, width, latent_dim = (
+            self._value("n_games"),
+            self._value("width"),
+            self._latent_dim(),
+        )
+        if self._family(_ROLES) == "mlp":
+            shape = self._row_shape
+            builders = table_networks(k, *shape, latent_dim, width)
+        else:
+            shape = working_shape(self._row_shape)
+            bounded = self.scaling in ("auto", "minmax")
+            networks = image_networks(shape, latent_dim, width, bounded)
+            builders = {
+                role: partial(SideBySide.of, k, build)
+                for role, build in networks.items()
+            }
+        for role, build in self._own_networks().items():
+            sizes = {
+                "encoder": (shape, latent_dim),
+                "generator": (latent_dim, shape),
+                "discriminator_xz": (shape, latent_dim),
+                "discriminator_xx": (shape,),
+            }
+            builders[role] = partial(SideBySide.of, k, partial(build, *sizes[role]))
+        return builders
+
+    # Training
+
+    def _train(self, rows, known, seed):
+        net = self._nets_to_train(str(rows.device), seed)["net_"]
+        criteria = _CRITERIA if self.criterion == "auto" else (self.score,)
+        held_out = None
+        if self.early_stopping or len(criteria) > 1:
+            rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
+        plan = self._plan("max_epochs", len(rows))
+        with self._progress(plan) as callbacks:
+            own = callbacks("training")
+            if self.early_stopping:
+                own = [KeepBest(patience=_PATIENCE), *own]
+            net.run(rows, known=known, held_out=held_out, callbacks=own, **plan)
+        self.net_ = net
+        self.criterion_ = held_out.best(net) if held_out else criteria[0]
+        self._record(training=net)
+
+    def _hold_out_both(self, rows, known, criteria, seed):
+        rows, normal = self._hold_out(rows, seed)
+        anomalous = known.take(torch.arange(0))
+        if len(known) > 1:  # the only one is worth more in training
+            known, anomalous = self._hold_out(known, seed)
+        parts = (part.head(_ENOUGH) for part in (normal, anomalous))
+        return rows, known, HeldOut(*parts, criteria)
+
+    # Scores, codes, rows
+
+    def _score_batch(self, batch):
+        return -self.net_.abnormality(batch, self.criterion_)
+
+    def _encode_batch(self, batch):
+        codes = self.net_.encoder_(self.net_.for_all(batch))
+        return codes.transpose(0, 1).flatten(1)
+
+    def _reconstruct_batch(self, batch):
+        codes = self.net_.encoder_(self.net_.for_all(batch))
+        return _resized(self.net_.generator_(codes).mean(0), self._row_shape[1:])
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw rows from the model of normal rows.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many; each game makes its part of them.
+        random_state : int, RandomState instance or None, default=None
+            Draws the noise; None stands for the `random_state` of the detector.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+            In the units of the training data.
+        """
+        check_is_fitted(self)
+        chosen = self.random_state if random_state is None else random_state
+        seed = check_random_state(chosen).randint(2**31 - 1)
+        n_games = self.net_.n_copies
+        made = self.net_.draw(-(-n_samples // n_games), seed)
+        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
+        return self._unscaled(_resized(rows, self._row_shape[1:]).numpy(force=True))
+
+
+def _resized(rows: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """Return images with those sides; tables, which have none, as they are."""
+    if not sides or rows.shape[2:] == sides:
+        return rows
+    return F.interpolate(rows, size=sides, mode="bilinear")

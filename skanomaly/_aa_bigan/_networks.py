@@ -1,0 +1,189 @@
+"""Encoders, generators and discriminators: for tables, grey images, colour images.
+
+Those for images of 32 x 32 pixels are the paper's; other sizes get more or fewer
+layers of the same kinds. Each function maps the size of a row to a module.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import ConvGenerator, StackedMLP, coarse_shape, n_halvings
+
+_COARSEST = 4  # pixels of the longer side, where generators start
+_SLOPE = 0.1  # of LeakyReLU left of zero
+_GREY = 1  # channel
+
+
+def working_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape (c, h, w) that images are resized to.
+
+    Each side becomes the next multiple of the power of 2 that leaves 4 pixels of the
+    longer one: 28 x 28 becomes 32 x 32, as in the paper.
+    """
+    n = n_halvings(shape, _COARSEST)
+    sides = (max(side, 2) * 2**n for side in coarse_shape(shape, _COARSEST))
+    return shape[0], *sides
+
+
+class TwoTowers(nn.Module):
+    """A discriminator of pairs: a tower for each half, and two layers that join them.
+
+    Parameters
+    ----------
+    first, second : torch.nn.Module
+        Map (n, ...) to features (n, f1) and (n, f2).
+    n_features : int
+        f1 + f2.
+    width : int
+        Units of the first layer that joins them.
+    """
+
+    def __init__(self, first, second, n_features: int, width: int):
+        super().__init__()
+        self.first, self.second = first, second
+        self.head = nn.Sequential(
+            nn.Linear(n_features, width), nn.LeakyReLU(_SLOPE), nn.Linear(width, 1)
+        )
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Map (n, ...) and (n, ...) to (n,)."""
+        features = torch.cat([self.first(first), self.second(second)], 1)
+        return self.head(features).squeeze(1)
+
+
+class StackedPairs(StackedMLP):
+    """Perceptrons of pairs of rows."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Map (k, n, d1) and (k, n, d2) to (k, n)."""
+        return super().forward(torch.cat([first, second], -1)).squeeze(-1)
+
+
+# Grey images ----------------------------------------------------------------------
+
+
+def grey_encoder(shape, latent_dim: int, width: int) -> nn.Module:
+    """Return a module that halves images until one pixel is left."""
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for k in range(n_halvings(shape, 1)):
+        wider = width * 2 ** min(k, 4)
+        layers.append(nn.Conv2d(channels, wider, 3, 2, 1))
+        layers += [nn.BatchNorm2d(wider)] if k else []
+        layers.append(nn.LeakyReLU(_SLOPE))
+        channels = wider
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, latent_dim))
+
+
+def grey_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Module:
+    """Return a module of transposed convolutions."""
+    return ConvGenerator(
+        latent_dim, shape, max(width // 2, 1), bounded, _COARSEST, running=True
+    )
+
+
+def grey_tower(shape, width: int) -> tuple[nn.Module, int]:
+    """Return a module that maps images to features, and their number."""
+    layers: list[nn.Module] = []
+    channels, wider = shape[0], 2 * width
+    for k in range(n_halvings(shape, _COARSEST) + 1):
+        layers.append(nn.Conv2d(channels, wider, 4, 2, 1))
+        layers += [nn.BatchNorm2d(wider)] if k else []
+        layers.append(nn.LeakyReLU(_SLOPE))
+        channels = wider
+    sides = (side // 2 for side in coarse_shape(shape, _COARSEST))
+    return nn.Sequential(*layers, nn.Flatten()), channels * prod(sides)
+
+
+# Colour images --------------------------------------------------------------------
+
+
+def _normalised(channels):
+    return [nn.BatchNorm2d(channels, eps=1e-4, affine=False), nn.LeakyReLU(0.01)]
+
+
+def colour_tower(shape, width: int) -> tuple[nn.Module, int]:
+    """Return a module that maps images to features, and their number."""
+    layers: list[nn.Module] = []
+    channels, n = shape[0], max(n_halvings(shape, _COARSEST), 1)
+    for k in range(n):
+        wider = width * 2**k
+        layers.append(nn.Conv2d(channels, wider, 5, padding=2, bias=False))
+        layers += [*_normalised(wider), nn.MaxPool2d(2)]
+        channels = wider
+    sides = (side // 2**n for side in shape[1:])
+    return nn.Sequential(*layers, nn.Flatten()), channels * prod(sides)
+
+
+def colour_encoder(shape, latent_dim: int, width: int) -> nn.Module:
+    """Return the tower, and a linear map of its features to codes."""
+    tower, n_features = colour_tower(shape, width)
+    return nn.Sequential(tower, nn.Linear(n_features, latent_dim, bias=False))
+
+
+def colour_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Module:
+    """Return a module of convolutions and nearest-neighbour upsampling."""
+    coarse, channels = coarse_shape(shape, _COARSEST), 8
+    n_inputs = channels * prod(coarse)
+    layers: list[nn.Module] = []
+    if latent_dim != n_inputs:
+        layers.append(nn.Linear(latent_dim, n_inputs, bias=False))
+    layers += [nn.Unflatten(1, (channels, *coarse)), nn.LeakyReLU(0.01)]
+    for k in reversed(range(n_halvings(shape, _COARSEST))):
+        wider = width * 2**k
+        layers.append(nn.ConvTranspose2d(channels, wider, 5, padding=2, bias=False))
+        layers += [*_normalised(wider), nn.Upsample(scale_factor=2)]
+        channels = wider
+    layers.append(nn.ConvTranspose2d(channels, shape[0], 5, padding=2, bias=False))
+    for layer in layers:
+        if isinstance(layer, nn.ConvTranspose2d):
+            gain = nn.init.calculate_gain("leaky_relu", 0.01)
+            nn.init.xavier_uniform_(layer.weight, gain)
+    return nn.Sequential(*layers, *([nn.Tanh()] if bounded else []))
+
+
+# Families ---------------------------------------------------------------------------
+
+
+def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
+    """Return what builds each network for tables, k copies side by side."""
+    hidden = width, max(width // 2, 1)
+    return {
+        "encoder": partial(StackedMLP, k, (n_columns, *hidden, latent_dim), True),
+        "generator": partial(
+            StackedMLP, k, (latent_dim, *hidden[::-1], n_columns), True
+        ),
+        "discriminator_xz": partial(
+            StackedPairs, k, (n_columns + latent_dim, width, width, 1)
+        ),
+        "discriminator_xx": partial(StackedPairs, k, (2 * n_columns, width, width, 1)),
+    }
+
+
+def image_networks(shape, latent_dim: int, width: int, bounded: bool) -> dict:
+    """Return what builds each network for images of a working shape, one copy."""
+    grey = shape[0] == _GREY
+    encoder = grey_encoder if grey else colour_encoder
+    generator = grey_generator if grey else colour_generator
+    tower = partial(grey_tower if grey else colour_tower, shape, width)
+    return {
+        "encoder": partial(encoder, shape, latent_dim, width),
+        "generator": partial(generator, latent_dim, shape, width, bounded),
+        "discriminator_xz": partial(_discriminator_xz, tower, latent_dim, width),
+        "discriminator_xx": partial(_discriminator_xx, tower, width),
+    }
+
+
+def _discriminator_xz(tower, latent_dim, width):
+    (on_image, n_features), on_code = tower(), nn.Linear(latent_dim, 16 * width)
+    return TwoTowers(on_image, on_code, n_features + 16 * width, 32 * width)
+
+
+def _discriminator_xx(tower, width):
+    (first, n_features), (second, _) = tower(), tower()
+    return TwoTowers(first, second, 2 * n_features, 32 * width)
