@@ -7,8 +7,10 @@ import torch
 from skanomaly.engine import input_gradient
 from skanomaly.networks import StackedCritic
 from skanomaly.objectives import (
+    anomaly_aware_loss,
     gradient_penalty,
     history_weights,
+    least_squares_loss,
     total_variation_loss,
     wasserstein_critic_loss,
 )
@@ -119,3 +121,68 @@ def test_history_weights_at_the_ends():
     assert history_weights(times, 0.0, 1e4)[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="alpha=2"):
         history_weights(times, 2, 3.0)
+
+
+# Anomaly-aware games: p of normal rows, q of anomalies, r of generated ones ----------
+
+
+@pytest.fixture
+def three_pmfs():
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(600, rng.dirichlet(np.ones(9), size=3))
+    return torch.tensor(counts)
+
+
+def on_samples(values, counts):
+    """Return the values on samples that occur as often as `counts` says."""
+    return [values.repeat_interleave(n) for n in counts]
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.3, -2.0)])
+def test_anomaly_aware_loss_is_least_at_the_weighted_mean_of_its_targets(
+    three_pmfs, a, b
+):
+    normal, odd, made = three_pmfs
+    targets = a * normal + (a + b) / 2 * odd + b * made
+    best = (targets / three_pmfs.sum(0)).requires_grad_()
+    on_normal, on_odd, on_made = on_samples(best, three_pmfs)
+    loss = anomaly_aware_loss(on_normal, on_made, on_odd, a=a, b=b)
+    loss.backward()
+    torch.testing.assert_close(best.grad, torch.zeros(9), atol=1e-6, rtol=0)
+
+    # A table of values that descends this loss ends there, wherever it starts.
+    values = torch.full((9,), 5.0, requires_grad=True)
+    optimizer = torch.optim.Adam([values], lr=0.1)
+    for _ in range(800):
+        on_normal, on_odd, on_made = on_samples(values, three_pmfs)
+        optimizer.zero_grad()
+        anomaly_aware_loss(on_normal, on_made, on_odd, a=a, b=b).backward()
+        optimizer.step()
+    torch.testing.assert_close(values.detach(), best.detach(), atol=1e-2, rtol=0)
+
+
+def value_of_the_game(p, q, r, a=1.0, b=0.0, c=0.75):
+    """Return eq. 16 at the best discriminator of eq. 15."""
+    best = (a * p + (a + b) / 2 * q + b * r) / (p + q + r)
+    samples = on_samples(best, torch.stack([p, q, r]))
+    return sum(least_squares_loss(values, c) for values in samples)
+
+
+def test_generators_do_best_when_they_match_the_normal_rows(three_pmfs):
+    normal, odd, _ = three_pmfs
+    bound = 3 * ((1.0 + 0.0) / 2 - 0.75) ** 2
+    assert bound == 0.1875
+    reached = value_of_the_game(normal, odd, normal)
+    torch.testing.assert_close(reached, torch.tensor(bound))
+    rng = np.random.default_rng(1)
+    for weights in rng.dirichlet(np.ones(9), size=20):
+        other = torch.tensor(rng.multinomial(600, weights))
+        assert value_of_the_game(normal, odd, other) > bound + 1e-4
+
+
+def test_without_anomalies_two_terms_are_left():
+    values = torch.tensor([[0.0, 1.0], [2.0, 2.0]])
+    loss = anomaly_aware_loss(values, values, a=1.0, b=0.0)
+    torch.testing.assert_close(loss, torch.tensor([1.0, 5.0]))
+    third = anomaly_aware_loss(values, values, values + 0.5, a=1.0, b=0.0)
+    torch.testing.assert_close(third - loss, torch.tensor([0.5, 4.0]))

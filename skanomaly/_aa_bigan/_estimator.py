@@ -427,7 +427,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
 
     def _train(self, rows, known, seed):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
-        criteria = _CRITERIA if self.criterion == "auto" else (self.score,)
+        criteria = _CRITERIA if self.criterion == "auto" else (self.criterion,)
         held_out = None
         if self.early_stopping or len(criteria) > 1:
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)

@@ -1,0 +1,511 @@
+"""AABiGAN: the game, the networks of the paper, labels, scores."""
+
+import gc
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from skanomaly import AABiGAN
+from skanomaly._aa_bigan._estimator import AnomalyAwareBiGAN, HeldOut
+from skanomaly._aa_bigan._networks import image_networks, working_shape
+from skanomaly.engine import Rows
+from skanomaly.model_selection import LeaveAnomalyKindOut
+from skanomaly.networks import SideBySide
+
+SMALL = {"max_epochs": 4, "width": 8, "n_games": 2, "random_state": 0}
+
+
+@pytest.fixture
+def data():
+    """Return rows and labels: 8 known anomalies, far to one side."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 4))
+    X[:8] += 4
+    return X, np.repeat([-1, 1], [8, 112])
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
+
+
+# The game ---------------------------------------------------------------------------
+
+
+class Coder(nn.Sequential):
+    """A network without batch normalisation."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(nn.Linear(n_in, 6), nn.Tanh(), nn.Linear(6, n_out))
+
+
+class Pairs(nn.Module):
+    def __init__(self, n_in):
+        super().__init__()
+        self.layers = Coder(n_in, 1)
+
+    def forward(self, first, second):
+        return self.layers(torch.cat([first, second], 1)).squeeze(1)
+
+
+def plain_net(cls=AnomalyAwareBiGAN, **settings):
+    """Return a net for tables of 3 columns and 2 codes, nothing normalised."""
+    modules = {
+        "encoder": partial(Coder, 3, 2),
+        "generator": partial(Coder, 2, 3),
+        "discriminator_xz": partial(Pairs, 5),
+        "discriminator_xx": partial(Pairs, 6),
+    }
+    builders = {k: partial(SideBySide.of, 2, build) for k, build in modules.items()}
+    given = {
+        "latent_dim": 2,
+        "prepare": torch.clone,
+        "targets": (1.0, 0.0, 0.75),
+        "cycle_weight": "auto",
+        "n_known": 5,
+        "n_copies": 2,
+        "batch_size": 16,
+    }
+    return cls(builders, **given | settings)
+
+
+class Recorder(AnomalyAwareBiGAN):
+    """Writes down which modules each turn moves."""
+
+    def _play(self, pairs):
+        before = self.values()
+        super()._play(pairs)
+        after = self.values()
+        moved = {k for k in before if not torch.equal(before[k], after[k])}
+        vars(self).setdefault("seen", []).append(({name for name, _ in pairs}, moved))
+
+    def values(self):
+        return {
+            name: nn.utils.parameters_to_vector(getattr(self, f"{name}_").parameters())
+            for name in self.modules
+        }
+
+
+def rows_and_known():
+    rng = np.random.default_rng(0)
+    return Rows(rng.normal(size=(40, 3))), Rows(rng.normal(size=(7, 3)) + 3)
+
+
+@pytest.mark.parametrize("n_known", [7, 0])
+def test_each_turn_moves_its_own_networks(n_known):
+    rows, known = rows_and_known()
+    known = known.take(torch.arange(n_known))
+    net = plain_net(Recorder).run(rows, known=known, max_epochs=1, epoch_steps=2)
+    discriminators = {"discriminator_xz", "discriminator_xx"}
+    both = {"generator", "encoder"}
+    assert net.seen == [({"discriminator"}, discriminators), (both, both)] * 2
+
+
+def play(net, x, known):
+    """Return the losses of one step as the net has them, without any update."""
+    net.known_, net.cycle_weight_ = known, 1 / 3 if len(known) else 1 / 2
+    net.rng_ = torch.Generator().manual_seed(3)
+    turns = net.turns(x)
+    _, discriminator = next(turns)
+    (_, generator), (_, encoder) = next(turns)
+    return discriminator, generator, encoder
+
+
+@pytest.mark.parametrize("n_known", [7, 0])
+def test_losses_are_those_of_the_authors_training_step(n_known):
+    rows, known = rows_and_known()
+    known = known.take(torch.arange(n_known))
+    net = plain_net().initialize()
+    x = rows[torch.arange(32).reshape(2, 16)]
+    found = play(net, x, known)
+
+    # By hand, term by term as card and code have them, from the same draws.
+    net.rng_ = torch.Generator().manual_seed(3)
+    a, b, c, m = 1.0, 0.0, 0.75, 0.5
+    neg, noise = net.draw_known(), net.draw_noise(16)
+    encode, generate = net.encoder_, net.generator_
+    d_xz, d_xx = net.discriminator_xz_, net.discriminator_xx_
+
+    def mse(values, target):
+        return ((values - target) ** 2).mean(1).sum()
+
+    z, made = encode(x), generate(noise)
+    rebuilt = generate(z)
+    loss_d = mse(d_xz(x, z), a) + mse(d_xz(made, noise), b)
+    loss_d = loss_d + mse(d_xx(x, x), a) + mse(d_xx(x, rebuilt), b)
+    weight = 1 / 3 if n_known else 1 / 2
+    cycle = weight * mse(d_xx(x, rebuilt), c)
+    loss_g = mse(d_xz(made, noise), c) + cycle
+    loss_e = mse(d_xz(x, z), c) + cycle
+    if n_known:
+        codes = encode(neg)
+        loss_d = loss_d + mse(d_xz(neg, codes), m) + mse(d_xx(neg, neg), m)
+        loss_e = loss_e + mse(d_xz(neg, codes), c)
+    for one, other in zip(found, (loss_d, loss_g, loss_e), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_generator_s_loss_does_not_know_the_anomalies():
+    rows, known = rows_and_known()
+    net = plain_net().initialize()
+    x = rows[torch.arange(32).reshape(2, 16)]
+    others = Rows(known.X - 9)
+    one, other = play(net, x, known), play(net, x, others)
+    assert torch.equal(one[1], other[1])
+    assert not torch.equal(one[0], other[0])
+    assert not torch.equal(one[2], other[2])
+
+
+def test_discriminators_learn_on_fixed_pairs():
+    rows, known = rows_and_known()
+    net = plain_net().initialize()
+    loss, *_ = play(net, rows[torch.arange(32).reshape(2, 16)], known)
+    loss.backward()
+    for name in ("encoder", "generator"):
+        for weight in getattr(net, f"{name}_").parameters():
+            assert weight.grad is None
+
+
+def test_known_anomalies_share_the_encoder_s_batch_statistics(data):
+    X, y = data
+    net = AABiGAN(**SMALL).fit(X, y).net_
+    encoder = net.encoder_.train()
+    x = torch.randn(2, 16, 4)
+    alone = encoder(x)
+    together = encoder(torch.cat([x, x[:, :4] + 5], 1))[:, :16]
+    assert not torch.allclose(alone, together)
+
+
+# The paper's networks ---------------------------------------------------------------
+
+
+def weight_shapes(module, kind):
+    return [tuple(m.weight.shape) for m in module.modules() if isinstance(m, kind)]
+
+
+def test_grey_networks_are_the_paper_s():
+    build = image_networks((1, 32, 32), 100, 32, True)
+    made = {role: maker() for role, maker in build.items()}
+    assert weight_shapes(made["encoder"], nn.Conv2d) == [
+        (32, 1, 3, 3),
+        (64, 32, 3, 3),
+        (128, 64, 3, 3),
+        (256, 128, 3, 3),
+        (512, 256, 3, 3),
+    ]
+    assert weight_shapes(made["encoder"], nn.Linear) == [(100, 512)]
+    assert weight_shapes(made["generator"], nn.ConvTranspose2d) == [
+        (100, 128, 4, 4),
+        (128, 64, 4, 4),
+        (64, 32, 4, 4),
+        (32, 1, 4, 4),
+    ]
+    tower = [(64, 1, 4, 4)] + 3 * [(64, 64, 4, 4)]
+    assert weight_shapes(made["discriminator_xz"], nn.Conv2d) == tower
+    assert weight_shapes(made["discriminator_xz"], nn.Linear) == [
+        (512, 100),
+        (1024, 768),
+        (1, 1024),
+    ]
+    assert weight_shapes(made["discriminator_xx"], nn.Conv2d) == 2 * tower
+    assert weight_shapes(made["discriminator_xx"], nn.Linear) == [
+        (1024, 512),
+        (1, 1024),
+    ]
+
+
+def test_colour_networks_are_the_paper_s():
+    build = image_networks((3, 32, 32), 128, 32, True)
+    made = {role: maker() for role, maker in build.items()}
+    tower = [(32, 3, 5, 5), (64, 32, 5, 5), (128, 64, 5, 5)]
+    assert weight_shapes(made["encoder"], nn.Conv2d) == tower
+    assert weight_shapes(made["encoder"], nn.Linear) == [(128, 2048)]
+    assert weight_shapes(made["generator"], nn.ConvTranspose2d) == [
+        (8, 128, 5, 5),
+        (128, 64, 5, 5),
+        (64, 32, 5, 5),
+        (32, 3, 5, 5),
+    ]
+    assert weight_shapes(made["generator"], nn.Linear) == []
+    assert weight_shapes(made["discriminator_xz"], nn.Linear) == [
+        (512, 128),
+        (1024, 2560),
+        (1, 1024),
+    ]
+    assert weight_shapes(made["discriminator_xx"], nn.Conv2d) == 2 * tower
+    assert weight_shapes(made["discriminator_xx"], nn.Linear) == [
+        (1024, 4096),
+        (1, 1024),
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ((28, 28), (32, 32)),
+        ((32, 32), (32, 32)),
+        ((4, 5), (4, 6)),
+        ((9, 12), (12, 12)),
+        ((4, 40), (32, 48)),
+        ((64, 64), (64, 64)),
+    ],
+)
+def test_networks_for_images_of_any_size(channels, sides, expected):
+    shape = working_shape((channels, *sides))
+    assert shape == (channels, *expected)
+    made = {k: build() for k, build in image_networks(shape, 7, 4, True).items()}
+    x = torch.randn(3, *shape)
+    z = made["encoder"](x)
+    rebuilt = made["generator"](z)
+    assert z.shape == (3, 7)
+    assert rebuilt.shape == x.shape
+    assert rebuilt.abs().max() <= 1
+    assert made["discriminator_xz"](x, z).shape == (3,)
+    assert made["discriminator_xx"](x, rebuilt).shape == (3,)
+
+
+def test_own_networks_take_their_places(data):
+    X, y = data
+    own = {
+        "encoder": lambda shape, latent_dim: Coder(*shape, latent_dim),
+        "generator": lambda latent_dim, shape: Coder(latent_dim, *shape),
+        "discriminator_xz": lambda shape, latent_dim: Pairs(shape[0] + latent_dim),
+        "discriminator_xx": lambda shape: Pairs(2 * shape[0]),
+    }
+    detector = AABiGAN(**SMALL, architecture=own).fit(X, y)
+    assert isinstance(detector.net_.encoder_.members[0], Coder)
+    assert isinstance(detector.net_.discriminator_xx_.members[1], Pairs)
+    assert detector.encode(X).shape == (120, 2 * 2)
+
+
+# Labels -------------------------------------------------------------------------------
+
+
+def test_a_label_changes_the_fit_and_lowers_the_score():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4))
+    X[:6, 0] += 4  # few, and not far: without labels they are learned as normal
+    y = np.repeat([-1, 1], [6, 194])
+    settings = {"random_state": 0, "max_epochs": 60, "n_games": 2}
+    labelled = AABiGAN(**settings).fit(X, y).score_samples(X)
+    unlabelled = AABiGAN(**settings).fit(X).score_samples(X)
+    assert not np.array_equal(labelled, unlabelled)
+    ranks = [np.argsort(np.argsort(s))[:6].mean() for s in (labelled, unlabelled)]
+    assert ranks[0] < ranks[1]
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.r_[np.ones(8), np.zeros(112)],
+        np.r_[-np.ones(8), np.full(112, 2)],
+        np.ones(120),
+        np.array(["odd"] * 8 + ["normal"] * 112),
+    ],
+    ids=["0 and 1", "-1 and 2", "1 alone", "text"],
+)
+def test_other_labels_are_not_misread_in_silence(data, y):
+    X, _ = data
+    with pytest.warns(
+        UserWarning, match=r"Nothing is taken.*np\.where\(y == 1, -1, 1\)"
+    ):
+        detector = AABiGAN(**SMALL).fit(X, y)
+    expected = AABiGAN(**SMALL).fit(X).score_samples(X)
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+
+
+def test_labels_of_the_wrong_kind_are_named(data):
+    X, y = data
+    with pytest.raises(ValueError, match="119 labels, but X has 120 rows"):
+        AABiGAN(**SMALL).fit(X, y[1:])
+    with pytest.raises(ValueError, match="0 of 120 rows are not marked"):
+        AABiGAN(**SMALL).fit(X, -np.ones(120))
+    with pytest.raises(ValueError, match="1d array"):
+        AABiGAN(**SMALL).fit(X, np.c_[y, y])
+
+
+def test_zero_and_one_mean_the_same(data):
+    X, y = data
+    mixed = np.where(y == -1, -1, np.arange(120) % 2)
+    expected = AABiGAN(**SMALL).fit(X, y).score_samples(X)
+    np.testing.assert_array_equal(
+        AABiGAN(**SMALL).fit(X, mixed).score_samples(X), expected
+    )
+
+
+@pytest.mark.parametrize("n_known", [1, 2, 5, 118])
+@pytest.mark.parametrize("criterion", ["auto", "reconstruction"])
+def test_any_number_of_known_anomalies(data, n_known, criterion):
+    X, _ = data
+    y = np.repeat([-1, 1], [n_known, 120 - n_known])
+    detector = AABiGAN(**SMALL, criterion=criterion, early_stopping=True).fit(X, y)
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_scaling_and_threshold_are_those_of_the_other_rows(data):
+    X, y = data
+    X[y == -1] *= 1e6
+    detector = AABiGAN(**SMALL, contamination=0).fit(X, y)
+    np.testing.assert_allclose(detector.scaler_.mean_, X[y == 1].mean(0))
+    assert detector.offset_ == detector.score_samples(X[y == 1]).min()
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_memory_does_not_grow_with_the_epochs(data):
+    def n_tensors(max_epochs):
+        detector = AABiGAN(**SMALL | {"max_epochs": max_epochs}).fit(*data)
+        gc.collect()
+        alive = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+        del detector
+        return len(alive), sum(t.numel() for t in alive)
+
+    n_tensors(1)
+    assert n_tensors(2) == n_tensors(30)
+
+
+# Scores -----------------------------------------------------------------------------
+
+
+def test_scores_by_hand(data):
+    X, y = data
+    detector = AABiGAN(**SMALL).fit(X, y)
+    assert detector.criterion_ == "reconstruction"
+    x = torch.from_numpy(detector.scaler_.transform(X)).float().clamp(-10, 10)
+    with torch.no_grad():
+        z = detector.net_.encoder_(x.expand(2, *x.shape))
+        rebuilt = detector.net_.generator_(z)
+    errors = (x - rebuilt).square().sum(2).mean(0)
+    np.testing.assert_allclose(-detector.score_samples(X), errors, rtol=1e-4)
+    np.testing.assert_allclose(
+        detector.encode(X), np.concatenate(list(z.numpy()), 1), rtol=1e-4, atol=1e-5
+    )
+    units = detector.scaler_.inverse_transform(rebuilt.mean(0).numpy())
+    np.testing.assert_allclose(detector.reconstruct(X), units, rtol=1e-4, atol=1e-5)
+    norms = AABiGAN(**SMALL, criterion="latent_norm").fit(X, y)
+    np.testing.assert_allclose(
+        -norms.score_samples(X), z.square().sum(2).mean(0), rtol=1e-4
+    )
+
+
+def test_a_perfect_autoencoder_finds_nothing():
+    class Same(nn.Linear):
+        def __init__(self, shape, latent_dim):
+            super().__init__(latent_dim, latent_dim, bias=False)
+            nn.init.eye_(self.weight)
+
+    net = plain_net()
+    net.modules |= {
+        name: partial(SideBySide.of, 2, partial(Same, None, 3))
+        for name in ("encoder", "generator")
+    }
+    net.initialize()
+    x = torch.randn(9, 3)
+    with torch.no_grad():
+        errors = net.abnormality(x, "reconstruction")
+        norms = net.abnormality(x, "latent_norm")
+    torch.testing.assert_close(errors, torch.zeros(9))
+    torch.testing.assert_close(norms, x.square().sum(1))
+
+
+def test_auto_takes_the_score_that_tells_held_out_anomalies_better():
+    class Stub:
+        aurocs = {"reconstruction": 0.0, "latent_norm": 1.0}  # noqa: RUF012
+
+        def abnormality(self, x, criterion):
+            sign = 2 * self.aurocs[criterion] - 1
+            return sign * x[:, 0]
+
+    normal, anomalous = torch.zeros(5, 2), torch.ones(3, 2)
+    names = tuple(Stub.aurocs)
+    held_out = HeldOut(normal, anomalous, names)
+    assert held_out.best(Stub()) == "latent_norm"
+    assert held_out.loss(Stub()) == 0
+    assert held_out._replace(criteria=names[:1]).loss(Stub()) == 1
+    nobody = held_out._replace(anomalous=anomalous[:0])
+    assert nobody.best(Stub()) == "reconstruction"
+    assert nobody._replace(normal=anomalous).loss(Stub()) == -1  # the mean error
+
+
+def test_early_stopping_keeps_the_best_epoch(data):
+    X, y = data
+    settings = SMALL | {"max_epochs": 40, "early_stopping": True}
+    detector = AABiGAN(**settings, callbacks=[]).fit(X, y)
+    losses = [row["valid_loss"] for row in detector.net_.history]
+    assert len(losses) < 40
+    other = AABiGAN(**settings).set_params(max_epochs=int(np.argmin(losses)) + 1)
+    np.testing.assert_array_equal(
+        other.fit(X, y).score_samples(X), detector.score_samples(X)
+    )
+
+
+def test_maps_and_reconstructions_of_images(images):
+    detector = AABiGAN(**SMALL).fit(images)
+    rebuilt = detector.reconstruct(images)
+    assert rebuilt.shape == images.shape
+    assert rebuilt.dtype == np.uint8
+    maps = detector.anomaly_map(images)
+    assert maps.shape == (40, 9, 12)
+    expected = ((images / 127.5 - rebuilt / 127.5) ** 2).sum(1)
+    np.testing.assert_allclose(maps, expected, atol=0.02)  # bytes are rounded
+    assert maps.max() > 0.1
+
+    flat = images.reshape(40, -1)
+    by_hint = AABiGAN(**SMALL, image_shape=(1, 9, 12)).fit(flat)
+    np.testing.assert_array_equal(by_hint.anomaly_map(flat), maps)
+    np.testing.assert_array_equal(by_hint.reconstruct(flat), rebuilt.reshape(40, -1))
+
+
+def test_tables_have_no_maps(data):
+    with pytest.raises(ValueError, match="no pixels"):
+        AABiGAN(**SMALL).fit(*data).anomaly_map(data[0])
+
+
+def test_samples_come_from_all_games_and_obey_the_seed(data):
+    X, y = data
+    detector = AABiGAN(**SMALL).fit(X * 10 + 5, y)
+    rows = detector.sample(301, random_state=1)
+    assert rows.shape == (301, 4)
+    np.testing.assert_array_equal(rows, detector.sample(301, random_state=1))
+    assert not np.array_equal(rows, detector.sample(301, random_state=2))
+    assert abs(rows.mean() - 5) < 5
+
+
+# With scikit-learn --------------------------------------------------------------------
+
+
+def test_a_search_judges_by_a_kind_that_was_not_collected(data):
+    X, y = data
+    kinds = np.where(y == -1, np.arange(120) % 2, -1)
+    search = GridSearchCV(
+        AABiGAN(**SMALL),
+        {"cycle_weight": [0.0, 0.5]},
+        scoring="roc_auc",
+        cv=LeaveAnomalyKindOut(kinds, random_state=0),
+    ).fit(X, y)
+    assert search.n_splits_ == 2
+    scores = search.best_estimator_.score_samples(X)
+    assert roc_auc_score(y, scores) > 0.5
+
+
+def test_known_anomalies_help_against_their_own_kind():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(600, 8))
+    # Inside the cloud column by column, beside it in the correlation of two.
+    normal[:, 1] = normal[:, 0] + 0.3 * rng.normal(size=600)
+    odd = rng.normal(size=(200, 8))
+    odd[:, 1] = -odd[:, 0] + 0.3 * rng.normal(size=200)
+    X, y = np.r_[normal[:400], odd[:8]], np.repeat([1, -1], [400, 8])
+    X_test, y_test = np.r_[normal[400:], odd[8:]], np.repeat([1, -1], [200, 192])
+    scores = [
+        AABiGAN(random_state=0, n_games=2).fit(X, labels).score_samples(X_test)
+        for labels in (y, None)
+    ]
+    with_labels, without = (roc_auc_score(y_test, s) for s in scores)
+    assert with_labels > without + 0.02
