@@ -578,7 +578,8 @@ class AverageWeights(Callback):
     Parameters
     ----------
     decay : float
-        In [0, 1): the share of itself that the average keeps at each step.
+        In [0, 1): the share of itself that the average keeps at each step. Until
+        that many steps are done, it is the plain mean of the weights after each.
     """
 
     def __init__(self, decay: float):
@@ -590,19 +591,26 @@ class AverageWeights(Callback):
         tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
         self.weights_ = [t for t in tensors if t.is_floating_point()]
         self.average_ = [t.detach().clone() for t in self.weights_]
+        self.seen_ = 0
 
     @torch.no_grad()
     def on_batch_end(self, net, **kwargs):
         """Move the average."""
+        share = 1 - self.decay_after(self.seen_)
         for average, weight in zip(self.average_, self.weights_, strict=True):
-            average.lerp_(weight, 1 - self.decay)
+            average.lerp_(weight, share)
+        self.seen_ += 1
+
+    def decay_after(self, n_steps: int) -> float:
+        """Return what the average keeps of itself after some steps."""
+        return min(self.decay, n_steps / (n_steps + 1))
 
     @torch.no_grad()
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Put what is kept in place."""
         for weight, kept in zip(self.weights_, self.kept(), strict=True):
             weight.copy_(kept)
-        del self.weights_, self.average_
+        del self.weights_, self.average_, self.seen_
 
     def kept(self) -> list[Tensor]:
         """Return what takes the place of the weights."""
@@ -647,6 +655,10 @@ class KeepBest(AverageWeights):
         """Put the best weights in place."""
         super().on_train_end(net)
         del self.best_
+
+    def decay_after(self, n_steps: int) -> float:
+        """Return the same for all steps: the weights before the first one count."""
+        return self.decay
 
     def kept(self) -> list[Tensor]:
         """Return the best weights."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from skanomaly.engine import (
     AlternatingNet,
+    AverageWeights,
     Batches,
     KeepBest,
     LinearDecay,
@@ -179,6 +180,51 @@ def test_keep_best_can_judge_a_moving_average(rows):
         weight -= 0.1
         average = (average + weight) / 2
     assert net.first_.weight.item() == pytest.approx(average)
+
+
+class Normalised(AlternatingNet):
+    """One player with running means, whose loss and figure fall by themselves."""
+
+    def players(self):
+        return {"norm": Player(self.norm_, SGD)}
+
+    def turns(self, batch):
+        yield "norm", self.norm_(batch).square().mean() + self.norm_.bias.sum()
+
+    def validate(self):
+        self.judged.append(self.norm_.training)
+        return {"valid_loss": self.figures.pop(0)}
+
+
+def make_normalised(figures=()):
+    net = Normalised({"norm": partial(nn.BatchNorm1d, 1)}, batch_size=8)
+    net.figures, net.judged = [torch.tensor(float(f)) for f in figures], []
+    return net
+
+
+def test_average_weights_takes_running_means_along(rows):
+    callback = AverageWeights(0.5)
+    net = make_normalised().run(rows, max_epochs=3, epoch_steps=1, callbacks=[callback])
+    states = [
+        make_normalised().run(rows, max_epochs=k, epoch_steps=1).norm_.state_dict()
+        for k in range(4)
+    ]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        average = (states[1][name] + states[2][name]) / 2
+        average = (average + states[3][name]) / 2
+        torch.testing.assert_close(net.norm_.state_dict()[name], average)
+    assert not vars(callback).keys() - {"decay"}
+
+
+def test_keep_best_keeps_running_means_and_judges_outside_of_training(rows):
+    figures = [3, 2, 1, 5, 5]
+    net = make_normalised(figures)
+    net.run(rows, max_epochs=4, epoch_steps=1, callbacks=[KeepBest(patience=9)])
+    best = make_normalised().run(rows, max_epochs=2, epoch_steps=1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        state, expected = (n.norm_.state_dict()[name] for n in (net, best))
+        assert torch.equal(state, expected)
+    assert net.judged == [False] * 5
 
 
 def test_linear_decay_ends_at_its_share(rows):

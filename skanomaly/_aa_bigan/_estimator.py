@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from .._base import BaseDeepDetector, ReconstructionMixin
-from ..engine import AlternatingNet, KeepBest, Player
+from ..engine import AlternatingNet, AverageWeights, KeepBest, Player
 from ..networks import SideBySide
 from ..objectives import anomaly_aware_loss, least_squares_loss
 from ..utils import _sklearn_compat as sk
@@ -64,12 +64,13 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def players(self):
         adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
-        fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
+        coders = nn.ModuleList([self.encoder_, self.generator_])
         discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
         return {
-            "discriminator": Player(discriminators, slow),
-            "generator": Player(self.generator_, fast),
-            "encoder": Player(self.encoder_, fast),
+            "discriminators": Player(
+                discriminators, partial(adam, lr=_SLOWER * self.lr)
+            ),
+            "coders": Player(coders, partial(adam, lr=self.lr)),
         }
 
     def turns(self, batch):
@@ -83,28 +84,27 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
         on_codes = self.aware(d_xz, (x, z), (made, noise), (known, z_known))
         on_pairs = self.aware(d_xx, (x, x), (x, rebuilt), (known, known))
-        yield "discriminator", on_codes + on_pairs
+        yield "discriminators", on_codes + on_pairs
 
-        # Terms that are constant for a player are left out of its loss.
-        cycle = self.cycle_weight_ * self.fooled(d_xx, (x, rebuilt))
-        known_fooled = self.fooled(d_xz, (known, z_known))
-        yield (
-            ("generator", self.fooled(d_xz, (made, noise)) + cycle),
-            ("encoder", self.fooled(d_xz, (x, z)) + known_fooled + cycle),
-        )
+        # Of the pairs of rows, (x, x) are the same whatever the coders do.
+        fooled = self.fooled(d_xz, (x, z), (made, noise), (known, z_known))
+        yield "coders", fooled + self.cycle_weight_ * self.fooled(d_xx, (x, rebuilt))
 
     def aware(self, discriminator, *pairs) -> Tensor:
         """Return the loss of eq. 15, of normal, generated and anomalous pairs."""
         fixed = [(x.detach(), other.detach()) for x, other in pairs]
-        values = [discriminator(*pair).float() for pair in fixed if pair[0].shape[1]]
         a, b, _ = self.targets
-        return anomaly_aware_loss(*values, a=a, b=b).sum()
+        return anomaly_aware_loss(*self.values(discriminator, *fixed), a=a, b=b).sum()
 
-    def fooled(self, discriminator, pair) -> Tensor:
-        """Return the term of eq. 16 that belongs to the pairs, 0 for none."""
-        if not pair[0].shape[1]:
-            return torch.zeros((), device=self.device)
-        return least_squares_loss(discriminator(*pair).float(), self.targets[2]).sum()
+    def fooled(self, discriminator, *pairs) -> Tensor:
+        """Return the loss of eq. 16."""
+        values = self.values(discriminator, *pairs)
+        return sum(least_squares_loss(v, self.targets[2]).sum() for v in values)
+
+    @staticmethod
+    def values(discriminator, *pairs) -> list[Tensor]:
+        """Return a discriminator's values, of each kind of pairs that there is."""
+        return [discriminator(*pair).float() for pair in pairs if pair[0].shape[1]]
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""
@@ -255,6 +255,10 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
     n_games : int or "auto", default="auto"
         Games that are played side by side, each with networks of its own; the score
         is the mean of theirs. "auto" is 8 for tables and 1 for images.
+    averaging : float, default=0.98
+        In [0, 1): the share of itself that the moving average of the weights keeps
+        at each step. The average is what scores; 0 takes the last weights, as in the
+        paper.
     early_stopping : bool, default=False
         Whether to hold out a tenth of the training rows and of the known anomalies,
         to stop when these are no longer told apart better, and to keep the best
@@ -310,6 +314,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         "cycle_weight": sk.AUTO_NONNEGATIVE,
         "known_per_batch": sk.AUTO_COUNT,
         "n_games": sk.AUTO_COUNT,
+        "averaging": [sk.Interval(sk.Real, 0, 1, closed="left")],
         "early_stopping": ["boolean"],
     }
 
@@ -323,6 +328,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         cycle_weight="auto",
         known_per_batch="auto",
         n_games="auto",
+        averaging=0.98,
         early_stopping=False,
         latent_dim="auto",
         max_epochs="auto",
@@ -347,6 +353,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         self.cycle_weight = cycle_weight
         self.known_per_batch = known_per_batch
         self.n_games = n_games
+        self.averaging = averaging
         self.early_stopping = early_stopping
         self.latent_dim = latent_dim
         self.max_epochs = max_epochs
@@ -433,9 +440,10 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
-            own = callbacks("training")
+            average = AverageWeights(self.averaging)
             if self.early_stopping:
-                own = [KeepBest(patience=_PATIENCE), *own]
+                average = KeepBest(patience=_PATIENCE, decay=self.averaging)
+            own = [average, *callbacks("training")]
             net.run(rows, known=known, held_out=held_out, callbacks=own, **plan)
         self.net_ = net
         self.criterion_ = held_out.best(net) if held_out else criteria[0]

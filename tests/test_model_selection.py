@@ -1,0 +1,316 @@
+"""LeaveAnomalyKindOut: what is kept apart, what is tested, what is refused."""
+
+import subprocess
+import sys
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.ensemble import IsolationForest
+from sklearn.model_selection import (
+    GridSearchCV,
+    PredefinedSplit,
+    cross_val_score,
+    cross_validate,
+)
+
+from skanomaly.datasets import contaminate, labelled_anomalies, one_vs_rest
+from skanomaly.metrics import detector_roc_auc
+from skanomaly.model_selection import LeaveAnomalyKindOut
+
+KINDS = np.array(["dos", "probe", "r2l"])
+
+
+@pytest.fixture
+def rows():
+    """Return X, y and kinds: 23 normal, 9 unlabelled, 3 + 5 + 2 anomalies, mixed."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(["", "?", *KINDS], [23, 9, 3, 5, 2])
+    y = np.repeat([1, 0, -1], [23, 9, 10])
+    order = rng.permutation(len(y))
+    X = rng.normal(size=(len(y), 2)) + 5 * (y == -1)[:, None]
+    return X[order], y[order], kinds[order]
+
+
+@pytest.fixture
+def labelled(rows):
+    """Return the rows without the unlabelled ones, as scorers want them."""
+    X, y, kinds = rows
+    return X[y != 0], y[y != 0], kinds[y != 0]
+
+
+def splits(cv, X, y):
+    return [(train.tolist(), test.tolist()) for train, test in cv.split(X, y)]
+
+
+# ---------------------------------------------------------------- the parts
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_each_split_keeps_one_kind_out(rows, shuffle):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, shuffle=shuffle, random_state=shuffle or None)
+    found = list(cv.split(X, y))
+    assert len(found) == cv.get_n_splits(X, y) == 3
+    for kept_out, (train, test) in zip(KINDS, found, strict=True):
+        assert set(kinds[test][y[test] == -1]) == {kept_out}
+        assert set(kinds[train][y[train] == -1]) == set(KINDS) - {kept_out}
+
+
+def test_parts_are_disjoint_and_complete(rows):
+    X, y, kinds = rows
+    found = splits(LeaveAnomalyKindOut(kinds, random_state=0), X, y)
+    for train, test in found:
+        assert not set(train) & set(test)
+        assert sorted(train + test) == list(range(len(y)))
+        assert train == sorted(train)
+        assert test == sorted(test)
+    tested = [row for _, test in found for row in test]
+    assert sorted(tested) == list(range(len(y)))
+
+
+@pytest.mark.parametrize("n_others", [3, 4, 5, 6, 31, 32])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_folds_of_the_other_rows_are_of_one_size(n_others, shuffle):
+    y = np.repeat([1, -1], [n_others, 7])
+    kinds = np.r_[np.zeros(n_others, int), [1, 1, 1, 1, 1, 2, 3]]
+    cv = LeaveAnomalyKindOut(kinds, shuffle=shuffle)
+    sizes = [np.sum(y[test] == 1) for _, test in cv.split(y, y)]
+    assert sum(sizes) == n_others
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) > 0
+
+
+def test_normal_and_unlabelled_rows_are_mixed_by_shuffling(rows):
+    _, y, kinds = rows
+    order = np.argsort(-y, kind="stable")
+    y, kinds = y[order], kinds[order]
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    assert all({0, 1} <= set(y[test]) for _, test in cv.split(y, y))
+
+
+def test_without_shuffling_the_folds_follow_the_rows():
+    y = [1, -1, 1, 1, -1, 1, 1]
+    cv = LeaveAnomalyKindOut([0, 8, 0, 0, 9, 0, 0], shuffle=False)
+    assert splits(cv, y, y) == [
+        ([4, 5, 6], [0, 1, 2, 3]),
+        ([0, 1, 2, 3], [4, 5, 6]),
+    ]
+
+
+def test_kinds_of_other_rows_are_not_read(rows):
+    X, y, kinds = rows
+    expected = splits(LeaveAnomalyKindOut(kinds, random_state=0), X, y)
+    for nothing in (None, np.nan, "dos"):
+        other = np.where(y == -1, kinds.astype(object), nothing)
+        assert splits(LeaveAnomalyKindOut(other, random_state=0), X, y) == expected
+
+
+def test_kinds_that_are_numbers_need_not_be_neighbours():
+    y, kinds = [1, 1, 1, -1, -1, -1], [7, 7, 7, -20, 100, 7]
+    found = LeaveAnomalyKindOut(kinds).split(y, y)
+    assert [test[-1] for _, test in found] == [3, 5, 4]
+
+
+# ---------------------------------------------------------------- random state
+
+
+def test_one_seed_gives_one_division(rows):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=3)
+    first = splits(cv, X, y)
+    assert splits(cv, X, y) == first
+    assert splits(LeaveAnomalyKindOut(kinds, random_state=3), X, y) == first
+    assert splits(LeaveAnomalyKindOut(kinds, random_state=4), X, y) != first
+
+
+def test_without_a_seed_the_global_state_is_left_alone(rows):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds)
+    before = np.random.get_state()
+    assert splits(cv, X, y) != splits(cv, X, y)
+    # The position too: a few draws leave the words of the state as they are.
+    for old, new in zip(before, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_generator_goes_on(rows):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=np.random.RandomState(0))
+    again = LeaveAnomalyKindOut(kinds, random_state=np.random.RandomState(0))
+    first = splits(cv, X, y)
+    assert splits(cv, X, y) != first
+    assert splits(again, X, y) == first
+
+
+# ---------------------------------------------------------------- in scikit-learn
+
+
+def test_grid_search_scores_kinds_that_were_kept_out(labelled):
+    X, y, kinds = labelled
+    search = GridSearchCV(
+        IsolationForest(random_state=0),
+        {"n_estimators": [5, 20]},
+        cv=LeaveAnomalyKindOut(kinds, random_state=0),
+        scoring="roc_auc",
+    ).fit(X, y)
+    assert search.n_splits_ == 3
+    assert search.best_score_ > 0.8
+    for k in range(3):
+        assert np.isfinite(search.cv_results_[f"split{k}_test_score"]).all()
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", detector_roc_auc])
+def test_cross_val_score_runs(labelled, scoring):
+    X, y, kinds = labelled
+    cv, forest = LeaveAnomalyKindOut(kinds), IsolationForest(random_state=0)
+    scores = cross_val_score(forest, X, y, cv=cv, scoring=scoring)
+    assert scores.shape == (3,)
+    assert (scores > 0.8).all()
+
+
+def test_a_detector_never_sees_what_it_is_tested_on(labelled):
+    X, y, kinds = labelled
+
+    class Spy(IsolationForest):
+        def fit(self, X, y):
+            self.seen_ = {tuple(row) for row in X}
+            return super().fit(X)
+
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    found = cross_validate(
+        Spy(n_estimators=5), X, y, cv=cv, return_estimator=True, scoring="roc_auc"
+    )
+    for kind, spy in zip(KINDS, found["estimator"], strict=True):
+        assert not spy.seen_ & {tuple(row) for row in X[kinds == kind]}
+
+
+def test_metadata_routing_has_nothing_to_route(labelled):
+    X, y, kinds = labelled
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    with config_context(enable_metadata_routing=True):
+        scores = cross_val_score(
+            IsolationForest(n_estimators=5), X, y, cv=cv, scoring="roc_auc"
+        )
+    assert np.isfinite(scores).all()
+
+
+def test_pandas(rows):
+    pd = pytest.importorskip("pandas")
+    X, y, kinds = rows
+    index = np.arange(len(y))[::-1] + 100
+    frame = pd.DataFrame(X, index=index)
+    labels, series = pd.Series(y, index=index), pd.Series(kinds, index=index)
+    expected = splits(LeaveAnomalyKindOut(kinds, random_state=0), X, y)
+    for given in (series, series.astype("category"), series.astype("string")):
+        cv = LeaveAnomalyKindOut(given, random_state=0)
+        assert splits(cv, frame, labels) == expected
+        assert cv.get_n_splits(frame, labels) == 3
+
+
+def test_kinds_of_the_protocols():
+    X, classes = np.arange(200).reshape(-1, 1), np.repeat([0, 1, 2, 3], 50)
+    split = one_vs_rest(X, classes, 0, return_kinds=True, random_state=0)
+    split = contaminate(*split, contamination=0.1, random_state=0)
+    split = labelled_anomalies(*split, ratio=0.3, kinds=[1, 3], random_state=0)
+    X, _, y, _, kinds, _ = split
+    found = list(LeaveAnomalyKindOut(kinds, random_state=0).split(X, y))
+    # The unlabelled anomalies count as other rows, those of the second class too.
+    assert 2 in kinds
+    for kept_out, (train, test) in zip((1, 3), found, strict=True):
+        np.testing.assert_equal(kinds[test][y[test] == -1], kept_out)
+        np.testing.assert_equal(kinds[train][y[train] == -1], 4 - kept_out)
+
+
+# ---------------------------------------------------------------- the object
+
+
+def test_repr_names_the_parameters():
+    cv = LeaveAnomalyKindOut(["a", "b"], random_state=0)
+    text = " ".join(repr(cv).split())
+    assert text.startswith("LeaveAnomalyKindOut(kinds=array(['a', 'b']")
+    assert "random_state=0, shuffle=True)" in text
+    assert len(repr(LeaveAnomalyKindOut(np.arange(10_000)))) < 600
+
+
+def test_copies_split_alike(rows):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    expected = splits(cv, X, y)
+    search = clone(GridSearchCV(IsolationForest(), {}, cv=cv))
+    for copy in (clone(cv, safe=False), deepcopy(cv), search.cv):
+        assert copy is not cv
+        assert splits(copy, X, y) == expected
+
+
+def test_parameters_after_kinds_are_keywords():
+    with pytest.raises(TypeError):
+        LeaveAnomalyKindOut([0, 1], True)
+
+
+def test_import_needs_no_torch():
+    code = (
+        "import sys, skanomaly.model_selection as m; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_splits_as_predefined_split_does(rows):
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    tested_in = np.empty(len(y), int)
+    for k, (_, test) in enumerate(cv.split(X, y)):
+        tested_in[test] = k
+    assert splits(PredefinedSplit(tested_in), None, None) == splits(cv, X, y)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("method", ["split", "get_n_splits"])
+@pytest.mark.parametrize(
+    ("kinds", "y", "message"),
+    [
+        ([0, 1, 2], None, "y is needed"),
+        ([0, 1, 2], [1, 1, 1], r"np\.where\(y == 1, -1, 1\)"),
+        ([0, 1, 2], [0, 1, 1], r"np\.where\(y == 1, -1, 1\)"),
+        ([0, 1, 2], [False, True, True], r"np\.where\(y == 1, -1, 1\)"),
+        ([0, 1, 2, 3], [1, -1, -1], "for 4 rows, but y has 3"),
+        ([0, 1, 1], [1, -1, -1], "two kinds .* of the kind 1"),
+        (["", "a", "a"], [1, -1, -1], "two kinds .* of the kind 'a'"),
+        ([0, 1, np.nan], [1, -1, -1], "missing"),
+        (np.array(["", "a", None], object), [1, -1, -1], "missing"),
+    ],
+)
+def test_refusals(method, kinds, y, message):
+    cv = LeaveAnomalyKindOut(kinds)
+    # At once, not when the first split is asked for.
+    with pytest.raises(ValueError, match=message):
+        getattr(cv, method)(np.zeros((3, 1)), y)
+
+
+def test_too_few_other_rows_are_refused():
+    y = [1, -1, -1]
+    with pytest.raises(ValueError, match="1 rows are not anomalies"):
+        LeaveAnomalyKindOut([0, 1, 2]).split(y, y)
+
+
+def test_rows_of_another_number_are_refused(rows):
+    X, y, kinds = rows
+    with pytest.raises(ValueError, match="inconsistent"):
+        LeaveAnomalyKindOut(kinds).split(X[:-1], y)
+
+
+def test_kinds_in_columns_are_refused():
+    with pytest.raises(ValueError, match="1d array"):
+        LeaveAnomalyKindOut(np.zeros((3, 2)))
+
+
+def test_kinds_of_other_rows_than_those_searched_are_refused(labelled):
+    X, y, kinds = labelled
+    cv = LeaveAnomalyKindOut(kinds[1:])
+    search = GridSearchCV(IsolationForest(), {}, cv=cv, scoring="roc_auc")
+    with pytest.raises(ValueError, match="rows, but y has"):
+        search.fit(X, y)
