@@ -1,6 +1,15 @@
-from . import datasets, exceptions, metrics
+from . import datasets, exceptions, metrics, model_selection
 from ._aa_bigan import AABiGAN
 from ._history_ad import HistoryAD
 from ._persistence import load, save
 
-__all__ = ["AABiGAN", "HistoryAD", "datasets", "exceptions", "load", "metrics", "save"]
+__all__ = [
+    "AABiGAN",
+    "HistoryAD",
+    "datasets",
+    "exceptions",
+    "load",
+    "metrics",
+    "model_selection",
+    "save",
+]

@@ -79,13 +79,13 @@ class Recorder(AnomalyAwareBiGAN):
     """Writes down which modules each turn moves."""
 
     def _play(self, pairs):
-        before = self.values()
+        before = self.weights()
         super()._play(pairs)
-        after = self.values()
+        after = self.weights()
         moved = {k for k in before if not torch.equal(before[k], after[k])}
         vars(self).setdefault("seen", []).append(({name for name, _ in pairs}, moved))
 
-    def values(self):
+    def weights(self):
         return {
             name: nn.utils.parameters_to_vector(getattr(self, f"{name}_").parameters())
             for name in self.modules

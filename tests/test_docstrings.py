@@ -6,14 +6,14 @@ import pytest
 from numpydoc.validate import validate
 
 import skanomaly
-from skanomaly import datasets, exceptions, metrics
+from skanomaly import datasets, exceptions, metrics, model_selection
 
 # See also, examples and a second paragraph are welcome, but not for every method.
 OPTIONAL = {"EX01", "ES01", "SA01", "SA04", "GL01"}
 
 
 def public_objects():
-    for module in (skanomaly, datasets, metrics, exceptions):
+    for module in (skanomaly, datasets, metrics, model_selection, exceptions):
         for name in module.__all__:
             found = getattr(module, name)
             if inspect.isclass(found) or inspect.isfunction(found):

@@ -33,6 +33,8 @@ _SLOWER = 0.25
 #: Scaled columns are cut there: one wild value should not make a row's error alone.
 _CLIP = 10.0
 _CRITERIA = "reconstruction", "latent_norm"
+#: By how much the AUROC of a few held-out anomalies has to differ to say anything.
+_CLEARLY = 0.01
 #: Rows that are enough to judge by; looks without a better one before a stop.
 _ENOUGH, _PATIENCE = 1000, 10
 _ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
@@ -64,13 +66,14 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def players(self):
         adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
+        fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
         coders = nn.ModuleList([self.encoder_, self.generator_])
         discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
         return {
             "discriminators": Player(
                 discriminators, partial(adam, lr=_SLOWER * self.lr)
             ),
-            "coders": Player(coders, partial(adam, lr=self.lr)),
+            "coders": Player(coders, fast),
         }
 
     def turns(self, batch):
@@ -180,10 +183,12 @@ class HeldOut(NamedTuple):
         return roc_auc_score(y, torch.cat(parts).numpy(force=True))
 
     def best(self, net: AnomalyAwareBiGAN) -> str:
-        """Return the better score; the first one, if there is nothing to tell by."""
+        """Return the better score: the first one, unless another is clearly so."""
         if not len(self.anomalous):
             return self.criteria[0]
-        return max(self.criteria, key=partial(self.auroc, net))
+        first, *others = self.criteria
+        bar = self.auroc(net, first) + _CLEARLY
+        return next((other for other in others if self.auroc(net, other) > bar), first)
 
     def loss(self, net: AnomalyAwareBiGAN) -> float:
         """Return 1 - AUROC of the better score, or without anomalies the error."""
@@ -237,8 +242,9 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         What makes a row anomalous: the error of its reconstruction,
         :math:`\|x - G(E(x))\|^2`, or the distance of its code from the middle of the
         prior, :math:`\|E(x)\|^2`. "auto" holds out a tenth of the training rows and
-        of the known anomalies and takes the score that tells these apart better;
-        without known anomalies, or with a single one, that is "reconstruction".
+        of the known anomalies, and takes the norm if its AUROC on them is higher by
+        more than 0.01. Without known anomalies, or with a single one, it is
+        "reconstruction".
     a : float, default=1.0
         What the discriminators aim at for normal pairs (eq. 15).
     b : float, default=0.0

@@ -1,0 +1,213 @@
+"""Cross-validation of detectors that learn from a few known anomalies.
+
+Folds drawn at random put each kind of anomaly on both sides of the split, and so
+measure how well known kinds are found again. The splitter here measures the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    RandomState = int | np.random.RandomState | None
+
+__all__ = ["LeaveAnomalyKindOut"]
+
+
+class LeaveAnomalyKindOut(BaseCrossValidator):
+    """Cross-validator that tests on the one kind of anomaly it did not train on.
+
+    A detector that learns from a few known anomalies will meet kinds that nobody has
+    collected, and is to be judged on those. There is one split per kind of known
+    anomaly. Its test part is all anomalies of that kind and one fold of the other
+    rows, normal or unlabelled; its training part is all other kinds and the other
+    folds. Each row is tested once.
+
+    Like :class:`~sklearn.model_selection.PredefinedSplit`, it takes its information
+    about the rows when it is made, so that it can be given as ``cv=`` to whatever
+    cross-validates, without metadata routing.
+
+    Parameters
+    ----------
+    kinds : array-like of shape (n,)
+        The kind of each row's anomaly, numbers or strings. It is read only where `y`
+        is -1. The protocols of :mod:`skanomaly.datasets` return it: begin with
+        ``one_vs_rest(..., return_kinds=True)`` or ``hold_one_out``, and take the
+        `kinds_train` that ``labelled_anomalies`` returns for them.
+    shuffle : bool, default=True
+        Whether the rows that are not anomalies are put into folds at random. If not,
+        the folds follow the order of the rows.
+    random_state : int, RandomState instance or None, default=None
+        Draws the folds. With an int, every call of `split` gives the same ones; with
+        None, each call draws anew, and NumPy's global state is not involved. Ignored
+        without `shuffle`.
+
+    Raises
+    ------
+    ValueError
+        By the constructor, if `kinds` is not one-dimensional. By `split` and
+        `get_n_splits`, if `y` is missing, has another length than `kinds`, has no -1,
+        or has -1 for fewer than two kinds, for a row without a kind, or for so many
+        rows that the others do not fill the folds.
+
+    See Also
+    --------
+    skanomaly.datasets.labelled_anomalies : Makes a training set with known anomalies.
+    sklearn.model_selection.StratifiedKFold : Tests on kinds that it did train on.
+    sklearn.model_selection.LeaveOneGroupOut : Needs a group for normal rows too.
+
+    Notes
+    -----
+    Unlabelled rows (0 in `y`) are divided among the test parts as well, where most
+    scorers refuse them. In `labelled_anomalies` all such rows are +1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.model_selection import LeaveAnomalyKindOut
+    >>> y = np.array([1, 1, 1, 1, -1, -1, -1])
+    >>> kinds = ["", "", "", "", "scan", "flood", "scan"]
+    >>> cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    >>> for train, test in cv.split(y, y):
+    ...     print(train, test)
+    [0 1 4 6] [2 3 5]
+    [2 3 5] [0 1 4 6]
+
+    With the digit 0 as normal and a few known anomalies of four of the other digits:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skanomaly.datasets import labelled_anomalies, one_vs_rest
+    >>> split = one_vs_rest(
+    ...     *load_digits(return_X_y=True), 0, return_kinds=True, random_state=0
+    ... )
+    >>> X, _, y, _, kinds, _ = labelled_anomalies(
+    ...     *split, ratio=0.2, kinds=[3, 4, 5, 6], random_state=0
+    ... )
+    >>> cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    >>> forest = IsolationForest(random_state=0)
+    >>> len(cross_val_score(forest, X, y, cv=cv, scoring="roc_auc"))
+    4
+    """
+
+    def __init__(
+        self,
+        kinds: ArrayLike,
+        *,
+        shuffle: bool = True,
+        random_state: RandomState = None,
+    ) -> None:
+        self.kinds = column_or_1d(kinds)
+        self.shuffle = shuffle
+        self.random_state = random_state
+
+    def split(
+        self, X: Any, y: ArrayLike | None = None, groups: Any = None
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Return the row numbers of the training and the test part of each split.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...)
+            Rows, of which only the number matters.
+        y : array-like of shape (n,)
+            Labels: -1 for a known anomaly, anything else for the other rows.
+        groups : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        iterator of (train, test)
+            Row numbers in ascending order. The kinds come in ascending order.
+        """
+        tested_in, n_splits = self._assign(X, y)
+        rows = np.arange(len(tested_in))
+        return ((rows[tested_in != k], rows[tested_in == k]) for k in range(n_splits))
+
+    def get_n_splits(
+        self, X: Any = None, y: ArrayLike | None = None, groups: Any = None
+    ) -> int:
+        """Return the number of splits: that of the kinds of known anomalies.
+
+        Parameters
+        ----------
+        X : object, default=None
+            Ignored.
+        y : array-like of shape (n,)
+            Labels: -1 for a known anomaly, anything else for the other rows.
+        groups : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        int
+            At least 2.
+        """
+        return self._kinds(y)[1].max() + 1
+
+    def _assign(self, X, y):
+        """Return the number of the split that tests each row, and how many there are.
+
+        That each row has one such number is what keeps the parts disjoint.
+        """
+        anomalous, kind_numbers = self._kinds(y)
+        check_consistent_length(X, anomalous)
+        n_splits = kind_numbers.max() + 1
+        n_others = np.count_nonzero(~anomalous)
+        if n_others < n_splits:
+            raise ValueError(
+                f"{n_others} rows are not anomalies: too few to give each of the "
+                f"{n_splits} splits, one per kind, some to test on."
+            )
+        folds = np.sort(np.arange(n_others) % n_splits)
+        if self.shuffle:
+            folds = self._generator().permutation(folds)
+        tested_in = np.empty(len(anomalous), dtype=np.intp)
+        tested_in[anomalous], tested_in[~anomalous] = kind_numbers, folds
+        return tested_in, n_splits
+
+    def _kinds(self, y):
+        """Return a mask of the anomalies, and for each of them its kind's number."""
+        if y is None:
+            raise ValueError(
+                "y is needed: -1 for the known anomalies, whose kinds are kept out in "
+                "turn."
+            )
+        y = column_or_1d(y)
+        if len(y) != len(self.kinds):
+            raise ValueError(
+                f"kinds was given for {len(self.kinds)} rows, but y has {len(y)}: "
+                "make the splitter with the kinds of the rows that are to be split."
+            )
+        anomalous = np.equal(y, -1)
+        if not anomalous.any():
+            raise ValueError(
+                "y has no known anomaly (-1). If 0 stands for normal and 1 for "
+                "anomaly, convert it: `y = np.where(y == 1, -1, 1)`."
+            )
+        kinds = self.kinds[anomalous]
+        # NaN would be a kind of its own, whatever the anomalies it stands for.
+        if any(kind is None or kind != kind for kind in kinds.tolist()):
+            raise ValueError("kinds is missing (None or NaN) for a known anomaly.")
+        present, numbers = np.unique(kinds, return_inverse=True)
+        if len(present) < 2:
+            raise ValueError(
+                "At least two kinds of known anomalies are needed, one to test on and "
+                f"one to train on; all of them are of the kind {present.tolist()[0]!r}."
+            )
+        return anomalous, numbers
+
+    def _generator(self):
+        """Return what draws the folds; without a seed, not NumPy's global state."""
+        if self.random_state is None:
+            return np.random.RandomState()
+        return check_random_state(self.random_state)
