@@ -70,9 +70,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         coders = nn.ModuleList([self.encoder_, self.generator_])
         discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
         return {
-            "discriminators": Player(
-                discriminators, partial(adam, lr=_SLOWER * self.lr)
-            ),
+            "discriminators": Player(discriminators, slow),
             "coders": Player(coders, fast),
         }
 
@@ -101,8 +99,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def fooled(self, discriminator, *pairs) -> Tensor:
         """Return the loss of eq. 16."""
-        values = self.values(discriminator, *pairs)
-        return sum(least_squares_loss(v, self.targets[2]).sum() for v in values)
+        values, c = self.values(discriminator, *pairs), self.targets[2]
+        return torch.stack([least_squares_loss(v, c) for v in values]).sum()
 
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:

@@ -56,12 +56,22 @@ class TwoTowers(nn.Module):
         return self.head(features).squeeze(1)
 
 
-class StackedPairs(StackedMLP):
-    """Perceptrons of pairs of rows."""
+class StackedPairs(nn.Module):
+    """Discriminators of pairs: perceptrons side by side.
+
+    Parameters
+    ----------
+    n_copies, n_inputs, width : int
+        Number of perceptrons, length of a pair, units of the two hidden layers.
+    """
+
+    def __init__(self, n_copies: int, n_inputs: int, width: int):
+        super().__init__()
+        self.mlp = StackedMLP(n_copies, (n_inputs, width, width, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Map (k, n, d1) and (k, n, d2) to (k, n)."""
-        return super().forward(torch.cat([first, second], -1)).squeeze(-1)
+        return self.mlp(torch.cat([first, second], -1)).squeeze(-1)
 
 
 # Grey images ----------------------------------------------------------------------
@@ -158,10 +168,8 @@ def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
         "generator": partial(
             StackedMLP, k, (latent_dim, *hidden[::-1], n_columns), True
         ),
-        "discriminator_xz": partial(
-            StackedPairs, k, (n_columns + latent_dim, width, width, 1)
-        ),
-        "discriminator_xx": partial(StackedPairs, k, (2 * n_columns, width, width, 1)),
+        "discriminator_xz": partial(StackedPairs, k, n_columns + latent_dim, width),
+        "discriminator_xx": partial(StackedPairs, k, 2 * n_columns, width),
     }
 
 
