@@ -538,16 +538,19 @@ class AlternatingNet(NeuralNet, ABC):
 
 
 class LinearDecay(Callback):
-    """Lower all learning rates linearly over a run.
+    """Lower all learning rates linearly over a run, or its last part.
 
     Parameters
     ----------
     final : float
         The last learning rate, as a share of the first one.
+    begin : float
+        Share of the run, in [0, 1), after which they fall.
     """
 
-    def __init__(self, final: float = 0.1):
+    def __init__(self, final: float = 0.1, begin: float = 0.0):
         self.final = final
+        self.begin = begin
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Remember the rates to start from."""
@@ -561,6 +564,7 @@ class LinearDecay(Callback):
     def on_batch_end(self, net, batch=None, training=False, **kwargs):
         """Set the rates for the next step."""
         done = (net.step_ - self.start_) / net.n_steps
+        done = max(done - self.begin, 0.0) / (1 - self.begin)
         for group, lr in self.groups_:
             group["lr"] = lr * (1 - (1 - self.final) * done)
 

@@ -232,6 +232,20 @@ def test_linear_decay_ends_at_its_share(rows):
     assert net.optimizer_first_.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
+def test_linear_decay_may_begin_later(rows):
+    net = make().run(rows, max_epochs=2, epoch_steps=5, callbacks=[LinearDecay(0, 0.5)])
+    assert net.optimizer_first_.param_groups[0]["lr"] == 0
+
+    class Rates(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            seen.append(net.optimizer_first_.param_groups[0]["lr"])
+
+    seen = []
+    callbacks = [LinearDecay(0, 0.5), Rates()]
+    make().run(rows, max_epochs=2, epoch_steps=5, callbacks=callbacks)
+    np.testing.assert_allclose(seen, 0.1 * np.r_[np.ones(6), 0.8, 0.6, 0.4, 0.2])
+
+
 def test_nets_pickle_after_a_run_with_callbacks(rows):
     class Unpicklable(Callback):
         def __init__(self):

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from .._base import BaseDeepDetector, ReconstructionMixin
-from ..engine import AlternatingNet, AverageWeights, KeepBest, Player
+from ..engine import AlternatingNet, AverageWeights, KeepBest, LinearDecay, Player
 from ..networks import SideBySide
 from ..objectives import anomaly_aware_loss, least_squares_loss
 from ..utils import _sklearn_compat as sk
@@ -447,7 +447,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             average = AverageWeights(self.averaging)
             if self.early_stopping:
                 average = KeepBest(patience=_PATIENCE, decay=self.averaging)
-            own = [average, *callbacks("training")]
+            own = [LinearDecay(0.0, begin=0.5), average, *callbacks("training")]
             net.run(rows, known=known, held_out=held_out, callbacks=own, **plan)
         self.net_ = net
         self.criterion_ = held_out.best(net) if held_out else criteria[0]
