@@ -3,13 +3,15 @@
 import argparse
 import os
 
-from . import engine_overhead, history_ad, history_memory
+from . import aa_bigan, aa_bigan_step, engine_overhead, history_ad, history_memory
 from .runner import run
 
 EXPERIMENTS = [
     *engine_overhead.EXPERIMENTS,
     *history_memory.EXPERIMENTS,
     *history_ad.EXPERIMENTS,
+    *aa_bigan_step.EXPERIMENTS,
+    *aa_bigan.EXPERIMENTS,
 ]
 
 

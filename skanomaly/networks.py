@@ -19,7 +19,7 @@ __all__ = [
     "StackedMLP",
 ]
 
-#: Slope of every LeakyReLU left of zero.
+#: Usual slope of a LeakyReLU left of zero.
 SLOPE = 0.2
 
 
@@ -38,11 +38,19 @@ class StackedMLP(nn.Module):
     normalised : bool
         Whether hidden layers have batch normalisation, each copy with statistics of
         its own; running means take their place after training.
+    slope : float
+        Slope of the LeakyReLU left of zero.
     """
 
-    def __init__(self, n_copies: int, sizes: Sequence[int], normalised: bool = False):
+    def __init__(
+        self,
+        n_copies: int,
+        sizes: Sequence[int],
+        normalised: bool = False,
+        slope: float = SLOPE,
+    ):
         super().__init__()
-        self.n_copies = n_copies
+        self.n_copies, self.slope = n_copies, slope
         for k, (i, o) in enumerate(pairwise(sizes)):
             for name, n_rows in (("weight", i), ("bias", 1)):
                 values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
@@ -80,7 +88,7 @@ class StackedMLP(nn.Module):
             if norm is not None:
                 x = norm(x.transpose(0, 1).flatten(1))
                 x = x.unflatten(1, (self.n_copies, -1)).transpose(0, 1)
-            x = F.leaky_relu(x, SLOPE)
+            x = F.leaky_relu(x, self.slope)
         return torch.baddbmm(bias, x, weight)
 
 
@@ -98,7 +106,7 @@ class StackedCritic(StackedMLP):
         with torch.no_grad():
             for w, b in hidden:
                 x = torch.baddbmm(b, x, w)
-                slopes.append(torch.where(x > 0, 1.0, SLOPE))
+                slopes.append(torch.where(x > 0, 1.0, self.slope))
                 x = x * slopes[-1]
         gradient = last[:, None, :, 0]
         for (w, _), slope in zip(hidden[::-1], slopes[::-1], strict=True):

@@ -128,7 +128,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
         self.known_, self.held_out_ = known, held_out
         self.cycle_weight_ = self.cycle_weight
         if self.cycle_weight == "auto":
-            self.cycle_weight_ = 1 / 3 if len(known) else 1 / 2
+            of_table = 1 / 3 if len(known) else 1 / 2
+            self.cycle_weight_ = of_table if len(rows.row_shape) == 1 else 1.0
         try:
             return super().run(rows, **plan)
         finally:
@@ -199,18 +200,19 @@ class HeldOut(NamedTuple):
 
 
 @describe_common(
-    auto_steps="500 (tables) or 1000 (images)",
+    auto_steps="500",
     batch_size="64",
     auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
-    '"auto" is 1e-3.',
+    '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
+    "0 in the second half.",
     roles='``{"encoder": e, "generator": g, "discriminator_xz": d, '
     '"discriminator_xx": f}``, where ``e(shape, latent_dim)`` returns a module that '
     "maps (n, \\*shape) to (n, latent_dim), ``g(latent_dim, shape)`` one for the way "
     "back, and ``d(shape, latent_dim)`` and ``f(shape)`` ones that map pairs (x, z) "
     "and (x, x') to (n,). Sides of images have been rounded up, 28 to 32 for one",
     width="Hidden units of the widest layer for tables; for images channels of the "
-    "encoder's finest layer, where 32 gives the paper's networks, and is what "
-    '"auto" stands for; 64 for tables.',
+    "encoder's finest layer, where 32 gives the paper's networks. "
+    '"auto" is 64 or 16.',
     auto_offset="the median of the training scores less five times its distance to "
     "their first quartile",
 )
@@ -251,18 +253,19 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         What generator and encoder want them to say of every pair (eq. 16).
     cycle_weight : float or "auto", default="auto"
         Weight of the pairs (x, G(E(x))) in the loss of generator and encoder, at
-        least 0. "auto" is 1/3 with known anomalies and 1/2 without, as in the
-        authors' code.
+        least 0. "auto" is 1 for images; for tables it is 1/3 with known anomalies
+        and 1/2 without, as the authors' code has it for images.
     known_per_batch : int or "auto", default="auto"
         Known anomalies that join each batch, drawn with replacement. "auto" is a
         quarter of `batch_size`.
     n_games : int or "auto", default="auto"
         Games that are played side by side, each with networks of its own; the score
-        is the mean of theirs. "auto" is 8 for tables and 1 for images.
-    averaging : float, default=0.98
+        is the mean of theirs. "auto" is 1 for images; for tables 8, and fewer from 257
+        columns on (2048 / d).
+    averaging : float or "auto", default="auto"
         In [0, 1): the share of itself that the moving average of the weights keeps
         at each step. The average is what scores; 0 takes the last weights, as in the
-        paper.
+        paper. "auto" is 0.9 for tables, 0.98 for images.
     early_stopping : bool, default=False
         Whether to hold out a tenth of the training rows and of the known anomalies,
         to stop when these are no longer told apart better, and to keep the best
@@ -303,10 +306,11 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
 
     _reads_labels = True
     _auto_values = {  # noqa: RUF012
-        "max_epochs": (500, 1000),
-        "lr": (1e-3, 1e-3),
-        "width": (64, 32),
-        "n_games": (8, 1),
+        "max_epochs": (500, 500),
+        "lr": (1e-3, 2e-3),
+        "final_rate": (1.0, 0.0),
+        "averaging": (0.9, 0.98),
+        "width": (64, 16),
     }
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -318,7 +322,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         "cycle_weight": sk.AUTO_NONNEGATIVE,
         "known_per_batch": sk.AUTO_COUNT,
         "n_games": sk.AUTO_COUNT,
-        "averaging": [sk.Interval(sk.Real, 0, 1, closed="left")],
+        "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         "early_stopping": ["boolean"],
     }
 
@@ -332,7 +336,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         cycle_weight="auto",
         known_per_batch="auto",
         n_games="auto",
-        averaging=0.98,
+        averaging="auto",
         early_stopping=False,
         latent_dim="auto",
         max_epochs="auto",
@@ -386,11 +390,17 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             targets=(self.a, self.b, self.c),
             cycle_weight=self.cycle_weight,
             n_known=max(self.batch_size // 4, 1) if n_known == "auto" else n_known,
-            n_copies=self._value("n_games"),
+            n_copies=self._n_games(),
             lr=self._value("lr"),
             **self._engine(device, seed),
         )
         return {"net_": net}
+
+    def _n_games(self):
+        if self.n_games != "auto":
+            return self.n_games
+        n, *sides = self._row_shape
+        return 1 if sides else min(max(2048 // n, 1), 8)
 
     def _latent_dim(self):
         if self.latent_dim != "auto":
@@ -409,7 +419,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
 
     def _builders(self):
         k, width, latent_dim = (
-            self._value("n_games"),
+            self._n_games(),
             self._value("width"),
             self._latent_dim(),
         )
@@ -444,10 +454,14 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
-            average = AverageWeights(self.averaging)
+            average = AverageWeights(self._value("averaging"))
             if self.early_stopping:
-                average = KeepBest(patience=_PATIENCE, decay=self.averaging)
-            own = [LinearDecay(0.0, begin=0.5), average, *callbacks("training")]
+                average = KeepBest(patience=_PATIENCE, decay=average.decay)
+            own = [
+                LinearDecay(self._value("final_rate"), begin=0.5),
+                average,
+                *callbacks("training"),
+            ]
             net.run(rows, known=known, held_out=held_out, callbacks=own, **plan)
         self.net_ = net
         self.criterion_ = held_out.best(net) if held_out else criteria[0]

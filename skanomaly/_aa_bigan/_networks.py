@@ -67,7 +67,7 @@ class StackedPairs(nn.Module):
 
     def __init__(self, n_copies: int, n_inputs: int, width: int):
         super().__init__()
-        self.mlp = StackedMLP(n_copies, (n_inputs, width, width, 1))
+        self.mlp = StackedMLP(n_copies, (n_inputs, width, width, 1), slope=_SLOPE)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Map (k, n, d1) and (k, n, d2) to (k, n)."""
@@ -85,7 +85,7 @@ def grey_encoder(shape, latent_dim: int, width: int) -> nn.Module:
         wider = width * 2 ** min(k, 4)
         layers.append(nn.Conv2d(channels, wider, 3, 2, 1))
         layers += [nn.BatchNorm2d(wider)] if k else []
-        layers.append(nn.LeakyReLU(_SLOPE))
+        layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
         channels = wider
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, latent_dim))
 
@@ -104,7 +104,7 @@ def grey_tower(shape, width: int) -> tuple[nn.Module, int]:
     for k in range(n_halvings(shape, _COARSEST) + 1):
         layers.append(nn.Conv2d(channels, wider, 4, 2, 1))
         layers += [nn.BatchNorm2d(wider)] if k else []
-        layers.append(nn.LeakyReLU(_SLOPE))
+        layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
         channels = wider
     sides = (side // 2 for side in coarse_shape(shape, _COARSEST))
     return nn.Sequential(*layers, nn.Flatten()), channels * prod(sides)
@@ -162,12 +162,10 @@ def colour_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Mo
 
 def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
     """Return what builds each network for tables, k copies side by side."""
-    hidden = width, max(width // 2, 1)
+    sizes = n_columns, width, max(width // 2, 1), latent_dim
     return {
-        "encoder": partial(StackedMLP, k, (n_columns, *hidden, latent_dim), True),
-        "generator": partial(
-            StackedMLP, k, (latent_dim, *hidden[::-1], n_columns), True
-        ),
+        "encoder": partial(StackedMLP, k, sizes, True, _SLOPE),
+        "generator": partial(StackedMLP, k, sizes[::-1], True, _SLOPE),
         "discriminator_xz": partial(StackedPairs, k, n_columns + latent_dim, width),
         "discriminator_xx": partial(StackedPairs, k, 2 * n_columns, width),
     }
@@ -179,12 +177,18 @@ def image_networks(shape, latent_dim: int, width: int, bounded: bool) -> dict:
     encoder = grey_encoder if grey else colour_encoder
     generator = grey_generator if grey else colour_generator
     tower = partial(grey_tower if grey else colour_tower, shape, width)
-    return {
+    builders = {
         "encoder": partial(encoder, shape, latent_dim, width),
         "generator": partial(generator, latent_dim, shape, width, bounded),
         "discriminator_xz": partial(_discriminator_xz, tower, latent_dim, width),
         "discriminator_xx": partial(_discriminator_xx, tower, width),
     }
+    return {role: partial(_channels_last, build) for role, build in builders.items()}
+
+
+def _channels_last(build):
+    """Return what `build` makes, in the memory format that convolutions like best."""
+    return build().to(memory_format=torch.channels_last)
 
 
 def _discriminator_xz(tower, latent_dim, width):
