@@ -45,7 +45,7 @@ class Script(nn.Module):
             name: torch.optim.Adam(
                 [p for role in roles for p in self.networks[role].parameters()],
                 LR,
-                (0.5, 0.999),
+                (0.5, 0.9),
             )
             for name, roles in players.items()
         }
@@ -114,6 +114,7 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
         targets=(A, B, C),
         cycle_weight=1 / 3,
         n_known=n_known,
+        beta2=0.9,
         n_copies=1,
         batch_size=batch_size,
         lr=LR,

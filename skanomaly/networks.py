@@ -172,6 +172,8 @@ class ConvGenerator(nn.Module):
         Whether batch normalisation takes running means after training, which make
         one image independent of the others. Otherwise it takes the statistics of
         the batch, which do not lag behind weights that are still moving.
+    slope : float
+        Slope of the LeakyReLU left of zero; 0 makes it a ReLU.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class ConvGenerator(nn.Module):
         bounded: bool = True,
         coarsest: int = 7,
         running: bool = False,
+        slope: float = SLOPE,
     ):
         super().__init__()
         self.shape = shape
@@ -192,12 +195,12 @@ class ConvGenerator(nn.Module):
             nn.ConvTranspose2d(latent_dim, channels, size, bias=False),
         ]
         for k in reversed(range(n)):
-            layers += _normalised(channels, running)
+            layers += _normalised(channels, running, slope)
             fewer = shape[0] if k == 0 else width * 2**k
             layers.append(nn.ConvTranspose2d(channels, fewer, 4, 2, 1, bias=k == 0))
             channels = fewer
         if n == 0:
-            layers += _normalised(channels, running)
+            layers += _normalised(channels, running, slope)
             layers.append(nn.Conv2d(channels, shape[0], 3, 1, 1))
         if bounded:
             layers.append(nn.Tanh())
@@ -210,10 +213,10 @@ class ConvGenerator(nn.Module):
         return self.layers(z)[..., :h, :w]
 
 
-def _normalised(channels, running):
+def _normalised(channels, running, slope):
     return [
         nn.BatchNorm2d(channels, track_running_stats=running),
-        nn.LeakyReLU(SLOPE),
+        nn.LeakyReLU(slope),
     ]
 
 

@@ -69,6 +69,7 @@ def plain_net(cls=AnomalyAwareBiGAN, **settings):
         "targets": (1.0, 0.0, 0.75),
         "cycle_weight": "auto",
         "n_known": 5,
+        "beta2": 0.999,
         "n_copies": 2,
         "batch_size": 16,
     }

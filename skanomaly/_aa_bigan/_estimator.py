@@ -55,6 +55,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         targets,
         cycle_weight,
         n_known,
+        beta2,
         **engine,
     ):
         super().__init__(modules, **engine)
@@ -63,9 +64,10 @@ class AnomalyAwareBiGAN(AlternatingNet):
         self.targets = targets
         self.cycle_weight = cycle_weight
         self.n_known = n_known
+        self.beta2 = beta2
 
     def players(self):
-        adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
+        adam = partial(torch.optim.Adam, betas=(0.5, self.beta2), fused=True)
         fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
         coders = nn.ModuleList([self.encoder_, self.generator_])
         discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
@@ -309,6 +311,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         "max_epochs": (500, 500),
         "lr": (1e-3, 2e-3),
         "final_rate": (1.0, 0.0),
+        "beta2": (0.999, 0.9),
         "averaging": (0.9, 0.98),
         "width": (64, 16),
     }
@@ -392,6 +395,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             n_known=max(self.batch_size // 4, 1) if n_known == "auto" else n_known,
             n_copies=self._n_games(),
             lr=self._value("lr"),
+            beta2=self._value("beta2"),
             **self._engine(device, seed),
         )
         return {"net_": net}

@@ -93,7 +93,7 @@ def grey_encoder(shape, latent_dim: int, width: int) -> nn.Module:
 def grey_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Module:
     """Return a module of transposed convolutions."""
     return ConvGenerator(
-        latent_dim, shape, max(width // 2, 1), bounded, _COARSEST, running=True
+        latent_dim, shape, max(width // 2, 1), bounded, _COARSEST, True, slope=0.0
     )
 
 
