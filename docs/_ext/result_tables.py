@@ -103,6 +103,18 @@ SHORT = tuple(
     value._replace(title=value.title.partition(" (")[0])
     for value in (AUROC, AVERAGE_PRECISION, COVERAGE, FIT_SECONDS)
 )
+KINDS = (
+    AUROC,
+    Value("auroc_seen", "AUROC of kinds that had labels"),
+    Value("auroc_unseen", "AUROC of kinds that had none"),
+    FIT_SECONDS,
+)
+STEP = (
+    Value("package, ms per step", "Package, ms per step", middle(0)),
+    Value("script, ms per step", "Script, ms per step", middle(0)),
+    Value("script / package", "Ratio", middle(2)),
+    Value("script without looks / package", "Ratio without looks", middle(2)),
+)
 
 TABLES = (
     Table("history_ad_tables", ("name",), "detector", DETECTION, "Table"),
@@ -136,6 +148,17 @@ TABLES = (
         ),
         "Variant",
     ),
+    Table("aa_bigan_paper_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_devnet", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_selection", ("name",), "variant", DETECTION[:1], "Table"),
+    Table("aa_bigan_images", ("name", "gamma_l"), "detector", KINDS, "Images"),
+    Table("aa_bigan_pollution", ("gamma_p",), "detector", KINDS, "Pollution"),
+    Table("aa_bigan_kinds", ("n_kinds",), "detector", KINDS, "Known kinds"),
+    Table("aa_bigan_mnist_paper", ("normal",), "params", KINDS, "Normal digit"),
+    Table("aa_bigan_cifar10", ("gamma_l",), "params", KINDS, "Known anomalies"),
+    Table("aa_bigan_step", ("n_threads",), None, STEP, "Threads"),
+    Table("aa_bigan_step_gpu", ("device",), None, STEP, "Device"),
     Table(
         "engine_overhead",
         ("batch_size",),
