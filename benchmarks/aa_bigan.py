@@ -199,7 +199,7 @@ EXPERIMENTS = [
         printed,
         image_cells(IMAGES, ["AABiGAN"], [0.0, 0.01, 0.05], PAIRS)
         + image_cells(IMAGES, ["IsolationForest"], [0.0], PAIRS)
-        + image_cells(IMAGES, ["GradientBoosting"], [0.05], PAIRS[:1]),
+        + image_cells(IMAGES, ["GradientBoosting"], [0.05], PAIRS),
     ),
     Experiment(
         "aa_bigan_pollution",

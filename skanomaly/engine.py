@@ -305,9 +305,9 @@ class AlternatingNet(NeuralNet, ABC):
         """Yield ``(player, loss)`` in the order of the paper's algorithm.
 
         After each yield the engine takes the gradient of `loss` for that player's
-        parameters and steps, so what was computed before a yield must not be used
-        in a loss after it: the parameters have changed in place. Several pairs in
-        one yield are played at once: all gradients first, then all steps.
+        parameters and steps. These have changed in place then, so that nothing which
+        was computed with them before may be used in a loss after it. Several pairs
+        in one yield are played at once: all gradients first, then all steps.
         """
 
     def validate(self) -> dict[str, Tensor]:

@@ -8,14 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from skanomaly import HistoryAD, load, save
+from skanomaly import AABiGAN, HistoryAD, load, save
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
 ]
-SHORT = {"max_epochs": 3, "detector_epochs": 2, "random_state": 0, "device": "cuda"}
+SHORT = {
+    HistoryAD: {"max_epochs": 3, "detector_epochs": 2},
+    AABiGAN: {"max_epochs": 3},
+}
+
+
+@pytest.fixture(params=SHORT, ids=lambda cls: cls.__name__)
+def build(request):
+    """Return what makes a detector that trains for a moment, on the GPU."""
+
+    def make(**params):
+        settings = {"random_state": 0, "device": "cuda", **SHORT[request.param]}
+        return request.param(**settings | params)
+
+    return make
 
 
 @pytest.fixture(params=["table", "images"])
@@ -26,26 +40,26 @@ def data(request):
     return rng.integers(0, 256, (80, 1, 9, 12)).astype(np.uint8)
 
 
-def test_auto_takes_the_gpu_and_a_seed_makes_fits_equal(data):
-    detector = HistoryAD(**SHORT | {"device": "auto"})
+def test_auto_takes_the_gpu_and_a_seed_makes_fits_equal(build, data):
+    detector = build(device="auto")
     first = detector.fit(data).score_samples(data)
     assert detector.net_.device == "cuda"
     np.testing.assert_array_equal(detector.fit(data).score_samples(data), first)
 
 
-def test_rows_do_not_depend_on_their_neighbours(data):
-    detector = HistoryAD(**SHORT).fit(data)
+def test_rows_do_not_depend_on_their_neighbours(build, data):
+    detector = build().fit(data)
     alone = np.concatenate([detector.score_samples(row[None]) for row in data[:5]])
     np.testing.assert_allclose(detector.score_samples(data)[:5], alone, rtol=1e-5)
 
 
-def test_bfloat16_trains(data):
-    detector = HistoryAD(**SHORT, precision="bfloat16").fit(data)
+def test_bfloat16_trains(build, data):
+    detector = build(precision="bfloat16").fit(data)
     assert np.isfinite(detector.score_samples(data)).all()
 
 
-def test_a_model_from_the_gpu_scores_without_one(data, tmp_path):
-    detector = HistoryAD(**SHORT).fit(data)
+def test_a_model_from_the_gpu_scores_without_one(build, data, tmp_path):
+    detector = build().fit(data)
     scores = detector.score_samples(data)
     (tmp_path / "d.pickle").write_bytes(pickle.dumps(detector))
     save(detector, tmp_path / "d.safetensors")
@@ -66,3 +80,12 @@ def test_a_model_from_the_gpu_scores_without_one(data, tmp_path):
     np.testing.assert_allclose(
         np.load(tmp_path / "s.npy"), scores, rtol=1e-3, atol=1e-3
     )
+
+
+def test_known_anomalies_are_drawn_on_the_gpu(data):
+    y = np.repeat([-1, 1], [10, len(data) - 10])
+    settings = SHORT[AABiGAN] | {"random_state": 0, "device": "cuda"}
+    detector = AABiGAN(**settings, criterion="auto", early_stopping=True)
+    assert np.isfinite(detector.fit(data, y).score_samples(data)).all()
+    assert detector.sample(5).shape == (5, *data.shape[1:])
+    assert detector.reconstruct(data).shape == data.shape

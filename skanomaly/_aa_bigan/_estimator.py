@@ -153,6 +153,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         rows = self.prepare(rows)
         return rows.expand(self.n_copies, *rows.shape)
 
+    @torch.no_grad()
     def abnormality(self, rows: Tensor, criterion: str) -> Tensor:
         """Return the score of rows (n, ...), higher for the more anomalous."""
         x = self.for_all(rows)
@@ -454,7 +455,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         criteria = _CRITERIA if self.criterion == "auto" else (self.criterion,)
         held_out = None
-        if self.early_stopping or len(criteria) > 1:
+        if self.early_stopping or (len(criteria) > 1 and len(known) > 1):
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
