@@ -674,7 +674,7 @@ class KeepBest(AverageWeights):
             value = float(net.validate()[self.monitor])
         self._swap()
         self.waited_ += 1
-        if value < self.lowest_:
+        if value <= self.lowest_:  # of equals the last: it has been trained longer
             self.lowest_, self.waited_ = value, 0
             self.best_ = [average.clone() for average in self.average_]
         return value

@@ -15,7 +15,7 @@ from skanomaly._aa_bigan._estimator import AnomalyAwareBiGAN, HeldOut
 from skanomaly._aa_bigan._networks import image_networks, working_shape
 from skanomaly.engine import Rows
 from skanomaly.model_selection import LeaveAnomalyKindOut
-from skanomaly.networks import SideBySide
+from skanomaly.networks import SideBySide, StackedMLP
 
 SMALL = {"max_epochs": 4, "width": 8, "n_games": 2, "random_state": 0}
 
@@ -191,14 +191,55 @@ def test_discriminators_learn_on_fixed_pairs():
             assert weight.grad is None
 
 
-def test_known_anomalies_share_the_encoder_s_batch_statistics(data):
+def test_known_anomalies_share_a_batch_with_the_other_rows(data):
     X, y = data
-    net = AABiGAN(**SMALL).fit(X, y).net_
-    encoder = net.encoder_.train()
-    x = torch.randn(2, 16, 4)
-    alone = encoder(x)
+    net = AABiGAN(**SMALL, batch_size=20).fit(X, y).net_
+    seen = []
+    for name in ("encoder", "generator"):
+        module = getattr(net, f"{name}_")
+        module.register_forward_hook(lambda _, x, z: seen.append(x[0].shape[1]))
+    rows, known = Rows(X), Rows(X[:8])
+    net.run(rows, known=known, max_epochs=1, epoch_steps=1)
+    assert seen == [20 + 5, 2 * 20]  # rows and anomalies, codes and noise
+    # And then they are part of its statistics.
+    encoder, x = net.encoder_.train(), torch.randn(2, 16, 4)
     together = encoder(torch.cat([x, x[:, :4] + 5], 1))[:, :16]
-    assert not torch.allclose(alone, together)
+    assert not torch.allclose(encoder(x), together)
+
+
+def test_weights_and_rates_that_auto_stands_for(data, images):
+    X, y = data
+    labelled, table = AABiGAN(**SMALL).fit(X, y), AABiGAN(**SMALL).fit(X)
+    pictures = AABiGAN(**SMALL).fit(images)
+    weights = [d.net_.cycle_weight_ for d in (labelled, table, pictures)]
+    assert weights == [1 / 3, 1 / 2, 1.0]
+    assert AABiGAN(**SMALL, cycle_weight=0.2).fit(X).net_.cycle_weight_ == 0.2
+
+    def rate(detector, player):
+        return detector.net_._optimizer(player).param_groups[0]["lr"]
+
+    assert rate(table, "coders") == 1e-3
+    assert rate(table, "discriminators") == 1e-3 / 4
+    assert rate(pictures, "coders") == rate(pictures, "discriminators") == 0
+
+
+def test_columns_are_clipped_unless_scaling_is_off(data):
+    X, _ = data
+    wild = np.full((2, 4), [[1e3], [1e6]])
+    one, other = AABiGAN(**SMALL).fit(X).score_samples(wild)
+    assert one == other
+    one, other = AABiGAN(**SMALL, scaling=None).fit(X).score_samples(wild)
+    assert one > other
+
+
+def test_perceptrons_have_the_paper_s_slope(data):
+    net = AABiGAN(**SMALL).fit(data[0]).net_
+    perceptrons = [m for m in net.encoder_.modules() if isinstance(m, StackedMLP)]
+    assert [m.slope for m in perceptrons] == [0.1]
+    plain, x = StackedMLP(1, (1, 1, 1), slope=0.1), torch.ones(1, 1, 1)
+    for weight in plain.parameters():
+        nn.init.constant_(weight, -1.0)
+    assert plain(x).item() == pytest.approx(-1 - 0.1 * -2)
 
 
 # The paper's networks ---------------------------------------------------------------
@@ -452,16 +493,37 @@ def test_auto_takes_the_score_that_tells_held_out_anomalies_better():
     assert nobody._replace(normal=anomalous).loss(Stub()) == -1  # the mean error
 
 
-def test_early_stopping_keeps_the_best_epoch(data):
+@pytest.mark.parametrize("labelled", [True, False])
+def test_early_stopping_keeps_the_best_epoch(data, labelled):
     X, y = data
-    settings = SMALL | {"max_epochs": 40, "early_stopping": True, "averaging": 0.0}
-    detector = AABiGAN(**settings, callbacks=[]).fit(X, y)
-    losses = [row["valid_loss"] for row in detector.net_.history]
-    assert len(losses) < 40
-    other = AABiGAN(**settings).set_params(max_epochs=int(np.argmin(losses)) + 1)
+    y = y if labelled else None
+    settings = SMALL | {"max_epochs": 60, "early_stopping": True, "averaging": 0.0}
+    detector = AABiGAN(**settings).fit(X, y)
+    losses = np.array([row["valid_loss"] for row in detector.net_.history])
+    assert labelled or len(losses) < 60
+    last_best = np.flatnonzero(losses == losses.min())[-1] + 1
+    other = AABiGAN(**settings | {"max_epochs": int(last_best)})
     np.testing.assert_array_equal(
         other.fit(X, y).score_samples(X), detector.score_samples(X)
     )
+
+
+def test_what_is_held_out_does_not_train(data):
+    X, y = data
+    detector = AABiGAN(**SMALL).fit(X, y)
+    rows, known = Rows(X[y == 1]), Rows(X[y == -1])
+    left, left_known, held_out = detector._hold_out_both(rows, known, (), seed=0)
+    for whole, part, apart in (
+        (rows, left, held_out.normal),
+        (known, left_known, held_out.anomalous),
+    ):
+        assert len(part) + len(apart) == len(whole)
+        trained = {tuple(row) for row in part.head(200).tolist()}
+        assert trained.isdisjoint({tuple(row) for row in apart.tolist()})
+    assert len(held_out.anomalous) == 1
+    single = known.take(torch.arange(1))
+    _, left_known, held_out = detector._hold_out_both(rows, single, (), seed=0)
+    assert (len(left_known), len(held_out.anomalous)) == (1, 0)
 
 
 def test_maps_and_reconstructions_of_images(images):

@@ -35,7 +35,7 @@ _CLIP = 10.0
 _CRITERIA = "reconstruction", "latent_norm"
 #: By how much the AUROC of a few held-out anomalies has to differ to say anything.
 _CLEARLY = 0.01
-#: Rows that are enough to judge by; looks without a better one before a stop.
+#: Rows that are enough to judge by; the fewest epochs to wait for a better one.
 _ENOUGH, _PATIENCE = 1000, 10
 _ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
 
@@ -271,8 +271,9 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         paper. "auto" is 0.9 for tables, 0.98 for images.
     early_stopping : bool, default=False
         Whether to hold out a tenth of the training rows and of the known anomalies,
-        to stop when these are no longer told apart better, and to keep the best
-        epoch. Without known anomalies, the error of reconstruction is what counts.
+        to stop when for a fifth of the epochs these have not been told apart better,
+        and to keep the best epoch. Without known anomalies, the error of
+        reconstruction is what counts.
     latent_dim : int or "auto", default="auto"
         Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
         d columns, 100 for grey images and 128 for others.
@@ -461,7 +462,8 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         with self._progress(plan) as callbacks:
             average = AverageWeights(self._value("averaging"))
             if self.early_stopping:
-                average = KeepBest(patience=_PATIENCE, decay=average.decay)
+                patience = max(plan["max_epochs"] // 5, _PATIENCE)
+                average = KeepBest(patience=patience, decay=average.decay)
             own = [
                 LinearDecay(self._value("final_rate"), begin=0.5),
                 average,
