@@ -378,6 +378,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             )
         return natural
 
+    def _sampling_seed(self, random_state):
+        """Return a seed for one call of ``sample``."""
+        chosen = self.random_state if random_state is None else random_state
+        return check_random_state(chosen).randint(2**31 - 1)
+
     def _own_networks(self):
         """Return the networks that the user gives, by role."""
         return self.architecture if isinstance(self.architecture, dict) else {}
@@ -526,5 +531,5 @@ class ReconstructionMixin:
 
 def _shortened(y):
     """Return the values of y in a few words."""
-    values = [str(value) for value in np.unique(y)]
+    values = list(dict.fromkeys(map(str, y.tolist())))
     return ", ".join(values[:4] + ["..."] * (len(values) > 4))

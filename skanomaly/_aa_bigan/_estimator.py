@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -424,29 +423,22 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         return partial(torch.clamp, min=-bound, max=bound)
 
     def _builders(self):
-        k, width, latent_dim = (
-            self._n_games(),
-            self._value("width"),
-            self._latent_dim(),
-        )
+        k, width, latent_dim = self._n_games(), self._value("width"), self._latent_dim()
+        shape = self._row_shape
         if self._family(_ROLES) == "mlp":
-            shape = self._row_shape
             builders = table_networks(k, *shape, latent_dim, width)
         else:
-            shape = working_shape(self._row_shape)
+            shape = working_shape(shape)
             bounded = self.scaling in ("auto", "minmax")
             networks = image_networks(shape, latent_dim, width, bounded)
-            builders = {
-                role: partial(SideBySide.of, k, build)
-                for role, build in networks.items()
-            }
+            builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
+        sizes = {
+            "encoder": (shape, latent_dim),
+            "generator": (latent_dim, shape),
+            "discriminator_xz": (shape, latent_dim),
+            "discriminator_xx": (shape,),
+        }
         for role, build in self._own_networks().items():
-            sizes = {
-                "encoder": (shape, latent_dim),
-                "generator": (latent_dim, shape),
-                "discriminator_xz": (shape, latent_dim),
-                "discriminator_xx": (shape,),
-            }
             builders[role] = partial(SideBySide.of, k, partial(build, *sizes[role]))
         return builders
 
@@ -511,10 +503,8 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             In the units of the training data.
         """
         check_is_fitted(self)
-        chosen = self.random_state if random_state is None else random_state
-        seed = check_random_state(chosen).randint(2**31 - 1)
-        n_games = self.net_.n_copies
-        made = self.net_.draw(-(-n_samples // n_games), seed)
+        n_per_game = -(-n_samples // self.net_.n_copies)
+        made = self.net_.draw(n_per_game, self._sampling_seed(random_state))
         rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(_resized(rows, self._row_shape[1:]).numpy(force=True))
 
