@@ -44,7 +44,7 @@ PAPER_SETTING = {
     "lr": 1e-4,
     "width": 32,
     "averaging": 0.0,
-    "cycle_weight": "auto",
+    "cycle_weight": 1 / 3,
 }
 
 
@@ -228,7 +228,7 @@ EXPERIMENTS = [
         image_cells(
             ["cifar10"],
             ["AABiGAN"],
-            [0.0, 0.01, 0.05],
+            [0.01, 0.05],
             [(n, a) for n in (0, 4, 8) for a in (1, 9)],
             params=[PAPER_SETTING | {"max_epochs": 1000}, None],
         ),
