@@ -128,18 +128,28 @@ def detect(problem, detector, seed, params=None, **settings):
     """Fit, score, and return AUROC and average precision of the anomalies."""
     X_train, X_test, _, y_test = PROBLEMS[problem](seed=seed, **settings)
     model = make_detector(detector, problem, seed, params)
+    _, figures = fit_and_score(model, [X_train], X_test, y_test)
+    if hasattr(model, "coverage_"):
+        figures["coverage"] = model.coverage_
+    return figures
+
+
+def fit_and_score(model, train, X_test, y_test):
+    """Return the scores of the test set, and the figures that follow from them.
+
+    `train` is what ``fit`` is given: rows, or rows and labels.
+    """
     start = time.perf_counter()
-    model.fit(X_train)
+    model.fit(*train)
     fitted = time.perf_counter()
     scores = model.decision_function(X_test)
     scored = time.perf_counter()
-    return {
+    return scores, {
         "auroc": detector_roc_auc_score(y_test, scores),
         "average_precision": detector_average_precision_score(y_test, scores),
         "prevalence": float(np.mean(y_test == -1)),
-        "n_train": len(X_train),
+        "n_train": len(train[0]),
         "n_test": len(X_test),
         "fit_seconds": round(fitted - start, 2),
         "score_seconds": round(scored - fitted, 2),
-        **({"coverage": model.coverage_} if hasattr(model, "coverage_") else {}),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from functools import partial
 
 import numpy as np
@@ -21,10 +20,7 @@ from torch import nn
 
 import skanomaly
 from skanomaly import datasets
-from skanomaly.metrics import (
-    detector_average_precision_score,
-    detector_roc_auc_score,
-)
+from skanomaly.metrics import detector_roc_auc_score
 
 from . import detection
 
@@ -284,25 +280,14 @@ def detect_labelled(problem, detector, seed, params=None, **settings):
     known = y_train == -1
     # Whoever does not read labels must not take known anomalies for normal rows.
     if known.any() and not getattr(model, "_reads_labels", True):
-        X, y = X_train[~known], None
+        train = X_train[~known], None
     else:
-        X, y = X_train, y_train if known.any() else None
-    start = time.perf_counter()
-    model.fit(X, y)
-    fitted = time.perf_counter()
-    scores = model.decision_function(X_test)
-    scored = time.perf_counter()
-    return {
-        "auroc": detector_roc_auc_score(y_test, scores),
-        "average_precision": detector_average_precision_score(y_test, scores),
-        **(by_kind(*kinds, known, y_test, scores) if kinds else {}),
-        "prevalence": float(np.mean(y_test == -1)),
-        "n_train": len(X_train),
-        "n_labelled": int(known.sum()),
-        "n_test": len(X_test),
-        "fit_seconds": round(fitted - start, 2),
-        "score_seconds": round(scored - fitted, 2),
-    }
+        train = X_train, y_train if known.any() else None
+    scores, figures = detection.fit_and_score(model, train, X_test, y_test)
+    figures |= {"n_train": len(X_train), "n_labelled": int(known.sum())}
+    if kinds:
+        figures |= by_kind(*kinds, known, y_test, scores)
+    return figures
 
 
 def by_kind(kinds_train, kinds_test, known, y_test, scores):
