@@ -199,7 +199,8 @@ EXPERIMENTS = [
         printed,
         image_cells(IMAGES, ["AABiGAN"], [0.0, 0.01, 0.05], PAIRS)
         + image_cells(IMAGES, ["IsolationForest"], [0.0], PAIRS)
-        + image_cells(IMAGES, ["GradientBoosting"], [0.05], PAIRS),
+        + image_cells(IMAGES, ["GradientBoosting"], [0.05], PAIRS)
+        + grid(name=IMAGES, gamma_l=[0.0, 0.01, 0.05], detector=["Paper"], seed=[0]),
     ),
     Experiment(
         "aa_bigan_pollution",
