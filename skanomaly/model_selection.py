@@ -1,7 +1,10 @@
-"""Cross-validation of detectors that learn from a few known anomalies.
+"""Cross-validation where folds drawn at random would measure something else.
 
-Folds drawn at random put each kind of anomaly on both sides of the split, and so
-measure how well known kinds are found again. The splitter here measures the rest.
+`LeaveAnomalyKindOut` is for detectors that learn from a few known anomalies. Random
+folds put each kind of anomaly on both sides of the split, and so measure how well known
+kinds are found again; it measures the rest. `TargetKFold` is for detectors that learn
+from two domains. Random folds test on the source too, whose rows are all normal and not
+the question; it tests on the target alone.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.model_selection import BaseCrossValidator
+from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     RandomState = int | np.random.RandomState | None
 
-__all__ = ["LeaveAnomalyKindOut"]
+__all__ = ["LeaveAnomalyKindOut", "TargetKFold"]
 
 
 class LeaveAnomalyKindOut(BaseCrossValidator):
@@ -170,7 +173,7 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
             )
         folds = np.sort(np.arange(n_others) % n_splits)
         if self.shuffle:
-            folds = self._generator().permutation(folds)
+            folds = _generator(self.random_state).permutation(folds)
         tested_in = np.empty(len(anomalous), dtype=np.intp)
         tested_in[anomalous], tested_in[~anomalous] = kind_numbers, folds
         return tested_in, n_splits
@@ -206,8 +209,200 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
             )
         return anomalous, numbers
 
-    def _generator(self):
-        """Return what draws the folds; without a seed, not NumPy's global state."""
-        if self.random_state is None:
-            return np.random.RandomState()
-        return check_random_state(self.random_state)
+
+class TargetKFold(BaseCrossValidator):
+    """Cross-validator that folds the target domain and trains on all of the source.
+
+    A detector that learns from a source domain is judged on the target domain. Its test
+    parts are the folds of the target rows; its training parts are the other folds and
+    all source rows. Each target row is tested once, a source row never.
+
+    The folds are those of scikit-learn. Where `y` has both +1 and -1 among the target
+    rows, they are stratified by it, since the area under the ROC curve needs both in
+    every test part.
+
+    Like :class:`~sklearn.model_selection.PredefinedSplit`, it takes its information
+    about the rows when it is made, so that it can be given as ``cv=`` to whatever
+    cross-validates, without metadata routing.
+
+    Parameters
+    ----------
+    sample_domain : array-like of shape (n,)
+        The domain of each row: a positive number for a source row, a negative one for a
+        target row. Which numbers makes no difference. This is the `sample_domain` of
+        ``fit``, and what :func:`skanomaly.datasets.across_domains` returns.
+    n_splits : int, default=5
+        Number of folds, at least 2.
+    shuffle : bool, default=True
+        Whether the target rows are put into folds at random. If not, the folds follow
+        the order of the rows.
+    random_state : int, RandomState instance or None, default=None
+        Draws the folds. With an int, every call of `split` gives the same ones; with
+        None, each call draws anew, and NumPy's global state is not involved. Ignored
+        without `shuffle`.
+
+    Raises
+    ------
+    ValueError
+        By the constructor, if `sample_domain` is not one-dimensional, has another value
+        than positive and negative numbers, has no source row, or has fewer target rows
+        than folds, or if `n_splits` is less than 2. By `split`, if `X` or `y` has
+        another length than `sample_domain`.
+    TypeError
+        By the constructor, if `shuffle` is not a bool.
+
+    Warns
+    -----
+    UserWarning
+        By `split`, if `y` has fewer +1 or fewer -1 among the target rows than there are
+        folds: some test parts then lack them.
+
+    See Also
+    --------
+    skanomaly.datasets.across_domains : Makes a training set of two domains.
+    LeaveAnomalyKindOut : Keeps one kind of known anomalies out of the training.
+
+    Notes
+    -----
+    The convention is that of skada, but for zeros: they stand for source rows there,
+    and are refused here, since labels 0 and 1 would be misread.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.model_selection import TargetKFold
+    >>> domain = np.array([1, 1, 1, -2, -2, -2, -2])
+    >>> cv = TargetKFold(domain, n_splits=2, random_state=0)
+    >>> for train, test in cv.split(domain):
+    ...     print(train, test)
+    [0 1 2 3 4] [5 6]
+    [0 1 2 5 6] [3 4]
+
+    A search that scores on the target, with labels that only the scorer reads:
+
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(60, 2)), np.repeat([1, -1], [50, 10])
+    >>> X[y == -1] += 6
+    >>> domain = np.repeat([1, -1], [20, 40])
+    >>> search = GridSearchCV(
+    ...     IsolationForest(random_state=0),
+    ...     {"n_estimators": [10, 20]},
+    ...     cv=TargetKFold(domain, random_state=0),
+    ...     scoring="roc_auc",
+    ... ).fit(X, y)
+    >>> search.n_splits_, bool(search.best_score_ > 0.9)
+    (5, True)
+    """
+
+    def __init__(
+        self,
+        sample_domain: ArrayLike,
+        n_splits: int = 5,
+        *,
+        shuffle: bool = True,
+        random_state: RandomState = None,
+    ) -> None:
+        self.sample_domain = _domains(sample_domain)
+        self.n_splits = n_splits
+        self.shuffle = shuffle
+        self.random_state = random_state
+        KFold(n_splits, shuffle=shuffle)  # refuses what is not valid
+        n_target = np.count_nonzero(self.sample_domain < 0)
+        if n_target < n_splits:
+            raise ValueError(
+                f"sample_domain has {n_target} target rows (negative): too few for "
+                f"n_splits={n_splits}."
+            )
+
+    def split(
+        self, X: Any, y: ArrayLike | None = None, groups: Any = None
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Return the row numbers of the training and the test part of each split.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...)
+            Rows of both domains, of which only the number matters.
+        y : array-like of shape (n,), default=None
+            Labels. They are read at the target rows only, and only if there are both +1
+            (normal) and -1 (anomalous) among these.
+        groups : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        iterator of (train, test)
+            Row numbers in ascending order.
+        """
+        self._check_rows(X, "X")
+        target = np.flatnonzero(self.sample_domain < 0)
+        folds: KFold | StratifiedKFold
+        seed = _generator(self.random_state) if self.shuffle else None
+        y_target = None
+        if y is not None:
+            self._check_rows(y, "y")
+            y_target = column_or_1d(y)[target]
+        if y_target is not None and {1, -1} <= set(y_target.tolist()):
+            folds = StratifiedKFold(
+                self.n_splits, shuffle=self.shuffle, random_state=seed
+            )
+        else:
+            folds = KFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
+        # Drawn now, so that an error comes here and not at the first split.
+        tests = [target[test] for _, test in folds.split(target, y_target)]
+        rows = np.arange(len(self.sample_domain))
+        return ((np.setdiff1d(rows, test), test) for test in tests)
+
+    def get_n_splits(
+        self, X: Any = None, y: ArrayLike | None = None, groups: Any = None
+    ) -> int:
+        """Return the number of splits.
+
+        Parameters
+        ----------
+        X : object, default=None
+            Ignored.
+        y : object, default=None
+            Ignored.
+        groups : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        int
+            As given by `n_splits`.
+        """
+        return self.n_splits
+
+    def _check_rows(self, rows, name):
+        n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
+        if n != len(self.sample_domain):
+            raise ValueError(
+                f"sample_domain was given for {len(self.sample_domain)} rows, but "
+                f"{name} has {n}: make the splitter with the domains of the rows that "
+                "are to be split."
+            )
+
+
+def _domains(sample_domain):
+    """Return the domains of the rows as an array, where both are there."""
+    domains = column_or_1d(sample_domain)
+    # NaN is neither positive nor negative, too.
+    if domains.dtype.kind not in "iuf" or not ((domains > 0) | (domains < 0)).all():
+        raise ValueError(
+            "sample_domain must be positive for source rows and negative for target "
+            "rows, and nothing else. For labels that are 1 or True at the target rows "
+            "and 0 elsewhere: `np.where(is_target, -1, 1)`."
+        )
+    if not (domains > 0).any():
+        raise ValueError("sample_domain has no source row (positive).")
+    return domains
+
+
+def _generator(random_state):
+    """Return what draws the folds; without a seed, not NumPy's global state."""
+    if random_state is None:
+        return np.random.RandomState()
+    return check_random_state(random_state)

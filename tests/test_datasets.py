@@ -16,6 +16,7 @@ from sklearn.utils import Bunch, check_random_state
 from skanomaly import datasets
 from skanomaly.datasets import (
     _images,
+    across_domains,
     contaminate,
     fetch_cifar10,
     fetch_fashion_mnist,
@@ -320,6 +321,123 @@ def test_kinds_must_be_anomalies_and_known(labelled):
         labelled_anomalies(*split[:4], kinds=[1])
     with pytest.raises(ValueError, match="28 anomalies are needed, but there are 20"):
         labelled_anomalies(*split, kinds=2, ratio=0.7)
+
+
+# ------------------------------------------------------------------- two domains
+
+
+@pytest.fixture
+def domains(labelled):
+    """Return two data sets of four classes; the target's rows are 1000 and more."""
+    X, y = labelled
+    return X, y, X + 1000, y
+
+
+@pytest.mark.parametrize(("contamination", "expected"), [(0.25, 4), (0.4, 8)])
+def test_across_domains_counts_and_labels(domains, contamination, expected):
+    X_source, y_source, _, y_target = domains
+    X_train, X_test, y_train, y_test, domain = across_domains(
+        *domains, 2, contamination=contamination, random_state=0
+    )
+    np.testing.assert_array_equal(X_train[:20], X_source[y_source == 2])
+    np.testing.assert_array_equal(domain, np.where(X_train >= 1000, -1, 1))
+    np.testing.assert_array_equal(domain, np.repeat([1, -1], [20, 12 + expected]))
+    # Of the target's 20 normal rows 12 train and 8 are held out.
+    truth = np.where(y_target == 2, 1, -1)
+    np.testing.assert_array_equal(y_train[20:], truth[X_train[20:] - 1000])
+    np.testing.assert_array_equal(y_test, truth[X_test - 1000])
+    assert (y_train[:20] == 1).all()
+    assert (y_train == -1).sum() == expected
+    assert (y_test == 1).sum() == 8
+    assert (y_test == -1).mean() == pytest.approx(contamination, abs=0.04)
+    assert not set(X_train) & set(X_test)
+    assert {y_train.dtype, y_test.dtype, domain.dtype} == {np.dtype(np.int64)}
+    assert (np.diff(X_test) > 0).all()
+
+
+@pytest.mark.parametrize(("share", "expected"), [("same", 1), (0.5, 3), (None, 6)])
+def test_across_domains_with_an_official_test_set(domains, share, expected):
+    X_test, y_test = np.arange(2000, 2009), np.repeat([0, 1, 2], 3)
+    X_train, X_test, y_train, y_test, domain = across_domains(
+        *domains,
+        0,
+        contamination=0.2,
+        test_contamination=share,
+        X_test=X_test,
+        y_test=y_test,
+        random_state=0,
+    )
+    assert y_train.tolist() == [1] * 40 + [-1] * 5
+    assert domain.tolist() == [1] * 20 + [-1] * 25
+    assert X_train.max() < 2000 <= X_test.min()
+    assert X_test[:3].tolist() == [2000, 2001, 2002]
+    assert y_test.tolist() == [1] * 3 + [-1] * expected
+
+
+def test_across_domains_is_deterministic(domains):
+    def split(seed):
+        return across_domains(*domains, [0, 1], random_state=seed)
+
+    copies = [part.copy() for part in domains]
+    assert_same(split(3), split(3))
+    assert_same(split(3), split(np.random.RandomState(3)))
+    assert not np.array_equal(split(3)[0], split(4)[0])
+    assert_same(domains, copies)
+
+
+def test_across_domains_keeps_containers(domains):
+    X_source, y_source, X_target, y_target = domains
+    frames = [pd.DataFrame({"a": X, "b": X / 2}) for X in (X_source, X_target)]
+    split = across_domains(frames[0], y_source, frames[1], y_target, 0, random_state=0)
+    X_train, X_test, _, _, domain = split
+    assert list(X_train.columns) == list(X_test.columns) == ["a", "b"]
+    np.testing.assert_array_equal(domain, np.where(X_train["a"] >= 1000, -1, 1))
+
+    images = [np.zeros((80, 1, 4, 4), np.uint8) for _ in range(2)]
+    split = across_domains(images[0], y_source, images[1], y_target, 0, random_state=0)
+    assert split[0].shape[1:] == split[1].shape[1:] == (1, 4, 4)
+    assert split[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"X_target": np.zeros((80, 1))},
+            r"shape \(\), rows of X_target the shape \(1",
+        ),
+        ({"X_test": np.zeros((2, 3)), "y_test": [0, 1]}, "rows of X_test the shape"),
+        (
+            {"X_target": np.zeros(80, np.uint8)},
+            "X_source is of int64, X_target of uint8",
+        ),
+        ({"y_source": np.ones(80)}, "y_source has no row of the normal class 0"),
+        ({"y_target": np.ones(80)}, r"normal_class must be among .*got \[0\]"),
+        ({"y_target": np.zeros(80)}, "No row is anomalous"),
+        ({"X_test": [1]}, "X_test and y_test must be given together"),
+        ({"X_test": [1, 2], "y_test": [1, 2]}, "y_test has no normal row"),
+        ({"contamination": 1}, r"contamination must be a number in \[0, 1\)"),
+        ({"contamination": 0.9}, "anomalies are needed, but there are 60"),
+        ({"contamination": 0.01}, "contamination=0.01 beside 12 rows is less than one"),
+        ({"contamination": 0}, "would have no anomaly"),
+        ({"test_contamination": 0}, "would have no anomaly"),
+        ({"test_contamination": "all"}, "test_contamination must be a number"),
+        ({"test_contamination": 0.9}, "72 anomalies are needed to test on, but 59"),
+        ({"test_size": 0}, "No normal row is left to test on"),
+    ],
+)
+def test_across_domains_refuses(domains, changes, message):
+    names = ("X_source", "y_source", "X_target", "y_target")
+    given = dict(zip(names, domains, strict=True)) | {"random_state": 0} | changes
+    with pytest.raises(ValueError, match=message):
+        across_domains(**given, normal_class=0)
+
+
+def test_across_domains_refuses_other_columns(domains):
+    X_source, y_source, X_target, y_target = domains
+    frames = pd.DataFrame({"a": X_source}), pd.DataFrame({"b": X_target})
+    with pytest.raises(ValueError, match="must have the same columns"):
+        across_domains(frames[0], y_source, frames[1], y_target, 0)
 
 
 # ------------------------------------------------------------------------ loaders

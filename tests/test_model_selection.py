@@ -1,4 +1,4 @@
-"""LeaveAnomalyKindOut: what is kept apart, what is tested, what is refused."""
+"""The splitters: what is kept apart, what is tested, what is refused."""
 
 import subprocess
 import sys
@@ -11,14 +11,21 @@ from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
 from sklearn.model_selection import (
     GridSearchCV,
+    KFold,
     PredefinedSplit,
+    StratifiedKFold,
     cross_val_score,
     cross_validate,
 )
 
-from skanomaly.datasets import contaminate, labelled_anomalies, one_vs_rest
+from skanomaly.datasets import (
+    across_domains,
+    contaminate,
+    labelled_anomalies,
+    one_vs_rest,
+)
 from skanomaly.metrics import detector_roc_auc
-from skanomaly.model_selection import LeaveAnomalyKindOut
+from skanomaly.model_selection import LeaveAnomalyKindOut, TargetKFold
 
 KINDS = np.array(["dos", "probe", "r2l"])
 
@@ -165,7 +172,8 @@ def test_grid_search_scores_kinds_that_were_kept_out(labelled):
 @pytest.mark.parametrize("scoring", ["roc_auc", detector_roc_auc])
 def test_cross_val_score_runs(labelled, scoring):
     X, y, kinds = labelled
-    cv, forest = LeaveAnomalyKindOut(kinds), IsolationForest(random_state=0)
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    forest = IsolationForest(random_state=0)
     scores = cross_val_score(forest, X, y, cv=cv, scoring=scoring)
     assert scores.shape == (3,)
     assert (scores > 0.8).all()
@@ -314,3 +322,163 @@ def test_kinds_of_other_rows_than_those_searched_are_refused(labelled):
     search = GridSearchCV(IsolationForest(), {}, cv=cv, scoring="roc_auc")
     with pytest.raises(ValueError, match="rows, but y has"):
         search.fit(X, y)
+
+
+# ------------------------------------------------------------ TargetKFold: the parts
+
+
+@pytest.fixture
+def domains():
+    """Return X, y and domains: 15 source rows, 20 normal, 6 anomalous target rows."""
+    rng = np.random.default_rng(0)
+    domain = np.repeat([1, 3, -2], [10, 5, 26])
+    y = np.repeat([1, -1], [35, 6])
+    order = rng.permutation(len(y))
+    X = rng.normal(size=(len(y), 2)) + 5 * (y == -1)[:, None]
+    return X[order], y[order], domain[order]
+
+
+@pytest.mark.parametrize("n_splits", [2, 5, 6])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_each_target_row_is_tested_once(domains, n_splits, shuffle, labelled):
+    X, y, domain = domains
+    cv = TargetKFold(domain, n_splits, shuffle=shuffle)
+    found = splits(cv, X, y if labelled else None)
+    assert len(found) == cv.get_n_splits() == n_splits
+    source, target = np.flatnonzero(domain > 0), np.flatnonzero(domain < 0)
+    for train, test in found:
+        assert set(source) <= set(train)
+        assert not set(train) & set(test)
+        assert sorted(train + test) == list(range(len(y)))
+        assert train == sorted(train)
+        assert test == sorted(test)
+        if labelled:
+            assert set(y[test]) == {1, -1}
+    tested = [row for _, test in found for row in test]
+    np.testing.assert_array_equal(np.sort(tested), target)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_folds_are_those_of_scikit_learn(domains, labelled):
+    X, y, domain = domains
+    target = np.flatnonzero(domain < 0)
+    folds = StratifiedKFold if labelled else KFold
+    expected = folds(4, shuffle=True, random_state=3).split(X[target], y[target])
+    found = TargetKFold(domain, 4, random_state=3).split(X, y if labelled else None)
+    for (_, test), (_, expected_test) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(test, target[expected_test])
+
+
+@pytest.mark.parametrize("labels", [(1, 1), (0, 1), (0, -1), (2, 3), ("a", "b")])
+def test_other_labels_do_not_stratify(domains, labels):
+    X, y, domain = domains
+    others = np.where(y == 1, *labels)
+    cv = TargetKFold(domain, random_state=0)
+    assert splits(cv, X, others) == splits(cv, X, None) != splits(cv, X, y)
+
+
+def test_labels_of_the_source_are_not_read(domains):
+    X, y, domain = domains
+    cv = TargetKFold(domain, random_state=0)
+    assert splits(cv, X, np.where(domain > 0, -1, y)) == splits(cv, X, y)
+    labels = np.where(domain > 0, -1, 1)
+    assert splits(cv, X, labels) == splits(cv, X, None)
+
+
+def test_too_few_anomalies_for_the_folds_are_warned_of(domains):
+    X, y, domain = domains
+    with pytest.warns(UserWarning, match="least populated class"):
+        TargetKFold(domain, 7).split(X, y)
+
+
+def test_target_folds_and_the_random_state(domains):
+    X, y, domain = domains
+    cv = TargetKFold(domain, random_state=3)
+    assert splits(cv, X, y) == splits(cv, X, y)
+    assert splits(TargetKFold(domain, random_state=4), X, y) != splits(cv, X, y)
+    cv = TargetKFold(domain)
+    before = np.random.get_state()
+    assert splits(cv, X, y) != splits(cv, X, y)
+    for old, new in zip(before, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    cv = TargetKFold(domain, shuffle=False, random_state=3)
+    assert splits(cv, X, y) == splits(TargetKFold(domain, shuffle=False), X, y)
+
+
+# ------------------------------------------------- TargetKFold: in scikit-learn
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", detector_roc_auc])
+@pytest.mark.parametrize("routing", [True, False])
+def test_grid_search_scores_the_target(domains, scoring, routing):
+    X, y, domain = domains
+    with config_context(enable_metadata_routing=routing):
+        search = GridSearchCV(
+            IsolationForest(random_state=0),
+            {"n_estimators": [5, 20]},
+            cv=TargetKFold(domain, 3, random_state=0),
+            scoring=scoring,
+        ).fit(X, y)
+    assert search.n_splits_ == 3
+    assert search.best_score_ > 0.8
+
+
+def test_two_data_sets_are_cross_validated():
+    X, classes = np.arange(200).reshape(-1, 1), np.repeat([0, 1, 2, 3], 50)
+    X, _, y, _, domain = across_domains(
+        X, classes, X + 500, classes, 0, contamination=0.3, random_state=0
+    )
+    for train, test in TargetKFold(domain, 4, random_state=0).split(X, y):
+        assert (X[test] >= 500).all()
+        assert np.sum(X[train] < 500) == 50
+        assert set(y[test]) == {1, -1}
+
+
+def test_target_folds_of_pandas_and_of_copies(domains):
+    pd = pytest.importorskip("pandas")
+    X, y, domain = domains
+    expected = splits(TargetKFold(domain, random_state=0), X, y)
+    index = np.arange(len(y))[::-1] + 100
+    cv = TargetKFold(pd.Series(domain, index=index), random_state=0)
+    assert splits(cv, pd.DataFrame(X, index=index), pd.Series(y, index)) == expected
+    for copy in (clone(cv, safe=False), deepcopy(cv)):
+        assert splits(copy, X, y) == expected
+    text = " ".join(repr(TargetKFold(np.array([1, -1, -1]), 2)).split())
+    assert text == (
+        "TargetKFold(n_splits=2, random_state=None, "
+        "sample_domain=array([ 1, -1, -1]), shuffle=True)"
+    )
+
+
+# ---------------------------------------------------- TargetKFold: refusals
+
+
+@pytest.mark.parametrize(
+    ("domain", "options", "message"),
+    [
+        ([0, 0, 1, 1], {}, r"np\.where\(is_target, -1, 1\)"),
+        ([False, False, True], {}, r"np\.where\(is_target, -1, 1\)"),
+        ([1, 1, -1, -1, 0], {}, "positive for source rows and negative for target"),
+        ([1.0, -1.0, np.nan], {}, "and nothing else"),
+        (["source", "target"], {}, "and nothing else"),
+        ([-1, -1, -2], {}, "no source row"),
+        ([1, 1, 2], {"n_splits": 2}, "0 target rows .*too few for n_splits=2"),
+        ([1, -1, -1], {}, "2 target rows .*too few for n_splits=5"),
+        ([1, -1, -1], {"n_splits": 1}, "n_splits=2 or more"),
+        ([1, -1, -1], {"n_splits": 2.0}, "must be of Integral type"),
+        ([[1, -1], [-1, 1]], {}, "1d array"),
+    ],
+)
+def test_domains_that_are_refused(domain, options, message):
+    with pytest.raises(ValueError, match=message):
+        TargetKFold(domain, **options)
+
+
+def test_domains_of_other_rows_are_refused(domains):
+    X, y, domain = domains
+    cv = TargetKFold(domain)
+    with pytest.raises(ValueError, match="for 41 rows, but X has 40: make"):
+        cv.split(X[1:], y)
+    with pytest.raises(ValueError, match="for 41 rows, but y has 40: make"):
+        cv.split(X, y.tolist()[1:])

@@ -8,6 +8,10 @@ one before it returned::
     split = one_vs_rest(X, y, normal_class=3, return_kinds=True, random_state=0)
     split = contaminate(*split, contamination=0.1, random_state=0)
     split = labelled_anomalies(*split, ratio=0.05, kinds=[5], random_state=0)
+
+`across_domains` makes such a split of two data sets, and returns the domain of each
+training row too. Videos are read by `read_frames`, cut by `make_clips`, and judged by
+`frame_scores`.
 """
 
 from ._images import (
@@ -18,22 +22,29 @@ from ._images import (
     fetch_usps,
 )
 from ._protocols import (
+    across_domains,
     contaminate,
     hold_one_out,
     labelled_anomalies,
     one_vs_rest,
 )
 from ._tables import fetch_odds
+from ._video import fetch_ucsd_ped2, frame_scores, make_clips, read_frames
 
 __all__ = [
+    "across_domains",
     "contaminate",
     "fetch_cifar10",
     "fetch_fashion_mnist",
     "fetch_kmnist",
     "fetch_mnist",
     "fetch_odds",
+    "fetch_ucsd_ped2",
     "fetch_usps",
+    "frame_scores",
     "hold_one_out",
     "labelled_anomalies",
+    "make_clips",
     "one_vs_rest",
+    "read_frames",
 ]

@@ -3,13 +3,14 @@
 `one_vs_rest` and `hold_one_out` split labelled data; `contaminate` and
 `labelled_anomalies` move anomalies of such a split into its training set. All four
 return ``X_train, X_test, y_train, y_test``, followed by the kinds where they are known,
-so that a split can be handed on as ``f(*split)``.
+so that a split can be handed on as ``f(*split)``. `across_domains` does all of this at
+once for two data sets, and returns the domains after the four.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -324,6 +325,122 @@ def labelled_anomalies(
     return _move(split, eligible, n_moved, random_state)
 
 
+def across_domains(
+    X_source: Any,
+    y_source: ArrayLike,
+    X_target: Any,
+    y_target: ArrayLike,
+    normal_class: Any,
+    *,
+    contamination: float = 0.1,
+    test_contamination: float | Literal["same"] | None = "same",
+    test_size: float = 0.4,
+    X_test: Any = None,
+    y_test: ArrayLike | None = None,
+    random_state: RandomState = None,
+) -> tuple[Any, ...]:
+    """Take a source of normal rows and a contaminated target from two data sets.
+
+    The training set holds the normal rows of the source, all of them, then a mixture of
+    the target: its normal rows, and as many anomalies as make up the fraction
+    `contamination` of them all. The test set holds target rows only, none of which is
+    in the training set. This is the protocol of Fan et al. [1]_ for digits.
+
+    Parameters
+    ----------
+    X_source, y_source : array-likes of shape (n_source, ...) and (n_source,)
+        Rows of the source and their class labels, numbers or strings.
+    X_target, y_target : array-likes of shape (n_target, ...) and (n_target,)
+        Rows of the target, of the same shape as those of the source (images of another
+        size are to be resized), and their class labels.
+    normal_class : label or sequence of labels
+        The normal class or classes.
+    contamination : float, default=0.1
+        Fraction in [0, 1) of anomalies among the target rows of the training set.
+    test_contamination : float, "same" or None, default="same"
+        Fraction in [0, 1) of anomalies in the test set, more than 0. With "same", it is
+        `contamination`; with None, all anomalies that are left are tested on.
+    test_size : float, default=0.4
+        Fraction in [0, 1) of the target rows of each normal class that is held out.
+        Ignored with an official test set.
+    X_test, y_test : array-likes of shape (n_test, ...) and (n_test,), default=None
+        The official test set of the target and its class labels. All normal rows of
+        `X_target` are then trained on, and the test set is drawn from `X_test`.
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows held out and the anomalies. An int makes the split reproducible.
+
+    Returns
+    -------
+    X_train, X_test : of shape (n_train, ...) and (n_test, ...)
+        Rows of the types given, the source before the target.
+    y_train, y_test : ndarrays of shape (n_train,) and (n_test,)
+        The true labels: +1 for normal rows and -1 for anomalies, int64. Those of the
+        target rows are for evaluation: a detector that uses labels would take a -1 in
+        `y_train` as known.
+    sample_domain : ndarray of shape (n_train,)
+        +1 for source rows and -1 for target rows of `X_train`, int64.
+
+    Raises
+    ------
+    ValueError
+        If rows differ in shape or columns, or one data set is of bytes and another is
+        not; if the normal class is missing somewhere; if a fraction is out of range or
+        less than one row, there are too few anomalies for it, or the test set would
+        have none; or if only one of `X_test` and `y_test` is given.
+
+    See Also
+    --------
+    contaminate : Does it within one data set.
+    skanomaly.model_selection.TargetKFold : Cross-validates on the target rows.
+
+    References
+    ----------
+    .. [1] C. Fan, F. Zhang, P. Liu, X. Sun, H. Li, T. Xiao, W. Zhao and X. Tang,
+       "Importance weighted adversarial discriminative transfer for anomaly detection",
+       2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.datasets import across_domains
+    >>> X_source, y_source = np.arange(6), np.repeat([0, 1], 3)
+    >>> X_target, y_target = np.arange(100, 120), np.repeat([0, 1], 10)
+    >>> X_train, X_test, y_train, y_test, domain = across_domains(
+    ...     *(X_source, y_source, X_target, y_target),
+    ...     normal_class=0,
+    ...     contamination=0.25,
+    ...     random_state=0,
+    ... )
+    >>> y_train
+    array([ 1,  1,  1,  1,  1,  1,  1,  1,  1, -1, -1])
+    >>> domain
+    array([ 1,  1,  1, -1, -1, -1, -1, -1, -1, -1, -1])
+    >>> y_test
+    array([ 1,  1,  1,  1, -1])
+    """
+    for name, rows in (("X_target", X_target), ("X_test", X_test)):
+        if rows is not None:
+            _check_alike(X_source, name, rows)
+    source = np.isin(_kinds(X_source, y_source), np.atleast_1d(normal_class))
+    if not source.any():
+        raise ValueError(
+            f"y_source has no row of the normal class {normal_class!r}: check its type "
+            "and classes."
+        )
+    rng = check_random_state(random_state)
+    official = {"test_size": test_size, "X_test": X_test, "y_test": y_test}
+    X_target, X_test, sign_target, sign_test = _mixture(
+        X_target, y_target, normal_class, contamination, official, rng
+    )
+    share = contamination if test_contamination == "same" else test_contamination
+    tested = _thinned(sign_test, share, rng)
+    X_train = _append(_take(X_source, source), X_target)
+    of_source = np.ones(np.count_nonzero(source), dtype=np.int64)
+    y_train = np.concatenate([of_source, sign_target])
+    sample_domain = np.concatenate([of_source, -np.ones_like(sign_target)])
+    return X_train, _take(X_test, tested), y_train, sign_test[tested], sample_domain
+
+
 def _sign(classes, inside, outside, kinds):
     """Give each row one sign where its kind is in the classes, the other elsewhere."""
     return np.where(np.isin(kinds, classes), inside, outside).astype(np.int64)
@@ -381,13 +498,68 @@ def _move(split, eligible, n_moved, random_state):
     return tuple(arrays)
 
 
+def _mixture(X, y, normal_class, contamination, official, rng):
+    """Split into a contaminated training set and all that may be tested on."""
+    split = one_vs_rest(X, y, normal_class, **official, random_state=rng)
+    if official["X_test"] is None:
+        return contaminate(*split, contamination=contamination, random_state=rng)
+    # The anomalies to train on are drawn from the training part, which as a split of
+    # its own has them for a test set.
+    pool = one_vs_rest(X, y, normal_class, test_size=0)
+    mixture = contaminate(*pool, contamination=contamination, random_state=rng)
+    return mixture[0], split[1], mixture[2], split[3]
+
+
+def _thinned(sign, share, rng):
+    """Mask the normal rows, and so many anomalies that these have the given share."""
+    tested = sign == 1
+    if not tested.any():
+        raise ValueError("No normal row is left to test on: raise test_size.")
+    rows = np.flatnonzero(~tested)
+    if share is None:
+        n_tested = len(rows)
+    else:
+        n_tested = _n_moved("test_contamination", share, np.count_nonzero(tested))
+    if not n_tested:
+        raise ValueError(
+            "The test set would have no anomaly: give a test_contamination above 0, or "
+            "None to test on all anomalies that are left."
+        )
+    if n_tested > len(rows):
+        raise ValueError(
+            f"{n_tested} anomalies are needed to test on, but {len(rows)} are left: "
+            "lower test_contamination, or give None to test on all of them."
+        )
+    tested[rng.choice(rows, n_tested, replace=False)] = True
+    return tested
+
+
+def _check_alike(X_source, name, X):
+    """Check that rows of two data sets can be stacked and mean the same."""
+    shapes = np.shape(X_source)[1:], np.shape(X)[1:]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Rows of X_source have the shape {shapes[0]}, rows of {name} the shape "
+            f"{shapes[1]}: bring them to one shape, images by resizing."
+        )
+    if list(getattr(X_source, "columns", ())) != list(getattr(X, "columns", ())):
+        raise ValueError(f"X_source and {name} must have the same columns.")
+    # Bytes are values up to 255, floats mostly up to 1: together they would be neither.
+    dtypes = [str(getattr(rows, "dtype", None)) for rows in (X_source, X)]
+    if dtypes[0] != dtypes[1] and "uint8" in dtypes:
+        raise ValueError(
+            f"X_source is of {dtypes[0]}, {name} of {dtypes[1]}: bring both to one "
+            "type and one range of values."
+        )
+
+
 def _n_moved(name, fraction, n):
     """Count the rows that make up a fraction of themselves and n others."""
     _check_fraction(name, fraction)
     n_moved = round(n * fraction / (1 - fraction))
     if fraction > 0 and n_moved == 0:
         raise ValueError(
-            f"{name}={fraction} of {n} training rows is less than one row: give 0, or "
+            f"{name}={fraction} beside {n} rows is less than one row: give 0, or "
             f"more than {1 / (2 * n + 1):.2g}."
         )
     return n_moved
