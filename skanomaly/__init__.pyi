@@ -2,10 +2,12 @@ from . import datasets, exceptions, metrics, model_selection
 from ._aa_bigan import AABiGAN
 from ._history_ad import HistoryAD
 from ._persistence import load, save
+from ._transfer_ad import TransferAD
 
 __all__ = [
     "AABiGAN",
     "HistoryAD",
+    "TransferAD",
     "datasets",
     "exceptions",
     "load",

@@ -37,7 +37,7 @@ from .utils._sklearn_compat import (
 
 __all__ = ["BaseDeepDetector", "ReconstructionMixin"]
 
-_TABLE, _IMAGES, _CLIPS = 2, 4, 5  # dimensions of X
+_TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
 _FEWEST = 2  # rows to learn from
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
@@ -74,7 +74,8 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     # What a child writes ------------------------------------------------------------
 
-    #: What "auto" stands for, for tables and for images, by parameter.
+    #: What "auto" stands for, by parameter: for tables, images and, if it is not the
+    #: same as for images, clips.
     _auto_values: dict[str, tuple]
     #: Whether ``fit`` reads which rows are known to be anomalous.
     _reads_labels = False
@@ -89,10 +90,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return the untrained nets, by the name of the attribute they become."""
 
     @abstractmethod
-    def _train(self, rows: Rows, known: Rows, seed: int) -> None:
-        """Set ``net_``, ``history_`` and ``n_iter_`` from rows on the device.
+    def _train(self, rows: Rows, others: Rows, seed: int) -> None:
+        """Set ``net_``, and call ``_record`` after each stage.
 
-        `known` are the rows that are known to be anomalous, `rows` the others.
+        `others` are what the method tells apart from `rows`, on the same device:
+        rows that are known to be anomalous, or those of another domain.
         """
 
     @abstractmethod
@@ -133,24 +135,34 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             If a loss or score became infinite or NaN. Nothing has changed then.
         """
         with self._all_or_nothing():
-            device = resolve_device(self.device)
-            seed = check_random_state(self.random_state).randint(2**31 - 1)
             X = self._check_rows(X, reset=not self._goes_on())
-            anomalous = self._check_labels(y, len(X))
-            if not self._goes_on():
-                self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
-                if self.scaler_ is not None:
-                    self.scaler_.fit(X[~anomalous] if anomalous.any() else X)
-            rows = Rows(X, self.scaler_, device)
-            self._row_shape = rows.row_shape
-            rows, known = (
-                rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
-                for part in (~anomalous, anomalous)
-            )
-            with self._few_threads():
-                self._train(rows, known, seed)
-                self.offset_ = self._threshold(self._score_rows(rows))
+            self._fit(X, self._check_labels(y, len(X)))
         return self
+
+    def _fit(self, X, apart, X_apart=None):
+        """Train on the rows of X, told apart from others: X[apart], or X_apart."""
+        device = resolve_device(self.device)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        if not self._goes_on():
+            self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
+            if self.scaler_ is not None:
+                self.scaler_.fit(self._rows_to_scale_by(X, apart, X_apart))
+        rows = Rows(X, self.scaler_, device)
+        self._row_shape = rows.row_shape
+        rows, others = (
+            rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
+            for part in (~apart, apart)
+        )
+        if X_apart is not None:
+            others = Rows(X_apart, self.scaler_, device)
+        self.history_ = self.history_ if self._goes_on() else []
+        with self._few_threads():
+            self._train(rows, others, seed)
+            self.offset_ = self._threshold(self._score_rows(rows))
+
+    def _rows_to_scale_by(self, X, apart, X_apart):
+        """Return the rows from which the scaling is learned: those not told apart."""
+        return X[~apart] if apart.any() else X
 
     def score_samples(self, X):
         """Return how normal each row is.
@@ -242,10 +254,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
-        if len(shape) != _IMAGES - 1 or prod(shape) != n_columns:
+        wanted = [k for k in self._accepted_ndim if k > _TABLE]
+        if len(shape) + 1 not in wanted or prod(shape) != n_columns:
+            axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
             raise ValueError(
-                f"image_shape={self.image_shape} has to be (c, h, w) with "
-                f"c * h * w = {n_columns}, the number of columns of X."
+                f"image_shape={self.image_shape} has to be {axes}, with a product of "
+                f"{n_columns}, the number of columns of X."
             )
         return shape
 
@@ -282,7 +296,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return a parameter, or what "auto" stands for on this kind of data."""
         value = getattr(self, name, "auto")
         if isinstance(value, str) and value == "auto":
-            value = self._auto_values[name][len(self._row_shape) > 1]
+            values = self._auto_values[name]
+            kind = _KINDS.index(len(self._row_shape) + 1)
+            value = values[min(kind, len(values) - 1)]
         return value
 
     def _plan(self, name, n_rows, length=None):
@@ -399,17 +415,16 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             torch.set_num_threads(before)
 
     def _record(self, **nets):
-        """Set ``history_`` from the last run of each net, given by stage."""
+        """Add to ``history_`` what the last run of each net, given by stage, left."""
         if any(net.interrupted_ for net in nets.values()):
             warnings.warn(
                 "Training was interrupted; the detector is what it was at that time.",
                 FitInterruptedWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
-        before = self.history_ if self._goes_on() else []
-        self.history_ = before + [
+        self.history_ = self.history_ + [
             {"stage": stage, "epoch": row["epoch"], "duration": row["dur"]}
-            | {k: v for k, v in row.items() if k.endswith("_loss")}
+            | {k: v for k, v in row.items() if isinstance(v, float) and k != "dur"}
             for stage, net in nets.items()
             for row in net.history[net.run_start_ :]
             if "dur" in row

@@ -594,7 +594,7 @@ class HistoryAD(BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, known, seed):
+    def _train(self, rows, others, seed):
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         game = self._plan("max_epochs", len(train))
@@ -639,7 +639,7 @@ class HistoryAD(BaseDeepDetector):
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
                 "others are extrapolated. Try a wider `spread`, or more epochs.",
                 CoverageWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         callbacks = [KeepBest(patience=_PATIENCE, decay=_DECAY), *callbacks]
         net.run(train, samples=samples, held_out=held_out, callbacks=callbacks, **plan)

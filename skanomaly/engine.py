@@ -212,10 +212,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of fresh permutations."""
+        for index in self.numbers():
+            yield self.rows[index]
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield the numbers of the rows, batch by batch."""
         order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
-        order = self.rows.chosen[order if self.n_copies else order[0]]
-        for index in order.split(self.batch_size, -1):
-            yield self.rows.gather(index)
+        yield from (order if self.n_copies else order[0]).split(self.batch_size, -1)
 
     def _order(self):
         n, wanted = len(self.rows), self.n_batches * self.batch_size
@@ -261,8 +264,8 @@ class AlternatingNet(NeuralNet, ABC):
         For every draw in ``turns``; on the device of the net.
     interrupted_ : bool
         Whether the last run was ended from the keyboard.
-    run_start_ : int
-        Number of epochs in ``history`` before the last run.
+    run_start_, first_step_ : int
+        Epochs in ``history``, and steps, before the last run.
     """
 
     step_: int
@@ -348,6 +351,7 @@ class AlternatingNet(NeuralNet, ABC):
             self.initialize()
         self.rng_ = torch.Generator(self.device).manual_seed(self.seed + self.step_)
         self.interrupted_, self.run_start_ = False, len(self.history)
+        self.first_step_ = self.step_
         try:
             with self._own_randomness():
                 return self.partial_fit(rows)
@@ -390,6 +394,11 @@ class AlternatingNet(NeuralNet, ABC):
     def n_steps(self) -> int:
         """Batches in one run."""
         return self.max_epochs * self.epoch_steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return (self.step_ - self.first_step_) / self.n_steps
 
     def train_step(self, batch, **fit_params):
         """Play all turns of one batch."""
@@ -543,30 +552,34 @@ class LinearDecay(Callback):
     Parameters
     ----------
     final : float
-        The last learning rate, as a share of the first one.
+        The last learning rate, as a share of that of the net.
     begin : float
         Share of the run, in [0, 1), after which they fall.
+    first : float
+        The first learning rate, as such a share.
     """
 
-    def __init__(self, final: float = 0.1, begin: float = 0.0):
+    def __init__(self, final: float = 0.1, begin: float = 0.0, first: float = 1.0):
         self.final = final
         self.begin = begin
+        self.first = first
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Remember the rates to start from."""
-        self.start_ = net.step_
         self.groups_ = [
             (group, group.setdefault("initial_lr", group["lr"]))
             for name in net.players()
             for group in net._optimizer(name).param_groups
         ]
+        self._set(0.0)
 
     def on_batch_end(self, net, batch=None, training=False, **kwargs):
         """Set the rates for the next step."""
-        done = (net.step_ - self.start_) / net.n_steps
-        done = max(done - self.begin, 0.0) / (1 - self.begin)
+        self._set(max(net.progress - self.begin, 0.0) / (1 - self.begin))
+
+    def _set(self, done):
         for group, lr in self.groups_:
-            group["lr"] = lr * (1 - (1 - self.final) * done)
+            group["lr"] = lr * (self.first - (self.first - self.final) * done)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Let go of the optimisers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "CoverageWarning",
     "FitInterruptedWarning",
+    "SaturatedWeightsWarning",
     "TrainingDivergedError",
 ]
 
@@ -25,4 +26,12 @@ class CoverageWarning(UserWarning):
     """The generated negatives leave a part of the data uncovered.
 
     The scores of rows in that part rest on extrapolation alone.
+    """
+
+
+class SaturatedWeightsWarning(UserWarning):
+    """All importance weights are nearly 0, or all nearly 1.
+
+    Then they tell no row from another: with 0 nothing is learned from the target
+    domain, with 1 everything, its anomalies included.
     """

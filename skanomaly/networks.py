@@ -40,6 +40,8 @@ class StackedMLP(nn.Module):
         its own; running means take their place after training.
     slope : float
         Slope of the LeakyReLU left of zero.
+    dropout : float
+        Share of the hidden units that are left out in training.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class StackedMLP(nn.Module):
         sizes: Sequence[int],
         normalised: bool = False,
         slope: float = SLOPE,
+        dropout: float = 0.0,
     ):
         super().__init__()
-        self.n_copies, self.slope = n_copies, slope
+        self.n_copies, self.slope, self.dropout = n_copies, slope, dropout
         for k, (i, o) in enumerate(pairwise(sizes)):
             for name, n_rows in (("weight", i), ("bias", 1)):
                 values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
@@ -89,6 +92,8 @@ class StackedMLP(nn.Module):
                 x = norm(x.transpose(0, 1).flatten(1))
                 x = x.unflatten(1, (self.n_copies, -1)).transpose(0, 1)
             x = F.leaky_relu(x, self.slope)
+            if self.dropout:
+                x = F.dropout(x, self.dropout, self.training)
         return torch.baddbmm(bias, x, weight)
 
 

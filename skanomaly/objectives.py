@@ -6,17 +6,27 @@ section of this file names.
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "anomaly_aware_loss",
     "coverage",
+    "effective_sample_size",
     "gradient_penalty",
     "history_weights",
+    "importance_weights",
     "least_squares_loss",
+    "ramp",
+    "reconstruction_loss",
+    "reverse_gradient",
     "total_variation_loss",
+    "transfer_loss",
     "wasserstein_critic_loss",
+    "weighted_domain_loss",
 ]
 
 # Chatillon & Ballester (2020), "History-based anomaly detector: an adversarial
@@ -209,3 +219,157 @@ def anomaly_aware_loss(
     if on_anomalies is not None:
         loss = loss + least_squares_loss(on_anomalies, (a + b) / 2)
     return loss
+
+
+# Fan et al. (2021), "Importance weighted adversarial discriminative transfer for
+# anomaly detection". F is the encoder, D the decoder, C the classifier of domains:
+# near 0 on the source, near 1 on the target.
+
+
+def reconstruction_loss(rows: Tensor, rebuilt: Tensor) -> Tensor:
+    r"""Return the mean squared error of each row (eq. 4).
+
+    .. math:: L(x) = \|D(F(x)) - x\|^2 / d
+
+    Parameters
+    ----------
+    rows, rebuilt : Tensor of shape (k, n, ...)
+        Rows of d numbers and what k networks make of them.
+
+    Returns
+    -------
+    Tensor of shape (k, n)
+        At least 0.
+    """
+    return (rows - rebuilt).square().flatten(2).mean(2)
+
+
+def transfer_loss(on_source: Tensor, on_target: Tensor, lam: float) -> Tensor:
+    r"""Return what encoder and decoder minimise (eqs 1, 7 and 8).
+
+    .. math:: E_{p_s}[L] + \lambda E_{p_t}[w L]
+
+    Parameters
+    ----------
+    on_source, on_target : Tensor of shape (..., n)
+        Losses of rows of each domain; those of the target times their weights.
+    lam : float
+        What the target counts, beside 1 for the source.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least 0.
+    """
+    return on_source.mean(-1) + lam * on_target.mean(-1)
+
+
+def importance_weights(loss: Tensor, eta: float, beta: float) -> Tensor:
+    r"""Return how far each row counts as a normal one (eq. 5).
+
+    .. math:: \tilde w = \sigma(\eta L + \beta)
+
+    With :math:`\eta = -\beta / \tau` this is
+    :math:`\sigma(\beta (1 - L / \tau))`, which does not depend on the unit of L.
+
+    Parameters
+    ----------
+    loss : Tensor of shape (...)
+        The loss L of each row, or what stands for it.
+    eta : float
+        Below 0: the more, the steeper.
+    beta : float
+        Above 0. Rows with :math:`L = -\beta / \eta` have a weight of 1/2.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        In [0, 1], falling with the loss. Without a gradient.
+    """
+    return torch.sigmoid(eta * loss + beta).detach()
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    r"""Return how many equal weights are worth as much as these.
+
+    .. math:: (\sum w)^2 / \sum w^2
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n,)
+        At least 0.
+
+    Returns
+    -------
+    float
+        In [1, n]; 0 if all weights are.
+    """
+    total = weights.double().sum().square()
+    return float(total / weights.double().square().sum().clamp(min=1e-300))
+
+
+def weighted_domain_loss(
+    on_source: Tensor,
+    on_target: Tensor,
+    source_weight: Tensor | float,
+    target_weight: Tensor,
+) -> Tensor:
+    r"""Return what the classifier of domains minimises (minus eq. 6).
+
+    .. math:: -E_{p_t}[w \log C] - E_{p_s}[\log(1 - C)]
+
+    Its minimum over all functions is reached at :math:`C^* = w p_t / (w p_t + p_s)`.
+    There it is :math:`2 \log 2 - 2 JS(w p_t, p_s)`, with the Jensen-Shannon
+    divergence, if :math:`E_{p_t}[w] = 1`; the encoder makes it as large as it can.
+
+    Parameters
+    ----------
+    on_source, on_target : Tensor of shape (..., n)
+        The classifier's logits.
+    source_weight, target_weight : Tensor of shape (n,), or float
+        What each row counts; the paper has 1 for the source.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least 0.
+    """
+    taken_for_target = source_weight * F.softplus(on_source)
+    taken_for_source = target_weight * F.softplus(-on_target)
+    return taken_for_target.mean(-1) + taken_for_source.mean(-1)
+
+
+def reverse_gradient(values: Tensor, strength: float) -> Tensor:
+    """Return `values`, the gradient of which is turned round on its way back.
+
+    Parameters
+    ----------
+    values : Tensor
+        Any values.
+    strength : float
+        What the gradient is multiplied with, besides -1.
+
+    Returns
+    -------
+    Tensor
+        Equal to `values` to the bit.
+    """
+    return values.detach() + strength * (values.detach() - values)
+
+
+def ramp(progress: float) -> float:
+    r"""Return how far a schedule has risen (the authors' code).
+
+    .. math:: 2 / (1 + e^{-p}) - 1
+
+    Parameters
+    ----------
+    progress : float
+        Share p of the stage that is done, in [0, 1].
+
+    Returns
+    -------
+    float
+        0 at the start, 0.462 at the end.
+    """
+    return math.tanh(progress / 2)

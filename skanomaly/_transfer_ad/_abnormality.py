@@ -1,0 +1,135 @@
+"""What stands for the loss of a row, in its weight and in its score."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Added to the detail of a row and to the variance of codes, as a share of their mean:
+#: a plain row, or a direction in which codes hardly vary, should not decide alone.
+_SHARE_OF_DETAIL, _SHARE_OF_VARIANCE = 0.01, 0.3
+_LEAST_SPREAD, _TINY = 0.05, 1e-12
+_POOLING: dict[int, Any] = {
+    2: (F.adaptive_avg_pool2d, "bilinear"),
+    3: (F.adaptive_avg_pool3d, "trilinear"),
+}
+
+
+class Figures(NamedTuple):
+    """What networks say of n rows.
+
+    Attributes
+    ----------
+    loss : Tensor of shape (k, n)
+        The loss of reconstruction (eq. 4), of each of k autoencoders.
+    detail : Tensor of shape (n,)
+        What the plainest code would lose, see :func:`detail_of`; 1 for tables.
+    codes : Tensor of shape (k, n, l)
+        What the encoders make of the rows.
+    """
+
+    loss: Tensor
+    detail: Tensor
+    codes: Tensor
+
+
+class Abnormality(nn.Module):
+    r"""A number g > 0 for each row, higher for the more anomalous.
+
+    The criterion "reconstruction" is the loss L itself. "combined" is made of two
+    terms, the loss as a share of what the plainest code would lose, v, and how far the
+    row's code f is from those of normal rows:
+
+    .. math:: a = \log \frac{L}{v}, \quad
+              b = \log \big[(f - \mu)^T \Sigma^{-1} (f - \mu)\big], \quad
+              \log g = \frac{a - \bar a}{2 s_a} + \frac{b - \bar b}{2 s_b}
+
+    Means, deviations and :math:`\mu`, :math:`\Sigma` are those of the target rows,
+    each row counted by its weight.
+
+    Parameters
+    ----------
+    n_copies, n_codes : int
+        Number of autoencoders, k, and length of their codes, l.
+    """
+
+    centre: Tensor
+    precision: Tensor
+    floor: Tensor
+    location: Tensor
+    spread: Tensor
+
+    def __init__(self, n_copies: int, n_codes: int):
+        super().__init__()
+        k, n = n_copies, n_codes
+        self.register_buffer("centre", torch.zeros(k, 1, n))
+        self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
+        self.register_buffer("floor", torch.zeros(()))
+        self.register_buffer("location", torch.zeros(2, 1))
+        self.register_buffer("spread", torch.ones(2, 1))
+
+    @torch.no_grad()
+    def adapt(self, figures: Figures, weights: Tensor) -> None:
+        """Learn what is usual from rows, (n,) of them, that count by their weights."""
+        weights = weights.to(figures.loss) + _TINY  # if none counts, all do
+        share = weights / weights.sum()
+        self.floor.copy_(_SHARE_OF_DETAIL * (share * figures.detail).sum())
+        mean = (share[:, None] * figures.codes).sum(1, keepdim=True)
+        centred = figures.codes - mean
+        covariance = centred.mT @ (share[:, None] * centred)
+        size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        covariance += (_SHARE_OF_VARIANCE * size + _TINY) * torch.eye(
+            mean.shape[-1]
+        ).to(mean)
+        self.centre.copy_(mean)
+        self.precision.copy_(torch.linalg.inv(covariance))
+        terms = self.terms(figures)
+        location = (share * terms).sum(1, keepdim=True)
+        spread = (share * (terms - location).square()).sum(1, keepdim=True).sqrt()
+        self.location.copy_(location)
+        self.spread.copy_(spread.clamp(min=_LEAST_SPREAD))
+
+    def terms(self, figures: Figures) -> Tensor:
+        """Return a and b of each row, (2, n): means over the autoencoders."""
+        lost = figures.loss / (figures.detail + self.floor)
+        centred = figures.codes - self.centre
+        distance = ((centred @ self.precision) * centred).sum(2)
+        terms = torch.stack([lost, distance]).clamp(min=_TINY).log()
+        return terms.mean(1)
+
+    def forward(self, figures: Figures, criterion: str) -> Tensor:
+        """Return log g of each row, (n,)."""
+        if criterion == "reconstruction":
+            return figures.loss.mean(0).clamp(min=_TINY).log()
+        return ((self.terms(figures) - self.location) / self.spread).mean(0)
+
+
+def detail_of(rows: Tensor, n_codes: int) -> Tensor:
+    """Return what images or clips lose if cells of them keep nothing but their mean.
+
+    The cells are as many as a code has numbers. Busy images lose more by this than
+    plain ones, and so they do by an autoencoder, whatever they show; the loss is to
+    be seen beside it.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, c, h, w) or (n, c, t, h, w)
+        Scaled rows.
+    n_codes : int
+        Number of cells, as nearly as the sides allow.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Mean squared difference between a row and its smoothly enlarged means.
+    """
+    sides = rows.shape[2:]
+    scale = (n_codes / prod(sides)) ** (1 / len(sides))
+    cells = [min(max(round(side * scale), 1), side) for side in sides]
+    pool, mode = _POOLING[len(sides)]
+    enlarged = F.interpolate(pool(rows, cells), size=sides, mode=mode)
+    return (rows - enlarged).square().flatten(1).mean(1)

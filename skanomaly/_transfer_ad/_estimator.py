@@ -1,0 +1,421 @@
+r"""TransferAD: normal rows of one domain help to find the anomalies of another.
+
+The paper is C. Fan et al., "Importance weighted adversarial discriminative transfer for
+anomaly detection", 2021; equation numbers are its own. F is the encoder, D the
+decoder, C the classifier of domains; L is the loss of reconstruction.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from math import ceil, exp
+
+import numpy as np
+import torch
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+from .._base import BaseDeepDetector, ReconstructionMixin
+from ..engine import LinearDecay
+from ..exceptions import SaturatedWeightsWarning
+from ..networks import SideBySide
+from ..utils import _sklearn_compat as sk
+from ..utils._docstring import describe_common
+from ._abnormality import Abnormality
+from ._net import TransferNet, Weighting, pretrain
+from ._networks import conv_networks, natural_latent_dim, table_networks
+
+_ROLES = "encoder", "decoder", "classifier"
+_CRITERIA = "combined", "reconstruction"
+#: Steps between two looks at the weights, if the length of an epoch is not given.
+_LOOK_EVERY = 50
+#: Share of the target rows that are taken for normal, if nothing is said of it.
+_TRUSTED = 0.4
+#: Learning rate as a share of `lr`: at the start, between the stages, at the end.
+_RATES = 1.0, 0.3, 0.03
+#: Weights with a mean beyond these say nothing.
+_SATURATED = 0.01, 0.99
+#: Scaled columns are cut there: one wild value should not make a row's loss alone.
+_CLIP = 10.0
+
+
+# The estimator --------------------------------------------------------------------
+
+
+@describe_common(
+    auto_steps="500",
+    batch_size="32",
+    auto_lr='It falls to a tenth in the course of each stage. "auto" is TODO.',
+    roles='``{"encoder": f, "decoder": d, "classifier": c}``, where '
+    "``f(shape, latent_dim)`` returns a module that maps (n, \\*shape) to "
+    "(n, latent_dim), ``d(latent_dim, shape)`` one for the way back, and "
+    "``c(latent_dim)`` one that maps codes to logits (n,). Grey images have been "
+    "repeated to 3 channels",
+    width="Hidden units of the widest layer for tables; channels of the first layer "
+    "for images, where 32 gives the paper's networks, and for clips, where 96 does. "
+    '"auto" is 64, 32 or 12.',
+    auto_offset="the 65th percentile of the scores of the target rows less 2.5 times "
+    "its distance to their 90th",
+)
+class TransferAD(ReconstructionMixin, BaseDeepDetector):
+    r"""Detector for a domain without labels, with the help of another domain.
+
+    TODO
+
+    Parameters
+    ----------
+    %(common_parameters)s
+
+    Attributes
+    ----------
+    %(common_attributes)s
+
+    References
+    ----------
+    .. [1] C. Fan, F. Zhang, P. Liu, X. Sun, H. Li, T. Xiao, W. Zhao and X. Tang,
+       "Importance weighted adversarial discriminative transfer for anomaly
+       detection", 2021.
+    """
+
+    # Domains of rows are metadata, which pipelines and searches pass on.
+    __metadata_request__fit = {"sample_domain": True}  # noqa: RUF012
+
+    _accepted_ndim = (2, 4, 5)
+    _auto_values = {  # noqa: RUF012
+        "max_epochs": (300, 300, 200),
+        "transfer_epochs": (300, 600, 200),
+        "lr": (2e-3, 1e-2, 5e-3),
+        "width": (64, 32, 12),
+    }
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **BaseDeepDetector._parameter_constraints,
+        "lam": [sk.NONNEGATIVE],
+        "transfer_lam": [sk.NONNEGATIVE, None],
+        "eta": [sk.Interval(sk.Real, None, 0, closed="neither"), None],
+        "beta": [sk.POSITIVE, tuple, list],
+        "adversarial_weight": [sk.NONNEGATIVE],
+        "gate": [sk.StrOptions(set(_CRITERIA))],
+        "criterion": [sk.StrOptions(set(_CRITERIA))],
+        "weight_source": ["boolean"],
+        "normalize_weights": ["boolean"],
+        "n_autoencoders": sk.AUTO_COUNT,
+        "transfer_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
+        "memory": sk.MEMORY,
+    }
+
+    def __init__(
+        self,
+        *,
+        lam=0.1,
+        transfer_lam=1.0,
+        eta=None,
+        beta=20.0,
+        adversarial_weight=5e-4,
+        gate="combined",
+        criterion="combined",
+        weight_source=False,
+        normalize_weights=False,
+        n_autoencoders="auto",
+        transfer_epochs="auto",
+        memory=None,
+        latent_dim="auto",
+        max_epochs="auto",
+        batch_size=32,
+        lr="auto",
+        scaling="auto",
+        image_shape=None,
+        architecture="auto",
+        width="auto",
+        contamination="auto",
+        device="auto",
+        precision="float32",
+        callbacks=None,
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.lam = lam
+        self.transfer_lam = transfer_lam
+        self.eta = eta
+        self.beta = beta
+        self.adversarial_weight = adversarial_weight
+        self.gate = gate
+        self.criterion = criterion
+        self.weight_source = weight_source
+        self.normalize_weights = normalize_weights
+        self.n_autoencoders = n_autoencoders
+        self.transfer_epochs = transfer_epochs
+        self.memory = memory
+        self.latent_dim = latent_dim
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.scaling = scaling
+        self.image_shape = image_shape
+        self.architecture = architecture
+        self.width = width
+        self.contamination = contamination
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @sk.fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, sample_domain=None, X_source=None):
+        """Train the detector.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, c, h, w) or (n, c, t, h, w)
+            Rows of both domains, which `sample_domain` tells apart, or rows of the
+            target domain alone, with `X_source` beside them.
+        y : array-like of shape (n,), default=None
+            Not used to train, since nothing is known of the target rows. A -1, an
+            anomaly, among the source rows is an error.
+        sample_domain : array-like of shape (n,), default=None
+            Above 0 for rows of the source domain, which have to be normal; below 0
+            for rows of the target domain, of which nothing is known.
+        X_source : array-like of shape (m, d), (m, c, h, w) or (m, c, t, h, w)
+            Normal rows of the source domain, at least two.
+
+        Returns
+        -------
+        self
+            The fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If an argument or a parameter is not what it has to be; if a domain has
+            fewer than two rows, or rows of another shape than the other. Nothing has
+            changed then.
+        TrainingDivergedError
+            If a loss or score became infinite or NaN. Nothing has changed then.
+
+        Warns
+        -----
+        UserWarning
+            If neither `sample_domain` nor `X_source` is given: all rows are then of
+            one domain, and the detector is a plain autoencoder.
+        SaturatedWeightsWarning
+            If the weights of the target rows are nearly all 0, or all 1.
+        """
+        with self._all_or_nothing():
+            X = self._check_rows(X, reset=not self._goes_on())
+            is_source = self._check_domains(len(X), y, sample_domain, X_source)
+            if X_source is not None:
+                X_source = self._check_source(X_source)
+            self._fit(X, is_source, X_source)
+        return self
+
+    # Domains
+
+    def _check_domains(self, n_rows, y, sample_domain, X_source):
+        """Return which rows are of the source domain."""
+        nothing = np.zeros(n_rows, dtype=bool)
+        if sample_domain is not None and X_source is not None:
+            raise ValueError("Give sample_domain or X_source, not both.")
+        if sample_domain is None:
+            if X_source is None:
+                warnings.warn(
+                    f"{type(self).__name__} was given no domains, and so takes all "
+                    "rows as one: it is a plain autoencoder. Give sample_domain "
+                    "(above 0 for source rows, below for target rows) or X_source.",
+                    stacklevel=4,
+                )
+            return nothing
+        domain = column_or_1d(sample_domain, warn=True, dtype=np.float64)
+        if len(domain) != n_rows:
+            raise ValueError(
+                f"sample_domain has {len(domain)} values, but X has {n_rows} rows."
+            )
+        if not (np.isfinite(domain) & (domain != 0)).all():
+            raise ValueError(
+                "sample_domain has to be above 0 for source rows and below 0 for "
+                "target rows. 0/1 marks become that by np.where(is_target, -1, 1)."
+            )
+        is_source = domain > 0
+        for name, n in (("source", is_source.sum()), ("target", (~is_source).sum())):
+            if n < 2:
+                sign = "above" if name == "source" else "below"
+                raise ValueError(
+                    f"The {name} domain has {n} rows, and at least 2 are needed: those "
+                    f"with sample_domain {sign} 0."
+                )
+        if y is not None and self._contradicts(column_or_1d(y), is_source):
+            raise ValueError(
+                "y marks rows of the source domain (sample_domain above 0) as "
+                "anomalies (-1), but these have to be normal. Are the signs of "
+                "sample_domain swapped?"
+            )
+        return is_source
+
+    @staticmethod
+    def _contradicts(y, is_source):
+        """Return whether labels say that source rows are anomalies."""
+        anomalous = np.equal(y, -1)
+        # Nothing but -1 is how skada writes that it does not know.
+        return len(y) == len(is_source) and (
+            anomalous[is_source].any() and not anomalous.all()
+        )
+
+    def _check_beta(self):
+        """Return beta at the start, and where the ramp would be at 1."""
+        beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
+        if len(beta) != 2 or min(beta) <= 0:
+            raise ValueError(
+                f"beta={self.beta} has to be a number above 0, or a pair of such "
+                "numbers: where it starts and where it is going."
+            )
+        return tuple(beta)
+
+    def _check_source(self, X_source):
+        try:
+            X_source = self._check_rows(X_source, reset=False)
+        except ValueError as error:
+            raise ValueError(f"X_source does not go with X: {error}") from error
+        if len(X_source) < 2:
+            raise ValueError("The source domain, X_source, has fewer than 2 rows.")
+        return X_source
+
+    def _rows_to_scale_by(self, X, apart, X_apart):
+        # Those of the source: anomalies among the others would hide by their spread.
+        if X_apart is not None:
+            return X_apart
+        return X[apart] if apart.any() else X
+
+    # Networks
+
+    def _make_nets(self, device, seed):
+        k = self._n_autoencoders()
+        builders, latent_dim = self._builders(k)
+        builders["abnormality"] = partial(Abnormality, k, latent_dim)
+        net = TransferNet(
+            builders,
+            prepare=self._preparation(),
+            n_copies=k,
+            lr=self._value("lr"),
+            **self._engine(device, seed),
+        )
+        return {"net_": net}
+
+    def _n_autoencoders(self):
+        if self.n_autoencoders != "auto":
+            return self.n_autoencoders
+        n, *sides = self._row_shape
+        return 1 if sides else min(max(2048 // n, 1), 8)
+
+    def _preparation(self):
+        """Return what is done to scaled rows: columns are clipped, grey repeated."""
+        if len(self._row_shape) > 1:
+            return partial(_repeated, n_channels=self._working_shape()[0])
+        bound = _CLIP if self.scaling is not None else torch.inf
+        return partial(torch.clamp, min=-bound, max=bound)
+
+    def _working_shape(self):
+        n_channels, *sides = self._row_shape
+        grey_image = n_channels == 1 and len(sides) == 2
+        return 3 if grey_image else n_channels, *sides
+
+    def _builders(self, k):
+        """Return what builds k of each network, and the length of their codes."""
+        width, latent_dim, shape = (
+            self._value("width"),
+            self.latent_dim,
+            self._row_shape,
+        )
+        if self._family(_ROLES) == "mlp":
+            latent_dim = ceil(shape[0] ** 0.5) if latent_dim == "auto" else latent_dim
+            builders = table_networks(k, *shape, latent_dim, width)
+        else:
+            shape = self._working_shape()
+            if latent_dim == "auto":
+                latent_dim = natural_latent_dim(shape, width)
+            builders = conv_networks(k, shape, latent_dim, width)
+        sizes = {
+            "encoder": (shape, latent_dim),
+            "decoder": (latent_dim, shape),
+            "classifier": (latent_dim,),
+        }
+        for role, build in self._own_networks().items():
+            builders[role] = partial(SideBySide.of, k, partial(build, *sizes[role]))
+        return builders, latent_dim
+
+    # Training
+
+    def _train(self, rows, others, seed):
+        # Without another domain this one is both, and eq. 7 that of an autoencoder.
+        domains = (others if len(others) else rows), rows
+        net = self._nets_to_train(str(rows.device), seed)["net_"]
+        n = max(map(len, domains))
+        first = self._plan("max_epochs", n)
+        second = self._plan("transfer_epochs", n, length=max(_LOOK_EVERY, n // 200))
+        if not len(others):
+            second["max_epochs"] = 0
+        with self._progress(first, second) as callbacks:
+            stage = pretrain, net, domains, self.lam, first
+            own = [LinearDecay(_RATES[1]), *callbacks("pretraining")]
+            (self.net_,) = self._cached(*stage, callbacks=own)
+            self._record(pretraining=self.net_)
+            if second["max_epochs"] and not self.net_.interrupted_:
+                self._transfer(domains, second, callbacks("transfer"))
+
+    def _transfer(self, domains, plan, callbacks):
+        share = self.contamination
+        rule = Weighting(
+            self.gate,
+            self.eta,
+            self._check_beta(),
+            _TRUSTED if share == "auto" else 1 - share,
+            self.normalize_weights,
+            self.weight_source,
+        )
+        self.net_.run(
+            domains,
+            lam=self.lam if self.transfer_lam is None else self.transfer_lam,
+            weighting=rule,
+            adversarial_weight=self.adversarial_weight,
+            callbacks=[LinearDecay(_RATES[2], first=_RATES[1]), *callbacks],
+            **plan,
+        )
+        self._record(transfer=self.net_)
+        self.tau_ = exp(min(self.net_.log_tau_, 700))
+        self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
+        self.net_.sample_weight_ = None  # one place will do
+        mean = self.sample_weight_.mean()
+        if not _SATURATED[0] <= mean <= _SATURATED[1]:
+            warnings.warn(
+                f"The weights of the target rows have a mean of {mean:.2g}, so that "
+                f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
+                f"Half the weight is at {self.gate} = -beta / eta; eta=None finds it.",
+                SaturatedWeightsWarning,
+                stacklevel=6,
+            )
+
+    def _auto_offset(self, scores):
+        # The better half is normal, with few anomalies or many.
+        middle, best = np.percentile(scores, [65, 90])
+        return float(middle - 2.5 * (best - middle))
+
+    # Scores, codes, rows
+
+    def _score_batch(self, batch):
+        return -self.net_.abnormality_(self.net_.figures(batch), self.criterion)
+
+    def _encode_batch(self, batch):
+        return self.net_.figures(batch).codes.transpose(0, 1).flatten(1)
+
+    def _reconstruct_batch(self, batch):
+        rebuilt = self.net_.rebuilt(batch)
+        if rebuilt.shape[1] == batch.shape[1]:
+            return rebuilt
+        return rebuilt.mean(1, keepdim=True)  # of grey in three channels
+
+
+def _repeated(rows: Tensor, n_channels: int) -> Tensor:
+    """Return images with that many channels."""
+    return rows.expand(-1, n_channels, *rows.shape[2:])

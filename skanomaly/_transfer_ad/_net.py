@@ -1,0 +1,202 @@
+r"""The game of TransferAD: its batches, weights and two stages.
+
+Equation numbers are those of the paper. F is the encoder, D the decoder, C the
+classifier of domains; L is the loss of reconstruction.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..engine import AlternatingNet, Batches, Player, Rows
+from ..objectives import (
+    effective_sample_size,
+    importance_weights,
+    ramp,
+    reconstruction_loss,
+    reverse_gradient,
+    transfer_loss,
+    weighted_domain_loss,
+)
+from ._abnormality import Figures, detail_of
+
+#: Rows whose figures are taken at once.
+_AT_ONCE = 512
+#: Times that the first weights are found, each time with what is usual by the last.
+_ROUNDS = 5
+
+
+# The net: who plays, and in which order -------------------------------------------
+
+
+class PairedBatches(Batches):
+    """Batches of both domains, with the weights that their rows have at the time."""
+
+    def __init__(self, source, target, weights, *sizes):
+        super().__init__(target, *sizes)
+        self.other, self.weights = Batches(source, *sizes), weights
+
+    def __iter__(self):
+        of_source, of_target = self.weights
+        for i, j in zip(self.other.numbers(), self.numbers(), strict=True):
+            yield self.other.rows[i], self.rows[j], of_source[i], of_target[j]
+
+
+class Weighting(NamedTuple):
+    """How rows are weighted in the second stage.
+
+    Attributes
+    ----------
+    gate : {"combined", "reconstruction"}
+        What stands for the loss in eq. 5.
+    eta : float or None
+        Of eq. 5; None stands for -beta / tau.
+    beta : tuple of float
+        Of eq. 5, at the start and where the ramp would be at 1.
+    trusted : float
+        Share of the target rows with a weight above 1/2, which tau is set by.
+    normalised : bool
+        Whether weights are divided by their mean.
+    of_source : bool
+        Whether source rows are weighted too.
+    """
+
+    gate: str
+    eta: float | None
+    beta: tuple[float, float]
+    trusted: float
+    normalised: bool
+    of_source: bool
+
+    def weights(self, log_g: Tensor, log_tau: float, progress: float) -> Tensor:
+        """Return the weights of rows, not normalised (eq. 5)."""
+        low, high = self.beta
+        beta = low + (high - low) * ramp(progress)
+        if self.eta is None:
+            return importance_weights((log_g - log_tau).exp(), -beta, beta)
+        return importance_weights(log_g.exp(), self.eta, beta)
+
+
+class TransferNet(AlternatingNet):
+    """The two stages, eqs 7 and 8, for k autoencoders side by side."""
+
+    def __init__(self, modules, *, prepare, **engine):
+        super().__init__(modules, **engine)
+        self.prepare = prepare
+
+    def players(self):
+        adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
+        coders = nn.ModuleList([self.encoder_, self.decoder_])
+        return {
+            "coders": Player(coders, adam),
+            "classifier": Player(self.classifier_, adam),
+        }
+
+    def turns(self, batch):
+        source, target, of_source, of_target = batch
+        x = self.prepared(torch.cat([source, target], 1))
+        codes = self.encoder_(x)
+        loss = reconstruction_loss(x, self.decoder_(codes)).float()
+        weighted = loss * torch.cat([of_source, of_target], 1)
+        recon = transfer_loss(*weighted.chunk(2, 1), self.lam_).sum()
+        self.record("reconstruction_loss", recon.detach())
+        if self.weighting_ is None or not self.adversarial_weight_:
+            yield "coders", recon
+            return
+        # Both sides see the same game; for the encoder its gradient is turned round.
+        logits = self.classifier_(reverse_gradient(codes, ramp(self.progress))).float()
+        game = weighted_domain_loss(*logits.chunk(2, 1), of_source, of_target).sum()
+        adversarial = recon + self.adversarial_weight_ * game
+        yield ("coders", adversarial), ("classifier", game)
+
+    def run(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
+        """Train on the rows of both domains; `weighting` makes it the second stage."""
+        self.domains_, self.lam_, self.weighting_ = domains, lam, weighting
+        self.adversarial_weight_ = adversarial_weight
+        self.weights_ = [torch.ones(len(rows), device=rows.device) for rows in domains]
+        self.sample_weight_ = None
+        try:
+            super().run(domains, **plan)
+            self.weigh()
+        finally:
+            del self.domains_, self.weights_  # data has no place in a pickle
+        return self
+
+    def get_iterator(self, dataset, training=False):
+        sizes = self.batch_size, self.epoch_steps, self.n_copies, self.rng_
+        return PairedBatches(*dataset, self.weights_, *sizes)
+
+    def on_epoch_begin(self, net, **kwargs):
+        super().on_epoch_begin(net, **kwargs)
+        if self.weighting_ is not None:
+            self.weigh()
+            n = effective_sample_size(self.sample_weight_)
+            self.history.record("effective_sample_size", n)
+            self.history.record("mean_weight", float(self.sample_weight_.mean()))
+
+    def weigh(self) -> None:
+        """Learn from what the networks say of the rows now; weight rows by it."""
+        source, target = self.domains_
+        figures, n_rounds = self.figures_of(target), 1
+        rule, weights = self.weighting_, self.sample_weight_
+        if weights is None:
+            weights, n_rounds = torch.ones_like(self.weights_[1]), _ROUNDS
+        for _ in range(n_rounds):
+            self.abnormality_.adapt(figures, weights)
+            if rule is None:
+                return
+            log_g = self.abnormality_(figures, rule.gate)
+            self.log_tau_ = float(torch.quantile(log_g, rule.trusted))
+            weights = rule.weights(log_g, self.log_tau_, self.progress)
+        self.sample_weight_ = weights
+        self.weights_[1] = weights / weights.mean() if rule.normalised else weights
+        if rule.of_source:
+            log_g = self.abnormality_(self.figures_of(source), rule.gate)
+            self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)
+
+    def prepared(self, rows: Tensor) -> Tensor:
+        """Return rows (k, n, ...) as the networks want them."""
+        return self.prepare(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+    @torch.no_grad()
+    def figures(self, rows: Tensor) -> Figures:
+        """Return what the networks say of rows (n, ...)."""
+        x = self.for_all(rows)
+        codes = self.encoder_(x)
+        loss = reconstruction_loss(x, self.decoder_(codes))
+        is_table = x.ndim == 3
+        plain = torch.ones_like(loss[0])
+        detail = plain if is_table else detail_of(x[0], codes.shape[2])
+        return Figures(loss, detail, codes)
+
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...), prepared, for each autoencoder: (k, n, ...)."""
+        rows = self.prepare(rows)
+        return rows.expand(self.n_copies, *rows.shape)
+
+    def rebuilt(self, rows: Tensor) -> Tensor:
+        """Return what the autoencoders make of rows, mean over them: (n, ...)."""
+        return self.decoder_(self.encoder_(self.for_all(rows))).mean(0)
+
+    def figures_of(self, rows: Rows) -> Figures:
+        """Return what the networks say of all rows, batch by batch."""
+        parts = torch.arange(len(rows), device=rows.device).split(_AT_ONCE)
+        columns = zip(*(self.figures(rows[index]) for index in parts), strict=True)
+        loss, detail, codes = columns
+        return Figures(torch.cat(loss, 1), torch.cat(detail), torch.cat(codes, 1))
+
+
+# Stages ---------------------------------------------------------------------------
+
+
+def pretrain(net, domains, lam, plan, callbacks=()):
+    """Train the autoencoders on both domains (eq. 7), and return the net.
+
+    Nothing here depends on the parameters of the second stage, so that fits which
+    differ only in these can share the result.
+    """
+    return (net.run(domains, lam=lam, callbacks=[*callbacks], **plan),)

@@ -1,0 +1,696 @@
+"""TransferAD: the paper's weights and games, its networks, and what it does."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn import config_context
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
+from torch import nn
+
+from skanomaly import TransferAD
+from skanomaly._transfer_ad._abnormality import Abnormality, Figures
+from skanomaly._transfer_ad._net import TransferNet
+from skanomaly._transfer_ad._networks import Layers, StackedClassifier
+from skanomaly.exceptions import FitInterruptedWarning, SaturatedWeightsWarning
+from skanomaly.model_selection import TargetKFold
+from skanomaly.objectives import (
+    effective_sample_size,
+    importance_weights,
+    ramp,
+    reconstruction_loss,
+    reverse_gradient,
+    transfer_loss,
+    weighted_domain_loss,
+)
+
+SHORT = {"random_state": 0, "max_epochs": 3, "transfer_epochs": 3, "width": 8}
+short = partial(TransferAD, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def domains():
+    """Return source rows, target rows and what these are: +1 normal, -1 not."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(2, 6))
+
+    def band(n, shift):
+        codes = rng.normal(size=(n, 2))
+        return codes @ mixing + 0.1 * rng.normal(size=(n, 6)) + shift
+
+    shift = np.full(6, 0.5)
+    odd = rng.normal(size=(60, 6)) * 2 + shift
+    y = np.repeat([1, -1], [140, 60])
+    order = rng.permutation(200)
+    return band(200, 0), np.r_[band(140, shift), odd][order], y[order]
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (2, 40, 1, 9, 12)).astype(np.uint8)
+
+
+# Equations ----------------------------------------------------------------------------
+
+
+def test_weights_are_half_at_beta_over_eta_and_fall_with_the_loss():
+    loss = torch.tensor([0.0, 1e-3, 2e-3, 4e-3], requires_grad=True)
+    weights = importance_weights(loss, eta=-1e5, beta=200.0)
+    assert float(weights[2]) == pytest.approx(0.5, abs=1e-5)
+    assert (weights.diff() <= 0).all()
+    assert ((weights >= 0) & (weights <= 1)).all()
+    smooth = importance_weights(torch.linspace(0, 5, 30), -1.0, 2.0)
+    assert (smooth.diff() < 0).all()
+    assert ((smooth > 0) & (smooth < 1)).all()
+
+
+def test_no_gradient_goes_through_the_weights():
+    values = torch.linspace(0.1, 2, 5)
+    gradients = []
+    for weigh in (partial(importance_weights, eta=-3.0, beta=3.0), torch.detach):
+        loss = values.clone().requires_grad_()
+        weights = weigh(loss)
+        assert not weights.requires_grad
+        if weigh is torch.detach:
+            weights = importance_weights(values, -3.0, 3.0)
+        transfer_loss(loss, weights * loss, 0.5).backward()
+        gradients.append(loss.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_loss_of_both_domains():
+    on_source, on_target = torch.tensor([1.0, 3.0]), torch.tensor([4.0, 8.0])
+    assert transfer_loss(on_source, on_target, 0.5) == 2 + 0.5 * 6
+    assert transfer_loss(on_source, on_target, 0.0) == 2
+    rows = torch.arange(12.0).reshape(1, 2, 3, 2)
+    expected = torch.tensor([[1.0, 4.0]])
+    rebuilt = rows + torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1)
+    torch.testing.assert_close(reconstruction_loss(rows, rebuilt), expected)
+
+
+def test_the_best_classifier_and_the_value_of_the_game():
+    # Three places; rows stand for densities by their weights.
+    p_s = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    p_t = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+    weights = torch.tensor([1.5, 2.0, 0.5], dtype=torch.float64)
+    assert (weights * p_t).sum() == pytest.approx(1)
+    best = weights * p_t / (weights * p_t + p_s)
+
+    def game(logits):
+        n = len(logits)  # means over places, put right by the densities
+        return weighted_domain_loss(logits, logits, n * p_s, n * weights * p_t)
+
+    logits = torch.logit(best).requires_grad_()
+    value = game(logits)
+    (slope,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(slope, torch.zeros(3, dtype=torch.float64))
+    for change in torch.randn(20, 3, generator=torch.Generator().manual_seed(0)):
+        assert game(logits + change) > value
+    middle = (weights * p_t + p_s) / 2
+    divergence = (p_s * (p_s / middle).log()).sum() / 2
+    divergence += (weights * p_t * (weights * p_t / middle).log()).sum() / 2
+    assert float(value.detach()) == pytest.approx(
+        2 * math.log(2) - 2 * float(divergence)
+    )
+
+
+def test_rows_of_weight_zero_play_no_part_and_of_weight_one_play_in_full():
+    on_source, on_target = torch.randn(2, 8, requires_grad=True)
+    ones = torch.ones(8)
+    none = weighted_domain_loss(on_source, on_target, 1.0, 0 * ones)
+    gradient = torch.autograd.grad(none, (on_source, on_target))
+    assert (gradient[0] != 0).all()
+    assert (gradient[1] == 0).all()
+    everything = weighted_domain_loss(on_source, on_target, 1.0, ones)
+    bce = nn.functional.binary_cross_entropy_with_logits
+    expected = bce(on_source, 0 * ones) + bce(on_target, ones)
+    torch.testing.assert_close(everything, expected)
+
+
+def test_the_gradient_is_turned_round_and_nothing_else():
+    x = torch.randn(7, requires_grad=True)
+    y = reverse_gradient(x, 0.3)
+    torch.testing.assert_close(y, x, rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad((y * torch.arange(7.0)).sum(), x)
+    torch.testing.assert_close(gradient, -0.3 * torch.arange(7.0))
+
+
+def test_ramps():
+    assert ramp(0) == 0
+    assert ramp(1) == pytest.approx(0.46212, abs=1e-5)
+    assert ramp(0.5) == pytest.approx(2 / (1 + math.exp(-0.5)) - 1)
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(torch.ones(9)) == 9
+    assert effective_sample_size(torch.tensor([1.0, 0, 0])) == 1
+    assert effective_sample_size(torch.tensor([1.0, 1, 2])) == pytest.approx(16 / 6)
+    assert effective_sample_size(torch.zeros(3)) == 0
+
+
+# Networks -----------------------------------------------------------------------------
+
+
+def test_digits_have_the_paper_s_networks():
+    layers = Layers((3, 28, 28), 32)
+    encoder, decoder = layers.encoder(72), layers.decoder(72)
+    convolutions = [m for m in encoder if isinstance(m, nn.Conv2d)]
+    sizes = [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in convolutions]
+    assert sizes == [(32, 3, 2), (16, 3, 2), (8, 3, 3)]
+    back = [m for m in decoder if isinstance(m, nn.ConvTranspose2d)]
+    sizes = [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in back]
+    assert sizes == [(16, 3, 3), (32, 3, 2), (3, 3, 2)]
+    assert isinstance(decoder[-1], nn.ConvTranspose2d)
+    x = torch.randn(2, 3, 28, 28)
+    assert encoder(x).shape == (2, 72)
+    assert decoder(encoder(x)).shape == x.shape
+    classifier = layers.classifier(72)
+    linear = [m for m in classifier if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [
+        (72, 128),
+        (128, 128),
+        (128, 1),
+    ]
+    assert [m.p for m in classifier if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+    assert classifier(encoder(x)).shape == (2,)
+
+
+def test_clips_have_the_paper_s_networks():
+    layers = Layers((1, 16, 256, 256), 96)
+    assert layers.channels == [1, 96, 128, 256, 256]
+    assert layers.strides == [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
+    assert layers.sides[-1] == (2, 16, 16)
+    layers = Layers((1, 16, 32, 32), 6)
+    x = torch.randn(2, 1, 16, 32, 32)
+    latent_dim = math.prod(layers.code_shape)
+    codes = layers.encoder(latent_dim)(x)
+    assert layers.decoder(latent_dim)(codes).shape == x.shape
+    assert layers.classifier(latent_dim)(codes).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 5), (3, 9, 12), (2, 33, 64), (3, 130, 70), (1, 5, 9, 12)]
+)
+@pytest.mark.parametrize("latent_dim", ["natural", 7])
+def test_rows_of_any_size_come_back(shape, latent_dim):
+    layers = Layers(shape, 12)
+    if latent_dim == "natural":
+        latent_dim = math.prod(layers.code_shape)
+    x = torch.randn(2, *shape)
+    codes = layers.encoder(latent_dim)(x)
+    assert codes.shape == (2, latent_dim)
+    assert layers.decoder(latent_dim)(codes).shape == x.shape
+    assert layers.classifier(latent_dim)(codes).shape == (2,)
+
+
+def test_classifiers_of_tables_drop_units_in_training_alone():
+    classifier = StackedClassifier(2, 3)
+    x = torch.randn(2, 50, 3)
+    assert not torch.equal(classifier(x), classifier(x))
+    classifier.eval()
+    assert torch.equal(classifier(x), classifier(x))
+    assert classifier(x).shape == (2, 50)
+
+
+# What stands for the loss -------------------------------------------------------------
+
+
+def figures_of(rng, n=200, k=2, length=3):
+    return Figures(
+        torch.from_numpy(rng.chisquare(3, (k, n))).float(),
+        torch.from_numpy(rng.uniform(0.5, 2, n)).float(),
+        torch.from_numpy(rng.normal(size=(k, n, length))).float(),
+    )
+
+
+def test_reconstruction_is_the_loss_itself():
+    figures = figures_of(np.random.default_rng(0))
+    log_g = Abnormality(2, 3)(figures, "reconstruction")
+    torch.testing.assert_close(log_g.exp(), figures.loss.mean(0))
+
+
+def test_rows_without_weight_do_not_say_what_is_usual():
+    rng = np.random.default_rng(0)
+    figures = figures_of(rng)
+    weights = torch.ones(200)
+    weights[150:] = 0
+    first, second = Abnormality(2, 3), Abnormality(2, 3)
+    first.adapt(figures, weights)
+    second.adapt(
+        Figures(*(part[:, :150] if part.ndim > 1 else part[:150] for part in figures)),
+        torch.ones(150),
+    )
+    for one, other in zip(first.buffers(), second.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    log_g = first(figures, "combined")[:150]
+    # Both terms have mean 0 and deviation 1 among the rows that count.
+    assert abs(log_g.mean()) < 1e-5
+    terms = (first.terms(figures)[:, :150] - first.location) / first.spread
+    torch.testing.assert_close(terms.std(1, correction=0), torch.ones(2))
+
+
+def test_the_code_s_distance_is_that_of_mahalanobis():
+    from scipy.spatial.distance import cdist
+
+    figures = figures_of(np.random.default_rng(0), n=5000, k=1)
+    abnormality = Abnormality(1, 3)
+    abnormality.adapt(figures, torch.ones(5000))
+    codes = figures.codes[0].double().numpy()
+    covariance = np.cov(codes.T, bias=True)
+    covariance += 0.3 * np.trace(covariance) / 3 * np.eye(3)
+    inverse = np.linalg.inv(covariance)
+    distance = cdist(codes, codes.mean(0, keepdims=True), "mahalanobis", VI=inverse)
+    found = abnormality.terms(figures)[1].exp().numpy()
+    np.testing.assert_allclose(found, distance[:, 0] ** 2, rtol=1e-3)
+
+
+def test_abnormality_does_not_depend_on_units():
+    figures = figures_of(np.random.default_rng(0))
+    large = Figures(figures.loss * 1e6, figures.detail * 1e6, figures.codes * 1e3)
+    results = []
+    for part in (figures, large):
+        abnormality = Abnormality(2, 3)
+        abnormality.adapt(part, torch.ones(200))
+        results.append(abnormality(part, "combined"))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+# Domains ------------------------------------------------------------------------------
+
+
+def test_domains_are_given_in_two_ways(domains):
+    source, target, _ = domains
+    mixed = np.empty((400, 6))
+    mixed[::2], mixed[1::2] = source, target
+    marks = np.tile([3, -7], 200)
+    by_mark = short().fit(mixed, sample_domain=marks)
+    by_array = short().fit(target, X_source=source)
+    np.testing.assert_array_equal(
+        by_mark.score_samples(target), by_array.score_samples(target)
+    )
+    assert by_mark.offset_ == by_array.offset_
+    np.testing.assert_array_equal(by_mark.sample_weight_, by_array.sample_weight_)
+    assert by_mark.sample_weight_.shape == (200,)
+    np.testing.assert_allclose(by_mark.scaler_.mean_, source.mean(0))
+
+
+def test_without_domains_it_is_a_plain_autoencoder(domains):
+    source, target, _ = domains
+    with pytest.warns(UserWarning, match="was given no domains"):
+        detector = short(criterion="reconstruction").fit(source)
+    assert {record["stage"] for record in detector.history_} == {"pretraining"}
+    assert not hasattr(detector, "sample_weight_")
+    assert detector.score_samples(target).shape == (200,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sample_domain": np.ones(200)}, "The target domain has 0 rows"),
+        ({"sample_domain": -np.ones(200)}, "The source domain has 0 rows"),
+        ({"sample_domain": np.repeat([1, -1], [1, 199])}, "source domain has 1 rows"),
+        ({"sample_domain": np.repeat([0, 1], 100)}, r"np\.where\(is_target, -1, 1\)"),
+        ({"sample_domain": np.full(200, np.nan)}, "above 0 for source"),
+        ({"sample_domain": np.ones(7)}, "7 values, but X has 200 rows"),
+        ({"X_source": np.zeros((50, 5))}, "X_source does not go with X.*5 features"),
+        ({"X_source": np.zeros((50, 1, 9, 9))}, "X_source does not go with X"),
+        ({"X_source": np.zeros((1, 6))}, "fewer than 2"),
+        ({"X_source": np.full((9, 6), np.nan)}, "X_source.*NaN"),
+        (
+            {"sample_domain": np.repeat([1, -1], 100), "X_source": np.zeros((9, 6))},
+            "not both",
+        ),
+    ],
+)
+def test_bad_domains_are_named(domains, arguments, message):
+    detector = short()
+    with pytest.raises(ValueError, match=message):
+        detector.fit(domains[1], **arguments)
+    assert vars(detector).keys() == detector.get_params().keys()
+
+
+def test_images_of_another_size_are_named(images):
+    with pytest.raises(ValueError, match=r"X_source.*\(1, 9, 11\)"):
+        short().fit(images[0], X_source=images[1][..., :11])
+
+
+def test_swapped_signs_are_seen_where_labels_tell(domains):
+    source, target, y = domains
+    X, y = np.r_[source, target], np.r_[np.ones(200), y]
+    domain = np.repeat([1, -1], 200)
+    short().fit(X, y, sample_domain=domain)
+    with pytest.raises(ValueError, match="signs of sample_domain swapped"):
+        short().fit(X, y, sample_domain=-domain)
+
+
+# Weights ------------------------------------------------------------------------------
+
+
+def plain_networks():
+    """Return networks without batch normalisation, which would mix the domains."""
+    return {
+        "encoder": lambda shape, latent_dim: nn.Linear(*shape, latent_dim),
+        "decoder": lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
+    }
+
+
+#: Networks that stay as they are made.
+FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_autoencoders": 1}
+
+
+def test_target_anomalies_weigh_less(domains):
+    source, target, y = domains
+    detector = TransferAD(random_state=0).fit(target, X_source=source)
+    weights = detector.sample_weight_
+    assert ((weights >= 0) & (weights <= 1)).all()
+    assert weights[y == 1].mean() > weights[y == -1].mean() + 0.3
+    assert roc_auc_score(y, detector.score_samples(target)) > 0.9
+    assert np.mean(detector.predict(target)[y == 1] == 1) > 0.8
+
+
+def test_nearly_as_many_anomalies_as_normal_rows_do_no_harm(domains):
+    source, target, y = domains
+    normal, odd = target[y == 1][:73], target[y == -1]
+    X = np.r_[normal, odd]
+    detector = TransferAD(random_state=0).fit(X, X_source=source)
+    y = np.repeat([1, -1], [len(normal), len(odd)])
+    assert roc_auc_score(y, detector.score_samples(X)) > 0.85
+
+
+def test_weights_do_not_depend_on_the_unit(domains):
+    source, target, _ = domains
+    first = short().fit(target, X_source=source).sample_weight_
+    second = short().fit(1024 * target, X_source=1024 * source).sample_weight_
+    np.testing.assert_allclose(second, first, rtol=1e-4, atol=1e-5)
+    images = np.random.default_rng(0).uniform(size=(2, 40, 1, 8, 8))
+    first = short().fit(images[0], X_source=images[1]).sample_weight_
+    second = short().fit(1000 * images[0], X_source=1000 * images[1]).sample_weight_
+    np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("eta", "mean"), [(-1e-9, 1), (-1e9, 0)])
+def test_saturated_weights_are_warned_about(domains, eta, mean):
+    source, target, _ = domains
+    detector = short(gate="reconstruction", eta=eta, beta=20.0)
+    with pytest.warns(SaturatedWeightsWarning, match="eta=None"):
+        detector.fit(target, X_source=source)
+    np.testing.assert_allclose(detector.sample_weight_, mean, atol=1e-6)
+
+
+def test_eta_is_taken_literally(domains):
+    source, target, _ = domains
+    detector = short(gate="reconstruction", eta=-2.0, beta=3.0, **FROZEN)
+    detector.fit(target, X_source=source)
+    detector.set_params(criterion="reconstruction")
+    loss = np.exp(-detector.score_samples(target))
+    expected = 1 / (1 + np.exp(2 * loss - 3))
+    np.testing.assert_allclose(detector.sample_weight_, expected, atol=1e-4)
+
+
+def test_without_eta_half_the_weight_is_at_tau(domains):
+    source, target, _ = domains
+    detector = short(gate="reconstruction", beta=7.0, **FROZEN)
+    detector.fit(target, X_source=source).set_params(criterion="reconstruction")
+    g = np.exp(-detector.score_samples(target))
+    expected = 1 / (1 + np.exp(np.clip(-7 * (1 - g / detector.tau_), None, 500)))
+    np.testing.assert_allclose(detector.sample_weight_, expected, atol=1e-4)
+
+
+def test_contamination_sets_tau(domains):
+    source, target, _ = domains
+    for contamination, trusted in (("auto", 0.4), (0.2, 0.8)):
+        detector = short(contamination=contamination)
+        weights = detector.fit(target, X_source=source).sample_weight_
+        assert np.mean(weights > 0.5) == pytest.approx(trusted, abs=0.01)
+
+
+def test_beta_may_rise(domains):
+    source, target, _ = domains
+
+    def fitted(beta):
+        detector = short(beta=beta, gate="reconstruction", eta=-5.0, **FROZEN)
+        return detector.fit(target, X_source=source).sample_weight_
+
+    expected = fitted(5 + 4 * ramp(1))
+    np.testing.assert_allclose(fitted((5.0, 9.0)), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="beta"):
+        fitted((1.0, 2.0, 3.0))
+
+
+class Spy(Callback):
+    """Keeps the weights that the rows have at the start of each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.seen.append([part.clone() for part in net.weights_])
+
+
+def test_weights_in_training(domains):
+    source, target, _ = domains
+    spy = Spy()
+    short(callbacks=[spy]).fit(target, X_source=source)
+    assert len(spy.seen) == 6
+    assert all((part == 1).all() for epoch in spy.seen[:3] for part in epoch)
+    assert all((of_source == 1).all() for of_source, _ in spy.seen[3:])
+    assert all((weights < 1).any() for _, weights in spy.seen[3:])
+
+
+def test_normalised_weights_and_weights_of_the_source(domains):
+    source, target, _ = domains
+    spy = Spy()
+    detector = short(callbacks=[spy], normalize_weights=True, weight_source=True)
+    detector.fit(target, X_source=source)
+    for of_source, of_target in spy.seen[3:]:
+        assert of_target.mean() == pytest.approx(1)
+        assert (of_source < 1).any()
+        assert of_source.shape == (200,)
+
+
+def test_history_tells_the_effective_sample_size(domains):
+    source, target, _ = domains
+    detector = short().fit(target, X_source=source)
+    stages = [record["stage"] for record in detector.history_]
+    assert stages == ["pretraining"] * 3 + ["transfer"] * 3
+    for record in detector.history_[3:]:
+        assert 1 <= record["effective_sample_size"] <= 200
+        assert 0 < record["mean_weight"] <= 1
+        assert {"coders_loss", "classifier_loss", "reconstruction_loss"} < set(record)
+
+
+# Limits -------------------------------------------------------------------------------
+
+
+def weights_of(detector):
+    modules = detector.net_.encoder_, detector.net_.decoder_
+    return torch.cat([p.detach().flatten() for m in modules for p in m.parameters()])
+
+
+def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
+    source, target, _ = domains
+    build = partial(
+        short,
+        architecture=plain_networks(),
+        n_autoencoders=1,
+        lam=0.0,
+        transfer_lam=0.0,
+    )
+    first = build(adversarial_weight=0.0).fit(target, X_source=source)
+    other = build(adversarial_weight=0.0).fit(target[::-1] * 3, X_source=source)
+    assert torch.equal(weights_of(first), weights_of(other))
+    pulled = build(adversarial_weight=1.0).fit(target, X_source=source)
+    assert not torch.equal(weights_of(first), weights_of(pulled))
+    counted = build(adversarial_weight=0.0).set_params(lam=0.1)
+    assert not torch.equal(
+        weights_of(first), weights_of(counted.fit(target, X_source=source))
+    )
+
+
+def test_it_is_the_loop_of_a_plain_autoencoder(domains):
+    source, target, _ = domains
+    detector = short(
+        architecture=plain_networks(),
+        n_autoencoders=1,
+        lam=0.0,
+        transfer_epochs=0,
+        callbacks=[seen := Batches()],
+    ).fit(target, X_source=source)
+    net = detector.net_
+    e, d = nn.Linear(6, 3), nn.Linear(3, 6)
+    e.load_state_dict(seen.start[0])
+    d.load_state_dict(seen.start[1])
+    adam = torch.optim.Adam([*e.parameters(), *d.parameters()], seen.lr)
+    for x, lr in zip(seen.batches, seen.rates, strict=True):
+        adam.param_groups[0]["lr"] = lr
+        adam.zero_grad()
+        (d(e(x)) - x).square().mean().backward()
+        adam.step()
+    torch.testing.assert_close(
+        net.encoder_.members[0].weight, e.weight, rtol=1e-4, atol=1e-6
+    )
+
+
+class Batches(Callback):
+    """Keeps the source batches and the rates, and the weights at the start."""
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        modules = net.encoder_.members[0], net.decoder_.members[0]
+        self.start = [
+            {k: v.clone() for k, v in m.state_dict().items()} for m in modules
+        ]
+        self.batches, self.rates, self.lr = [], [], net.lr
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        self.batches.append(batch[0][0].clamp(-10, 10))
+        self.rates.append(net._optimizer("coders").param_groups[0]["lr"])
+
+
+def test_the_first_stage_does_not_know_the_second(domains, tmp_path, monkeypatch):
+    source, target, y = domains
+    stages, run = [], TransferNet.run
+
+    def counting(net, *arguments, weighting=None, **keywords):
+        stages.append(weighting is None)
+        return run(net, *arguments, weighting=weighting, **keywords)
+
+    monkeypatch.setattr(TransferNet, "run", counting)
+    X, y = np.r_[source, target], np.r_[np.ones(200), y]
+    domain = np.repeat([1, -1], 200)
+    search = GridSearchCV(
+        short(memory=str(tmp_path), gate="reconstruction"),
+        {
+            "beta": [5.0, 50.0],
+            "adversarial_weight": [0.0, 1e-3],
+            "eta": [None, -9.0],
+        },
+        scoring="roc_auc",
+        cv=TargetKFold(domain, 2, random_state=0),
+    )
+    with config_context(enable_metadata_routing=True):
+        search.fit(X, y, sample_domain=domain)
+    assert sum(stages) == 3  # two folds, and the last fit on all rows
+    assert len(stages) - sum(stages) == 17
+    assert search.best_score_ > 0.5
+
+
+# In pipelines -------------------------------------------------------------------------
+
+
+def test_pipelines_and_searches_pass_the_domains_on(domains):
+    source, target, y = domains
+    X, y = np.r_[source, target], np.r_[np.ones(200), y]
+    domain = np.repeat([1, -1], 200)
+    pipeline = make_pipeline(StandardScaler(), short())
+    search = GridSearchCV(
+        pipeline,
+        {"transferad__lam": [0.0, 0.1]},
+        scoring="roc_auc",
+        cv=TargetKFold(domain, 2, random_state=0),
+    )
+    with config_context(enable_metadata_routing=True):
+        routed = search.fit(X, y, sample_domain=domain).score(target, y[200:])
+    plain = search.fit(X, y, transferad__sample_domain=domain)
+    assert plain.score(target, y[200:]) == routed
+    assert hasattr(plain.best_estimator_[-1], "sample_weight_")
+
+
+def test_a_pipeline_can_transform_the_source_too(domains):
+    source, target, _ = domains
+    with config_context(enable_metadata_routing=True):
+        detector = short().set_fit_request(X_source=True, sample_domain=False)
+        steps = [("scale", StandardScaler()), ("detect", detector)]
+        pipeline = Pipeline(steps, transform_input=["X_source"])
+        pipeline.fit(target, X_source=source)
+    scaler = StandardScaler().fit(target)
+    by_hand = short().fit(scaler.transform(target), X_source=scaler.transform(source))
+    np.testing.assert_array_equal(
+        pipeline.score_samples(target),
+        by_hand.score_samples(scaler.transform(target)),
+    )
+
+
+# Scores and what else it returns ------------------------------------------------------
+
+
+def test_scoring_asks_neither_classifier_nor_weights(domains, monkeypatch):
+    source, target, _ = domains
+    detector = short().fit(target, X_source=source)
+    scores = detector.score_samples(target)
+    monkeypatch.setattr(StackedClassifier, "forward", None)
+    np.testing.assert_array_equal(detector.score_samples(target), scores)
+
+
+def test_reconstruction_is_the_paper_s_score(images):
+    target, source = images
+    detector = short(criterion="reconstruction").fit(target, X_source=source)
+    scaled = target / 127.5 - 1
+    shown = detector.reconstruct(target)
+    assert shown.dtype == np.uint8
+    assert shown.shape == target.shape
+    codes = detector.encode(target)
+    assert len(codes) == 40
+    x = torch.from_numpy(scaled).float().repeat(1, 3, 1, 1)
+    with torch.inference_mode():
+        encoder, decoder = (
+            m.members[0] for m in (detector.net_.encoder_, detector.net_.decoder_)
+        )
+        loss = (decoder(encoder(x)) - x).square().mean((1, 2, 3))
+    np.testing.assert_allclose(
+        detector.score_samples(target), -loss.log().numpy(), rtol=1e-4, atol=1e-5
+    )
+    found = detector.anomaly_map(target)
+    assert found.shape == (40, 9, 12)
+    assert (found >= 0).all()
+
+
+def test_clips(images):
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(0, 256, (2, 12, 1, 6, 9, 12)).astype(np.uint8)
+    detector = short(width=4, batch_size=4).fit(target, X_source=source)
+    scores = detector.score_samples(target)
+    assert scores.shape == (12,)
+    assert detector.anomaly_map(target).shape == (12, 6, 9, 12)
+    assert detector.reconstruct(target).shape == target.shape
+    assert detector.image_shape_ == (1, 6, 9, 12)
+    flat = short(width=4, batch_size=4, image_shape=(1, 6, 9, 12))
+    flat.fit(target.reshape(12, -1), X_source=source.reshape(12, -1))
+    np.testing.assert_array_equal(flat.score_samples(target.reshape(12, -1)), scores)
+    with pytest.raises(ValueError, match=r"\(c, t, h, w\)"):
+        flat.set_params(image_shape=(6, 9)).fit(target.reshape(12, -1))
+
+
+def test_colour_images_and_codes_of_a_given_length():
+    rng = np.random.default_rng(0)
+    source, target = rng.uniform(size=(2, 20, 3, 10, 8))
+    detector = short(latent_dim=5).fit(target, X_source=source)
+    assert detector.encode(target).shape == (20, 5)
+    assert detector.reconstruct(target).shape == target.shape
+
+
+def test_an_interrupted_second_stage_leaves_a_usable_detector(domains):
+    source, target, _ = domains
+
+    class Interrupt(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if net.weighting_ is not None:
+                raise KeyboardInterrupt
+
+    with pytest.warns(FitInterruptedWarning):
+        detector = short(callbacks=[Interrupt()]).fit(target, X_source=source)
+    assert np.isfinite(detector.score_samples(target)).all()
+    assert detector.sample_weight_.shape == (200,)
+
+
+def test_no_second_stage(domains):
+    source, target, _ = domains
+    detector = short(transfer_epochs=0).fit(target, X_source=source)
+    assert {record["stage"] for record in detector.history_} == {"pretraining"}
+    assert np.isfinite(detector.score_samples(target)).all()
