@@ -552,17 +552,14 @@ class LinearDecay(Callback):
     Parameters
     ----------
     final : float
-        The last learning rate, as a share of that of the net.
+        The last learning rate, as a share of the first one.
     begin : float
         Share of the run, in [0, 1), after which they fall.
-    first : float
-        The first learning rate, as such a share.
     """
 
-    def __init__(self, final: float = 0.1, begin: float = 0.0, first: float = 1.0):
+    def __init__(self, final: float = 0.1, begin: float = 0.0):
         self.final = final
         self.begin = begin
-        self.first = first
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Remember the rates to start from."""
@@ -579,7 +576,7 @@ class LinearDecay(Callback):
 
     def _set(self, done):
         for group, lr in self.groups_:
-            group["lr"] = lr * (self.first - (self.first - self.final) * done)
+            group["lr"] = lr * (1 - (1 - self.final) * done)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Let go of the optimisers."""

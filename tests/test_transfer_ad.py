@@ -242,6 +242,7 @@ def test_rows_without_weight_do_not_say_what_is_usual():
     weights = torch.ones(200)
     weights[150:] = 0
     first, second = Abnormality(2, 3), Abnormality(2, 3)
+    figures = figures._replace(detail=torch.ones(200))
     first.adapt(figures, weights)
     second.adapt(
         Figures(*(part[:, :150] if part.ndim > 1 else part[:150] for part in figures)),
@@ -264,7 +265,7 @@ def test_the_code_s_distance_is_that_of_mahalanobis():
     abnormality.adapt(figures, torch.ones(5000))
     codes = figures.codes[0].double().numpy()
     covariance = np.cov(codes.T, bias=True)
-    covariance += 0.3 * np.trace(covariance) / 3 * np.eye(3)
+    covariance = 0.7 * covariance + 0.3 * np.trace(covariance) / 3 * np.eye(3)
     inverse = np.linalg.inv(covariance)
     distance = cdist(codes, codes.mean(0, keepdims=True), "mahalanobis", VI=inverse)
     found = abnormality.terms(figures)[1].exp().numpy()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Added to the detail of a row and to the variance of codes, as a share of their mean:
-#: a plain row, or a direction in which codes hardly vary, should not decide alone.
+#: Added to the detail of a row, as a share of its mean; and the part of the covariance
+#: of codes that is the same in all directions. A plain row, or a direction in which
+#: codes hardly vary, should not decide alone.
 _SHARE_OF_DETAIL, _SHARE_OF_VARIANCE = 0.01, 0.3
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
 _POOLING: dict[int, Any] = {
-    2: (F.adaptive_avg_pool2d, "bilinear"),
-    3: (F.adaptive_avg_pool3d, "trilinear"),
+    2: (F.avg_pool2d, "bilinear"),
+    3: (F.avg_pool3d, "trilinear"),
 }
 
 
@@ -77,14 +78,13 @@ class Abnormality(nn.Module):
         """Learn what is usual from rows, (n,) of them, that count by their weights."""
         weights = weights.to(figures.loss) + _TINY  # if none counts, all do
         share = weights / weights.sum()
-        self.floor.copy_(_SHARE_OF_DETAIL * (share * figures.detail).sum())
+        self.floor.copy_(_SHARE_OF_DETAIL * figures.detail.mean())
         mean = (share[:, None] * figures.codes).sum(1, keepdim=True)
         centred = figures.codes - mean
         covariance = centred.mT @ (share[:, None] * centred)
-        size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        covariance += (_SHARE_OF_VARIANCE * size + _TINY) * torch.eye(
-            mean.shape[-1]
-        ).to(mean)
+        size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + _TINY
+        round_one = size * torch.eye(mean.shape[-1], device=mean.device)
+        covariance = torch.lerp(covariance, round_one, _SHARE_OF_VARIANCE)
         self.centre.copy_(mean)
         self.precision.copy_(torch.linalg.inv(covariance))
         terms = self.terms(figures)
@@ -109,18 +109,18 @@ class Abnormality(nn.Module):
 
 
 def detail_of(rows: Tensor, n_codes: int) -> Tensor:
-    """Return what images or clips lose if cells of them keep nothing but their mean.
+    """Return what images or clips lose if square cells keep nothing but their mean.
 
-    The cells are as many as a code has numbers. Busy images lose more by this than
-    plain ones, and so they do by an autoencoder, whatever they show; the loss is to
-    be seen beside it.
+    There are about as many cells as a code has numbers. Busy images lose more by this
+    than plain ones, and so they do by an autoencoder, whatever they show; the loss is
+    to be seen beside it.
 
     Parameters
     ----------
     rows : Tensor of shape (n, c, h, w) or (n, c, t, h, w)
         Scaled rows.
     n_codes : int
-        Number of cells, as nearly as the sides allow.
+        Length of a code.
 
     Returns
     -------
@@ -128,8 +128,10 @@ def detail_of(rows: Tensor, n_codes: int) -> Tensor:
         Mean squared difference between a row and its smoothly enlarged means.
     """
     sides = rows.shape[2:]
-    scale = (n_codes / prod(sides)) ** (1 / len(sides))
-    cells = [min(max(round(side * scale), 1), side) for side in sides]
+    side = ceil((prod(sides) / n_codes) ** (1 / len(sides)))
     pool, mode = _POOLING[len(sides)]
-    enlarged = F.interpolate(pool(rows, cells), size=sides, mode=mode)
+    # Cells of one size, and enlarged by that factor: else both would be out of step.
+    means = pool(rows, side, ceil_mode=True, count_include_pad=False)
+    enlarged = F.interpolate(means, scale_factor=side, mode=mode)
+    enlarged = enlarged[(..., *(slice(n) for n in sides))]
     return (rows - enlarged).square().flatten(1).mean(1)

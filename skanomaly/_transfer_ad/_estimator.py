@@ -32,8 +32,6 @@ _CRITERIA = "combined", "reconstruction"
 _LOOK_EVERY = 50
 #: Share of the target rows that are taken for normal, if nothing is said of it.
 _TRUSTED = 0.4
-#: Learning rate as a share of `lr`: at the start, between the stages, at the end.
-_RATES = 1.0, 0.3, 0.03
 #: Weights with a mean beyond these say nothing.
 _SATURATED = 0.01, 0.99
 #: Scaled columns are cut there: one wild value should not make a row's loss alone.
@@ -54,7 +52,7 @@ _CLIP = 10.0
     "repeated to 3 channels",
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 gives the paper's networks, and for clips, where 96 does. "
-    '"auto" is 64, 32 or 12.',
+    '"auto" is 64, 32 or 8.',
     auto_offset="the 65th percentile of the scores of the target rows less 2.5 times "
     "its distance to their 90th",
 )
@@ -83,21 +81,25 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     _accepted_ndim = (2, 4, 5)
     _auto_values = {  # noqa: RUF012
+        "lam": (0.001, 0.1, 0.0),
+        "transfer_lam": (0.3, 1.0),
+        "gate": ("reconstruction", "combined"),
+        "criterion": ("reconstruction", "combined"),
         "max_epochs": (300, 300, 200),
-        "transfer_epochs": (300, 600, 200),
+        "transfer_epochs": (300, 300, 200),
         "lr": (2e-3, 1e-2, 5e-3),
-        "width": (64, 32, 12),
+        "width": (64, 32, 8),
     }
 
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
-        "lam": [sk.NONNEGATIVE],
-        "transfer_lam": [sk.NONNEGATIVE, None],
+        "lam": sk.AUTO_NONNEGATIVE,
+        "transfer_lam": [*sk.AUTO_NONNEGATIVE, None],
         "eta": [sk.Interval(sk.Real, None, 0, closed="neither"), None],
         "beta": [sk.POSITIVE, tuple, list],
         "adversarial_weight": [sk.NONNEGATIVE],
-        "gate": [sk.StrOptions(set(_CRITERIA))],
-        "criterion": [sk.StrOptions(set(_CRITERIA))],
+        "gate": [sk.StrOptions({"auto", *_CRITERIA})],
+        "criterion": [sk.StrOptions({"auto", *_CRITERIA})],
         "weight_source": ["boolean"],
         "normalize_weights": ["boolean"],
         "n_autoencoders": sk.AUTO_COUNT,
@@ -108,13 +110,13 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def __init__(
         self,
         *,
-        lam=0.1,
-        transfer_lam=1.0,
+        lam="auto",
+        transfer_lam="auto",
         eta=None,
         beta=20.0,
         adversarial_weight=5e-4,
-        gate="combined",
-        criterion="combined",
+        gate="auto",
+        criterion="auto",
         weight_source=False,
         normalize_weights=False,
         n_autoencoders="auto",
@@ -357,8 +359,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         if not len(others):
             second["max_epochs"] = 0
         with self._progress(first, second) as callbacks:
-            stage = pretrain, net, domains, self.lam, first
-            own = [LinearDecay(_RATES[1]), *callbacks("pretraining")]
+            stage = pretrain, net, domains, self._value("lam"), first
+            own = [LinearDecay(), *callbacks("pretraining")]
             (self.net_,) = self._cached(*stage, callbacks=own)
             self._record(pretraining=self.net_)
             if second["max_epochs"] and not self.net_.interrupted_:
@@ -367,7 +369,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _transfer(self, domains, plan, callbacks):
         share = self.contamination
         rule = Weighting(
-            self.gate,
+            self._value("gate"),
             self.eta,
             self._check_beta(),
             _TRUSTED if share == "auto" else 1 - share,
@@ -376,10 +378,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         )
         self.net_.run(
             domains,
-            lam=self.lam if self.transfer_lam is None else self.transfer_lam,
+            lam=self._value("lam" if self.transfer_lam is None else "transfer_lam"),
             weighting=rule,
             adversarial_weight=self.adversarial_weight,
-            callbacks=[LinearDecay(_RATES[2], first=_RATES[1]), *callbacks],
+            callbacks=[LinearDecay(), *callbacks],
             **plan,
         )
         self._record(transfer=self.net_)
@@ -391,7 +393,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             warnings.warn(
                 f"The weights of the target rows have a mean of {mean:.2g}, so that "
                 f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
-                f"Half the weight is at {self.gate} = -beta / eta; eta=None finds it.",
+                f"Half the weight is at {rule.gate} = -beta / eta; eta=None finds it.",
                 SaturatedWeightsWarning,
                 stacklevel=6,
             )
@@ -404,7 +406,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Scores, codes, rows
 
     def _score_batch(self, batch):
-        return -self.net_.abnormality_(self.net_.figures(batch), self.criterion)
+        figures, criterion = self.net_.figures(batch), self._value("criterion")
+        return -self.net_.abnormality_(figures, criterion)
 
     def _encode_batch(self, batch):
         return self.net_.figures(batch).codes.transpose(0, 1).flatten(1)

@@ -141,22 +141,29 @@ class TransferNet(AlternatingNet):
     def weigh(self) -> None:
         """Learn from what the networks say of the rows now; weight rows by it."""
         source, target = self.domains_
-        figures, n_rounds = self.figures_of(target), 1
-        rule, weights = self.weighting_, self.sample_weight_
+        figures, rule = self.figures_of(target), self.weighting_
+        weights, n_rounds = self.sample_weight_, 1
         if weights is None:
-            weights, n_rounds = torch.ones_like(self.weights_[1]), _ROUNDS
-        for _ in range(n_rounds):
-            self.abnormality_.adapt(figures, weights)
+            self.abnormality_.adapt(figures, self.weights_[1])
             if rule is None:
                 return
-            log_g = self.abnormality_(figures, rule.gate)
-            self.log_tau_ = float(torch.quantile(log_g, rule.trusted))
-            weights = rule.weights(log_g, self.log_tau_, self.progress)
+            # Codes say little as long as anomalies have a part in what is usual.
+            relative_loss = self.abnormality_.terms(figures)[0]
+            weights, n_rounds = self.new_weights(relative_loss), _ROUNDS
+        for _ in range(n_rounds):
+            self.abnormality_.adapt(figures, weights)
+            weights = self.new_weights(self.abnormality_(figures, rule.gate))
         self.sample_weight_ = weights
         self.weights_[1] = weights / weights.mean() if rule.normalised else weights
         if rule.of_source:
             log_g = self.abnormality_(self.figures_of(source), rule.gate)
             self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)
+
+    def new_weights(self, log_g: Tensor) -> Tensor:
+        """Set tau by the target rows, and return their weights."""
+        rule = self.weighting_
+        self.log_tau_ = float(torch.quantile(log_g, rule.trusted))
+        return rule.weights(log_g, self.log_tau_, self.progress)
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""
@@ -168,9 +175,9 @@ class TransferNet(AlternatingNet):
         x = self.for_all(rows)
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes))
-        is_table = x.ndim == 3
-        plain = torch.ones_like(loss[0])
-        detail = plain if is_table else detail_of(x[0], codes.shape[2])
+        detail = torch.ones_like(loss[0])
+        if rows.ndim > 2:
+            detail = detail_of(rows, codes.shape[2])
         return Figures(loss, detail, codes)
 
     def for_all(self, rows: Tensor) -> Tensor:

@@ -52,10 +52,10 @@ class Layers:
             n = n_halvings(shape, _COARSEST)
             # 32, 16, 8 with two halvings; more of them leave the finest at 32.
             outputs = [max(min(width, width >> 2 << k), 1) for k in range(n + 1)][::-1]
-            steps: list[Sides] = [(2, 2)] * n + [(3, 3)]
+            steps: list[Sides] = [*[(2, 2)] * n, (3, 3)]
         else:
             outputs = [width, 4 * width // 3, 8 * width // 3, 8 * width // 3]
-            steps = [(1, 2, 2)] + [(2, 2, 2)] * 3
+            steps = [(1, 2, 2), *[(2, 2, 2)] * 3]
         self.channels = [n_channels, *outputs]
         self.strides = steps
         self.sides: list[Sides] = [tuple(sides)]
