@@ -3,7 +3,14 @@
 import argparse
 import os
 
-from . import aa_bigan, aa_bigan_step, engine_overhead, history_ad, history_memory
+from . import (
+    aa_bigan,
+    aa_bigan_step,
+    engine_overhead,
+    history_ad,
+    history_memory,
+    transfer,
+)
 from .runner import run
 
 EXPERIMENTS = [
@@ -12,6 +19,7 @@ EXPERIMENTS = [
     *history_ad.EXPERIMENTS,
     *aa_bigan_step.EXPERIMENTS,
     *aa_bigan.EXPERIMENTS,
+    *transfer.EXPERIMENTS,
 ]
 
 
