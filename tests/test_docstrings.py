@@ -34,7 +34,7 @@ def test_docstring_is_complete(name):
     assert not {k: v for k, v in problems.items() if k not in OPTIONAL}
 
 
-@pytest.mark.parametrize("name", ["AABiGAN", "HistoryAD"])
+@pytest.mark.parametrize("name", ["AABiGAN", "HistoryAD", "TransferAD"])
 def test_every_parameter_of_a_detector_is_described(name):
     cls = getattr(skanomaly, name)
     described = cls.__doc__.split("Attributes\n")[0]

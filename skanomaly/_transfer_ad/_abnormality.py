@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,6 @@ from torch import Tensor, nn
 #: codes hardly vary, should not decide alone.
 _SHARE_OF_DETAIL, _SHARE_OF_VARIANCE = 0.01, 0.3
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
-_POOLING: dict[int, Any] = {
-    2: (F.avg_pool2d, "bilinear"),
-    3: (F.avg_pool3d, "trilinear"),
-}
 
 
 class Figures(NamedTuple):
@@ -129,9 +125,16 @@ def detail_of(rows: Tensor, n_codes: int) -> Tensor:
     """
     sides = rows.shape[2:]
     side = ceil((prod(sides) / n_codes) ** (1 / len(sides)))
-    pool, mode = _POOLING[len(sides)]
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
     # Cells of one size, and enlarged by that factor: else both would be out of step.
     means = pool(rows, side, ceil_mode=True, count_include_pad=False)
-    enlarged = F.interpolate(means, scale_factor=side, mode=mode)
-    enlarged = enlarged[(..., *(slice(n) for n in sides))]
-    return (rows - enlarged).square().flatten(1).mean(1)
+    for axis, n in enumerate(sides, 2):
+        enlarge = _enlargement(means.shape[axis], side, n).to(means)
+        means = (means.transpose(axis, -1) @ enlarge).transpose(axis, -1)
+    return (rows - means).square().flatten(1).mean(1)
+
+
+def _enlargement(n_cells: int, side: int, n: int) -> Tensor:
+    """Return the matrix (cells, n) of linear interpolation; a product is fastest."""
+    cells = torch.eye(n_cells)[:, None]
+    return F.interpolate(cells, scale_factor=side, mode="linear")[:, 0, :n]

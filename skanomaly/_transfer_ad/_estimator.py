@@ -42,38 +42,141 @@ _CLIP = 10.0
 
 
 @describe_common(
-    auto_steps="500",
+    auto_steps="300 (tables, images) or 200 (clips)",
     batch_size="32",
-    auto_lr='It falls to a tenth in the course of each stage. "auto" is TODO.',
+    auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
+    "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
     roles='``{"encoder": f, "decoder": d, "classifier": c}``, where '
     "``f(shape, latent_dim)`` returns a module that maps (n, \\*shape) to "
     "(n, latent_dim), ``d(latent_dim, shape)`` one for the way back, and "
-    "``c(latent_dim)`` one that maps codes to logits (n,). Grey images have been "
+    "``c(latent_dim)`` one that maps codes to logits, (n,). Grey images have been "
     "repeated to 3 channels",
     width="Hidden units of the widest layer for tables; channels of the first layer "
-    "for images, where 32 gives the paper's networks, and for clips, where 96 does. "
+    "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
     auto_offset="the 65th percentile of the scores of the target rows less 2.5 times "
-    "its distance to their 90th",
+    "its distance to their 90th, which holds for any share of anomalies up to a half",
 )
 class TransferAD(ReconstructionMixin, BaseDeepDetector):
     r"""Detector for a domain without labels, with the help of another domain.
 
-    TODO
+    Of the source domain there are normal rows; of the target domain, whose anomalies
+    are to be found, there is a mixture of normal rows and anomalies, of which nothing
+    is known. An autoencoder, encoder F and decoder D, is trained in two stages. The
+    first (eqs 1 and 7) is to rebuild source rows best and target anomalies worst:
+
+    .. math:: \min_{F, D} \; E_{source}[L] + \lambda E_{target}[L], \quad
+              L(x) = \|D(F(x)) - x\|^2 / d
+
+    Then each target row gets a weight (eq. 5), near 1 if it looks normal, and the
+    second stage (eq. 8) rebuilds target rows as far as they count. A classifier C of
+    domains looks at the codes; the encoder tries to make source rows and weighted
+    target rows alike to it:
+
+    .. math:: w = \sigma(\eta g + \beta), \quad
+              \min_{F, D} \; E_{source}[L] + \lambda' E_{target}[w L], \quad
+              \min_F \max_C \; E_{target}[w \log C(F)] + E_{source}[\log(1 - C(F))]
+
+    In the paper g is the loss L, which is larger for busy rows than for plain ones.
+    For images and clips it is, by default, made of two terms: the loss as a share of
+    what one would lose by keeping but the means of square cells, about as many as a
+    code has numbers; and the Mahalanobis distance of the code from those of the target
+    rows as they are weighted. Their logarithms, each standardised among the weighted
+    rows, are averaged, and the exponential is g. The score is :math:`-\log g`.
+
+    Domains are given to :meth:`fit` by `sample_domain`, or by `X_source`. Without
+    either, this is a plain autoencoder.
 
     Parameters
     ----------
+    lam : float or "auto", default="auto"
+        What target rows count in the first stage, beside 1 for source rows
+        (:math:`\lambda` of eq. 1), at least 0. "auto" is 0.001 for tables, 0.1 for
+        images, 0 for clips.
+    transfer_lam : float, "auto" or None, default="auto"
+        What weighted target rows count in the second stage (:math:`\lambda'` above),
+        at least 0. None takes `lam`, as eq. 8 does. "auto" is 0.3 for tables, 1 for
+        images and clips.
+    eta : float or None, default=None
+        Slope of the weights (eq. 5), below 0, per unit of g. None stands for
+        ``-beta / tau_``, which makes the weights :math:`\sigma(\beta (1 - g/\tau))`,
+        whatever the unit: half the weight is at :math:`\tau`, the 40 % quantile of g
+        among the target rows. If `contamination` is a number, :math:`\tau` leaves that
+        share of them above it.
+    beta : float or pair of float, default=20.0
+        Position of the weights (eq. 5), or their sharpness if `eta` is None; above 0.
+        A pair is where beta starts and where it is going to: it comes 0.46 of the way,
+        as in the authors' code.
+    adversarial_weight : float, default=5e-4
+        Weight of the classifier's game in the loss of the encoder, at least 0. The
+        strength of the reversed gradient rises from 0 to 0.46 in the course of the
+        stage.
+    gate : {"auto", "combined", "reconstruction"}, default="auto"
+        What g is in the weights: both terms above, or the loss L. "auto" is
+        "reconstruction" for tables, "combined" for others.
+    criterion : {"auto", "combined", "reconstruction"}, default="auto"
+        What g is in the score; "auto" as above.
+    weight_source : bool, default=False
+        Whether source rows are weighted too, as the authors' code has it for digits.
+    normalize_weights : bool, default=False
+        Whether the weights of the target are divided by their mean. The value of the
+        game is then a Jensen-Shannon divergence.
+    n_autoencoders : int or "auto", default="auto"
+        Autoencoders that are trained side by side; g is the mean of theirs. "auto"
+        is 1 for images and clips; for tables 8, and fewer from 257 columns on
+        (2048 / d).
+    transfer_epochs : int or "auto", default="auto"
+        Passes over the larger domain in the second stage; 0 leaves it out. "auto" makes
+        as many optimiser steps as that of `max_epochs`, which is for the first stage.
+        Weights are found anew at each epoch.
+    memory : str or joblib.Memory, default=None
+        Where to keep the first stage, so that fits which differ only in parameters of
+        the second (a grid search over `eta` and `beta`, say) share it. Needs an integer
+        `random_state`.
+    latent_dim : int or "auto", default="auto"
+        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
+        d columns, and for others what the convolutions leave: 72 for 28 x 28 pixels.
     %(common_parameters)s
 
     Attributes
     ----------
+    sample_weight_ : ndarray of shape (n_target,), float32
+        Weights of the target rows, in their order; not divided by their mean. There
+        are none without a second stage.
+    tau_ : float
+        The value of g at which a weight is 1/2, if `eta` is None.
     %(common_attributes)s
+
+    See Also
+    --------
+    skanomaly.datasets.across_domains : Splits data as in the paper.
+    skanomaly.datasets.make_clips : Cuts video into clips.
+    skanomaly.model_selection.TargetKFold : Cross-validates on the target alone.
+
+    Notes
+    -----
+    In ``history_`` each epoch of the second stage tells "effective_sample_size",
+    :math:`(\sum w)^2 / \sum w^2`, and "mean_weight".
 
     References
     ----------
     .. [1] C. Fan, F. Zhang, P. Liu, X. Sun, H. Li, T. Xiao, W. Zhao and X. Tang,
        "Importance weighted adversarial discriminative transfer for anomaly
        detection", 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import TransferAD
+    >>> rng = np.random.default_rng(0)
+    >>> codes = rng.normal(size=(600, 1))
+    >>> X = codes * [1.0, 2.0, -1.0] + 0.1 * rng.normal(size=(600, 3))
+    >>> domain = np.repeat([1, -1], 300)
+    >>> X[domain < 0] += 0.3  # the target differs from the source,
+    >>> X[-60:] = rng.normal(size=(60, 3))  # and a fifth of it is anomalous
+    >>> detector = TransferAD(random_state=0).fit(X, sample_domain=domain)
+    >>> detector.predict([[0.3, 0.3, 0.3], [3.0, -3.0, 3.0]])
+    array([ 1, -1])
     """
 
     # Domains of rows are metadata, which pipelines and searches pass on.
