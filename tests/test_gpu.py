@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from skanomaly import AABiGAN, HistoryAD, load, save
+from skanomaly import AABiGAN, HistoryAD, TransferAD, load, save
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
+    pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning"),
 ]
 SHORT = {
     HistoryAD: {"max_epochs": 3, "detector_epochs": 2},
     AABiGAN: {"max_epochs": 3},
+    TransferAD: {"max_epochs": 3, "transfer_epochs": 3},
 }
 
 
@@ -89,3 +91,12 @@ def test_known_anomalies_are_drawn_on_the_gpu(data):
     assert np.isfinite(detector.fit(data, y).score_samples(data)).all()
     assert detector.sample(5).shape == (5, *data.shape[1:])
     assert detector.reconstruct(data).shape == data.shape
+
+
+def test_both_stages_of_a_transfer_run_on_the_gpu(data):
+    settings = SHORT[TransferAD] | {"random_state": 0, "device": "cuda"}
+    source, target = np.array_split(data, 2)
+    detector = TransferAD(**settings, weight_source=True).fit(target, X_source=source)
+    assert np.isfinite(detector.score_samples(target)).all()
+    assert detector.sample_weight_.shape == (len(target),)
+    assert detector.encode(target).shape[0] == len(target)
