@@ -77,6 +77,8 @@ class Table(NamedTuple):
     unfolded : str or None
         For results that hold a dict of figures for each of several settings: the
         key under which the settings are found after each has become a record.
+    file : str
+        Name of the file, where it is not that of the experiment.
     """
 
     experiment: str
@@ -85,6 +87,7 @@ class Table(NamedTuple):
     values: tuple[Value, ...]
     row_title: str
     unfolded: str | None = None
+    file: str = ""
 
 
 AUROC = Value("auroc", "AUROC (mean ± standard deviation over the seeds)")
@@ -107,6 +110,20 @@ KINDS = (
     AUROC,
     Value("auroc_seen", "AUROC of kinds that had labels"),
     Value("auroc_unseen", "AUROC of kinds that had none"),
+    FIT_SECONDS,
+)
+DOMAINS = (
+    AUROC._replace(average=True),
+    Value(
+        "auroc_reconstruction",
+        "AUROC with the loss of reconstruction as score",
+        average=True,
+    ),
+    Value("auroc_combined", "AUROC with the combined score", average=True),
+    FIT_SECONDS,
+)
+MEANS = (
+    *(v._replace(title=v.title.partition(" (")[0], show=mean) for v in DOMAINS[:3]),
     FIT_SECONDS,
 )
 STEP = (
@@ -160,6 +177,48 @@ TABLES = (
     Table("aa_bigan_step", ("n_threads",), None, STEP, "Threads"),
     Table("aa_bigan_step_gpu", ("device",), None, STEP, "Device"),
     Table(
+        "transfer_table_1",
+        ("direction", "rate"),
+        "detector",
+        DOMAINS[:3],
+        "Domains, anomalies",
+        unfolded="rate",
+    ),
+    Table("transfer_digits", ("direction", "normal"), "detector", DOMAINS, "Digits"),
+    Table("transfer_fashion", ("change", "normal"), "detector", DOMAINS, "Class"),
+    Table("transfer_tables", ("shift", "rate"), "detector", MEANS, "Shift"),
+    Table(
+        "transfer_tables",
+        ("name",),
+        "detector",
+        MEANS[:1],
+        "Table",
+        file="transfer_tables_by_name",
+    ),
+    Table("transfer_adversarial", ("weight",), "direction", DOMAINS[:1], "Weight"),
+    Table(
+        "transfer_video",
+        ("detector",),
+        None,
+        (
+            Value("auroc_combined", "Combined"),
+            Value("auroc_reconstruction", "Loss"),
+            Value("auroc_block", "Largest block of the map"),
+        ),
+        "Detector",
+    ),
+    Table(
+        "transfer_scoring",
+        ("kind",),
+        None,
+        (
+            Value("detector, us per row", "Detector, µs per row", middle(1)),
+            Value("autoencoder, us per row", "Autoencoder, µs per row", middle(1)),
+            Value("ratio", "Ratio", middle(3)),
+        ),
+        "Rows",
+    ),
+    Table(
         "engine_overhead",
         ("batch_size",),
         None,
@@ -187,7 +246,8 @@ def write(folder: Path, tables: Iterable[Table] = TABLES) -> None:
     """Write ``<experiment>.rst`` for every table."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        path, text = folder / f"{table.experiment}.rst", render(table)
+        path = folder / f"{table.file or table.experiment}.rst"
+        text = render(table)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
