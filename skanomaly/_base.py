@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import partial
 from math import ceil, prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
+from .networks import SideBySide
 from .utils._device import resolve_device
 from .utils._scaling import make_scaler
 from .utils._sklearn_compat import (
@@ -40,6 +42,7 @@ __all__ = ["BaseDeepDetector", "ReconstructionMixin"]
 _TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
 _FEWEST = 2  # rows to learn from
+_CLIP = 10.0  # where scaled columns are cut
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
 
 
@@ -398,6 +401,25 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return a seed for one call of ``sample``."""
         chosen = self.random_state if random_state is None else random_state
         return check_random_state(chosen).randint(2**31 - 1)
+
+    def _side_by_side(self, wanted):
+        """Return how many networks to train at once: "auto" is 8 or fewer, or 1."""
+        if wanted != "auto":
+            return wanted
+        n, *sides = self._row_shape
+        return 1 if sides else min(max(2048 // n, 1), 8)
+
+    def _clipping(self):
+        """Return what cuts scaled columns, lest one wild value make a row's error."""
+        bound = _CLIP if self.scaling is not None else torch.inf
+        return partial(torch.clamp, min=-bound, max=bound)
+
+    def _own_builders(self, n_copies, sizes):
+        """Return what builds copies of the user's networks, given sizes by role."""
+        return {
+            role: partial(SideBySide.of, n_copies, partial(build, *sizes[role]))
+            for role, build in self._own_networks().items()
+        }
 
     def _own_networks(self):
         """Return the networks that the user gives, by role."""

@@ -29,8 +29,6 @@ from ._networks import image_networks, table_networks, working_shape
 
 #: Learning rate of the discriminators, as a share of that of the other two.
 _SLOWER = 0.25
-#: Scaled columns are cut there: one wild value should not make a row's error alone.
-_CLIP = 10.0
 _CRITERIA = "reconstruction", "latent_norm"
 #: By how much the AUROC of a few held-out anomalies has to differ to say anything.
 _CLEARLY = 0.01
@@ -402,10 +400,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         return {"net_": net}
 
     def _n_games(self):
-        if self.n_games != "auto":
-            return self.n_games
-        n, *sides = self._row_shape
-        return 1 if sides else min(max(2048 // n, 1), 8)
+        return self._side_by_side(self.n_games)
 
     def _latent_dim(self):
         if self.latent_dim != "auto":
@@ -419,8 +414,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         """Return what is done to scaled rows: columns are clipped, images resized."""
         if len(self._row_shape) > 1:
             return partial(_resized, sides=working_shape(self._row_shape)[1:])
-        bound = _CLIP if self.scaling is not None else torch.inf
-        return partial(torch.clamp, min=-bound, max=bound)
+        return self._clipping()
 
     def _builders(self):
         k, width, latent_dim = self._n_games(), self._value("width"), self._latent_dim()
@@ -438,9 +432,7 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
             "discriminator_xz": (shape, latent_dim),
             "discriminator_xx": (shape,),
         }
-        for role, build in self._own_networks().items():
-            builders[role] = partial(SideBySide.of, k, partial(build, *sizes[role]))
-        return builders
+        return builders | self._own_builders(k, sizes)
 
     # Training
 

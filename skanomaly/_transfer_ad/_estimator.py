@@ -12,14 +12,12 @@ from functools import partial
 from math import ceil, exp
 
 import numpy as np
-import torch
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from .._base import BaseDeepDetector, ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
-from ..networks import SideBySide
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ._abnormality import Abnormality
@@ -34,8 +32,6 @@ _LOOK_EVERY = 50
 _TRUSTED = 0.4
 #: Weights with a mean beyond these say nothing.
 _SATURATED = 0.01, 0.99
-#: Scaled columns are cut there: one wild value should not make a row's loss alone.
-_CLIP = 10.0
 
 
 # The estimator --------------------------------------------------------------------
@@ -310,6 +306,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             If the weights of the target rows are nearly all 0, or all 1.
         """
         with self._all_or_nothing():
+            self._check_beta()
             X = self._check_rows(X, reset=not self._goes_on())
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
@@ -396,7 +393,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self._n_autoencoders()
+        k = self._side_by_side(self.n_autoencoders)
         builders, latent_dim = self._builders(k)
         builders["abnormality"] = partial(Abnormality, k, latent_dim)
         net = TransferNet(
@@ -408,18 +405,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         )
         return {"net_": net}
 
-    def _n_autoencoders(self):
-        if self.n_autoencoders != "auto":
-            return self.n_autoencoders
-        n, *sides = self._row_shape
-        return 1 if sides else min(max(2048 // n, 1), 8)
-
     def _preparation(self):
         """Return what is done to scaled rows: columns are clipped, grey repeated."""
         if len(self._row_shape) > 1:
             return partial(_repeated, n_channels=self._working_shape()[0])
-        bound = _CLIP if self.scaling is not None else torch.inf
-        return partial(torch.clamp, min=-bound, max=bound)
+        return self._clipping()
 
     def _working_shape(self):
         n_channels, *sides = self._row_shape
@@ -428,11 +418,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _builders(self, k):
         """Return what builds k of each network, and the length of their codes."""
-        width, latent_dim, shape = (
-            self._value("width"),
-            self.latent_dim,
-            self._row_shape,
-        )
+        width, shape = self._value("width"), self._row_shape
+        latent_dim = self.latent_dim
         if self._family(_ROLES) == "mlp":
             latent_dim = ceil(shape[0] ** 0.5) if latent_dim == "auto" else latent_dim
             builders = table_networks(k, *shape, latent_dim, width)
@@ -446,9 +433,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             "decoder": (latent_dim, shape),
             "classifier": (latent_dim,),
         }
-        for role, build in self._own_networks().items():
-            builders[role] = partial(SideBySide.of, k, partial(build, *sizes[role]))
-        return builders, latent_dim
+        return builders | self._own_builders(k, sizes), latent_dim
 
     # Training
 
