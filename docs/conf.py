@@ -42,6 +42,18 @@ default_role = "literal"
 nitpicky = False
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
+# Examples whose data are not there are shown, and not run.
+EXAMPLES_WITH_DATA = {
+    "transfer_digits": ("mnist.npz", "usps.npz"),
+    "transfer_video": ("ucsd_ped2.npz",),
+}
+data_home = Path(os.environ.get("SKANOMALY_DATA") or HERE / "no_data")
+not_run = [
+    example
+    for example, files in EXAMPLES_WITH_DATA.items()
+    if not all((data_home / name).is_file() for name in files)
+]
+
 # What stands in git-ignored folders is written anew by every build.
 api_pages.write(HERE / "generated", HERE / "_templates" / "api")
 result_tables.write(HERE / "tables")
@@ -55,7 +67,7 @@ numpydoc_xref_param_type = False
 sphinx_gallery_conf = {
     "examples_dirs": [str(gallery_source.collect(HERE))],
     "gallery_dirs": ["auto_examples"],
-    "filename_pattern": r"[\\/]plot_",
+    "filename_pattern": rf"[\\/]plot_(?!{'|'.join(not_run) or '$'})",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skanomaly",),
     "within_subsection_order": "FileNameSortKey",

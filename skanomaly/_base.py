@@ -540,12 +540,13 @@ class ReconstructionMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n, c, h, w)
-            Images like those of ``fit``; with `image_shape`, of shape (n, c * h * w).
+        X : array-like of shape (n, c, h, w) or (n, c, t, h, w)
+            Images or clips like those of ``fit``; with `image_shape`, of shape
+            (n, c * h * w) or (n, c * t * h * w).
 
         Returns
         -------
-        ndarray of shape (n, h, w), float32
+        ndarray of shape (n, h, w) or (n, t, h, w), float32
             Squared errors of scaled pixels, summed over the channels: high where an
             image is not as a normal one would be.
 

@@ -358,6 +358,12 @@ def test_bad_domains_are_named(domains, arguments, message):
     assert vars(detector).keys() == detector.get_params().keys()
 
 
+def test_other_units_are_warned_about(domains):
+    source, target, _ = domains
+    with pytest.warns(UserWarning, match="same units"):
+        short().fit(1.8 * target + 320, X_source=source)
+
+
 def test_images_of_another_size_are_named(images):
     with pytest.raises(ValueError, match=r"X_source.*\(1, 9, 11\)"):
         short().fit(images[0], X_source=images[1][..., :11])
@@ -415,6 +421,13 @@ def test_weights_do_not_depend_on_the_unit(domains):
     first = short().fit(images[0], X_source=images[1]).sample_weight_
     second = short().fit(1000 * images[0], X_source=1000 * images[1]).sample_weight_
     np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-4)
+
+
+def test_all_target_rows_are_trusted_on_request(domains):
+    source, target, _ = domains
+    detector = short(contamination=0).fit(target, X_source=source)
+    assert (detector.sample_weight_ >= 0.5).all()
+    assert (detector.predict(target) == 1).all()
 
 
 @pytest.mark.parametrize(("eta", "mean"), [(-1e-9, 1), (-1e9, 0)])

@@ -30,6 +30,8 @@ _CRITERIA = "combined", "reconstruction"
 _LOOK_EVERY = 50
 #: Share of the target rows that are taken for normal, if nothing is said of it.
 _TRUSTED = 0.4
+#: Rows that are enough to see in what units they are.
+_ENOUGH = 1000
 #: Weights with a mean beyond these say nothing.
 _SATURATED = 0.01, 0.99
 
@@ -111,7 +113,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         What g is in the weights: both terms above, or the loss L. "auto" is
         "reconstruction" for tables, "combined" for others.
     criterion : {"auto", "combined", "reconstruction"}, default="auto"
-        What g is in the score; "auto" as above.
+        What g is in the score; "auto" as above. A fitted detector can be set to another
+        one; its ``offset_`` stays what it was.
     weight_source : bool, default=False
         Whether source rows are weighted too, as the authors' code has it for digits.
     normalize_weights : bool, default=False
@@ -301,7 +304,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         -----
         UserWarning
             If neither `sample_domain` nor `X_source` is given: all rows are then of
-            one domain, and the detector is a plain autoencoder.
+            one domain, and the detector is a plain autoencoder. If most numbers of the
+            target are so far from the source that they are cut off.
         SaturatedWeightsWarning
             If the weights of the target rows are nearly all 0, or all 1.
         """
@@ -390,6 +394,18 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             return X_apart
         return X[apart] if apart.any() else X
 
+    def _check_units(self, rows):
+        """Warn if the target lies where scaled columns are cut."""
+        scaled = rows.head(_ENOUGH)
+        cut = float((scaled != self._preparation()(scaled)).float().mean())
+        if len(self._row_shape) == 1 and cut > 0.5:
+            warnings.warn(
+                f"{cut:.0%} of the numbers of the target are far from those of the "
+                "source, and are cut off at ten of its standard deviations. Are both "
+                "domains in the same units?",
+                stacklevel=6,
+            )
+
     # Networks
 
     def _make_nets(self, device, seed):
@@ -438,6 +454,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Training
 
     def _train(self, rows, others, seed):
+        self._check_units(rows)
         # Without another domain this one is both, and eq. 7 that of an autoencoder.
         domains = (others if len(others) else rows), rows
         net = self._nets_to_train(str(rows.device), seed)["net_"]
@@ -477,7 +494,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
         self.net_.sample_weight_ = None  # one place will do
         mean = self.sample_weight_.mean()
-        if not _SATURATED[0] <= mean <= _SATURATED[1]:
+        if self.eta is not None and not _SATURATED[0] <= mean <= _SATURATED[1]:
             warnings.warn(
                 f"The weights of the target rows have a mean of {mean:.2g}, so that "
                 f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
