@@ -396,9 +396,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _check_units(self, rows):
         """Warn if the target lies where scaled columns are cut."""
+        if len(self._row_shape) > 1:
+            return
         scaled = rows.head(_ENOUGH)
-        cut = float((scaled != self._preparation()(scaled)).float().mean())
-        if len(self._row_shape) == 1 and cut > 0.5:
+        cut = float((scaled != self._clipping()(scaled)).float().mean())
+        if cut > 0.5:
             warnings.warn(
                 f"{cut:.0%} of the numbers of the target are far from those of the "
                 "source, and are cut off at ten of its standard deviations. Are both "
