@@ -111,7 +111,7 @@ class Autoencoder(BaseDeepDetector):
         )
         return {"net_": net}
 
-    def _train(self, rows: Rows, known: Rows, seed: int) -> None:
+    def _train(self, rows: Rows, others: Rows, seed: int) -> None:
         self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
