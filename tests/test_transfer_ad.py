@@ -499,6 +499,31 @@ def test_weights_in_training(domains):
     assert all((weights < 1).any() for _, weights in spy.seen[3:])
 
 
+class Pairs(Callback):
+    """Checks that the rows of each batch come with their own weights."""
+
+    def __init__(self):
+        self.n_seen = 0
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        if net.weighting_ is None:
+            return
+        for rows, weights, domain, known in zip(
+            batch[:2], batch[2:], net.domains_, net.weights_, strict=True
+        ):
+            nearest = torch.cdist(rows.flatten(0, 1), domain.head(400)).argmin(1)
+            torch.testing.assert_close(weights.flatten(), known[nearest])
+            self.n_seen += len(torch.unique(weights))
+
+
+def test_rows_come_with_their_own_weights(domains):
+    source, target, _ = domains
+    pairs = Pairs()
+    detector = short(callbacks=[pairs], weight_source=True, beta=3.0)
+    detector.fit(target[:150], X_source=source)
+    assert pairs.n_seen > 1000
+
+
 def test_normalised_weights_and_weights_of_the_source(domains):
     source, target, _ = domains
     spy = Spy()
@@ -547,6 +572,25 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
     assert not torch.equal(
         weights_of(first), weights_of(counted.fit(target, X_source=source))
     )
+
+
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.SaturatedWeightsWarning")
+def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
+    source, target, _ = domains
+    build = partial(
+        short, architecture=plain_networks(), n_autoencoders=1, adversarial_weight=0.0
+    )
+
+    def fitted(**params):
+        return weights_of(build(**params).fit(target, X_source=source))
+
+    without = fitted(transfer_lam=0.0)
+    assert torch.equal(fitted(eta=-1e9, beta=1e-9), without)
+    in_full = fitted(eta=-1e-9, beta=1e3, transfer_lam=0.7)
+    halved = fitted(eta=-1e-12, beta=1e-9, transfer_lam=1.4)
+    torch.testing.assert_close(halved, in_full)
+    assert not torch.allclose(in_full, without)
+    assert not torch.allclose(in_full, fitted(transfer_lam=0.7))
 
 
 def test_it_is_the_loop_of_a_plain_autoencoder(domains):
