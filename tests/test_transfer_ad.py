@@ -593,6 +593,25 @@ def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
     assert not torch.allclose(in_full, fitted(transfer_lam=0.7))
 
 
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.SaturatedWeightsWarning")
+def test_the_game_does_not_see_rows_of_weight_zero(domains):
+    source, target, _ = domains
+    build = partial(
+        short,
+        architecture=plain_networks(),
+        n_autoencoders=1,
+        lam=0.0,
+        adversarial_weight=1.0,
+    )
+    none = build(eta=-1e9, beta=1e-9)
+    first = weights_of(none.fit(target, X_source=source))
+    assert torch.equal(weights_of(none.fit(3 * target[::-1], X_source=source)), first)
+    some = build(transfer_lam=0.0)
+    first = weights_of(some.fit(target, X_source=source))
+    other = weights_of(some.fit(3 * target[::-1], X_source=source))
+    assert not torch.equal(other, first)
+
+
 def test_it_is_the_loop_of_a_plain_autoencoder(domains):
     source, target, _ = domains
     detector = short(
