@@ -16,6 +16,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import TransferAD
+from skanomaly._transfer_ad import _net
 from skanomaly._transfer_ad._abnormality import Abnormality, Figures, detail_of
 from skanomaly._transfer_ad._net import TransferNet
 from skanomaly._transfer_ad._networks import Layers, StackedClassifier
@@ -610,6 +611,21 @@ def test_the_game_does_not_see_rows_of_weight_zero(domains):
     first = weights_of(some.fit(target, X_source=source))
     other = weights_of(some.fit(3 * target[::-1], X_source=source))
     assert not torch.equal(other, first)
+
+
+def test_the_reversed_gradient_gains_strength(domains, monkeypatch):
+    source, target, _ = domains
+    seen = []
+
+    def spying(values, strength):
+        seen.append(strength)
+        return reverse_gradient(values, strength)
+
+    monkeypatch.setattr(_net, "reverse_gradient", spying)
+    short(transfer_epochs=2).fit(target, X_source=source)
+    expected = [ramp(k / len(seen)) for k in range(len(seen))]
+    np.testing.assert_allclose(seen, expected)
+    assert len(seen) == 12
 
 
 def test_it_is_the_loop_of_a_plain_autoencoder(domains):
