@@ -175,10 +175,9 @@ class TransferNet(AlternatingNet):
         x = self.for_all(rows)
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes))
-        detail = torch.ones_like(loss[0])
-        if rows.ndim > 2:
-            detail = detail_of(rows, codes.shape[2])
-        return Figures(loss, detail, codes)
+        if rows.ndim == 2:
+            return Figures(loss, torch.ones_like(loss[0]), codes)
+        return Figures(loss, detail_of(rows, codes.shape[2]), codes)
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...), prepared, for each autoencoder: (k, n, ...)."""
