@@ -239,6 +239,15 @@ def test_reconstruction_is_the_loss_itself():
     torch.testing.assert_close(log_g.exp(), figures.loss.mean(0))
 
 
+def test_the_loss_is_seen_beside_the_detail():
+    figures = figures_of(np.random.default_rng(0))
+    abnormality = Abnormality(2, 3)
+    abnormality.adapt(figures, torch.ones(200))
+    beside = figures.detail + 0.01 * figures.detail.mean()
+    expected = (figures.loss / beside).log().mean(0)
+    torch.testing.assert_close(abnormality.terms(figures)[0], expected)
+
+
 def test_rows_without_weight_do_not_say_what_is_usual():
     rng = np.random.default_rng(0)
     figures = figures_of(rng)
@@ -534,6 +543,21 @@ def test_normalised_weights_and_weights_of_the_source(domains):
         assert of_target.mean() == pytest.approx(1)
         assert (of_source < 1).any()
         assert of_source.shape == (200,)
+
+
+def test_the_first_weights_come_from_the_loss_alone(images, monkeypatch):
+    target, source = images
+    seen, new_weights = [], _net.TransferNet.new_weights
+
+    def spying(net, log_g):
+        terms = net.abnormality_.terms(net.figures_of(net.domains_[1]))
+        seen.append([torch.equal(log_g, term) for term in terms])
+        return new_weights(net, log_g)
+
+    monkeypatch.setattr(_net.TransferNet, "new_weights", spying)
+    short(transfer_epochs=1).fit(target, X_source=source)
+    assert seen[0] == [True, False]
+    assert seen[1:] == [[False, False]] * (len(seen) - 1)
 
 
 def test_history_tells_the_effective_sample_size(domains):
