@@ -780,7 +780,10 @@ def test_reconstruction_is_the_paper_s_score(images):
         encoder, decoder = (
             m.members[0] for m in (detector.net_.encoder_, detector.net_.decoder_)
         )
-        loss = (decoder(encoder(x)) - x).square().mean((1, 2, 3))
+        rebuilt = decoder(encoder(x))
+        loss = (rebuilt - x).square().mean((1, 2, 3))
+    grey = (rebuilt.mean(1, keepdim=True).numpy() + 1) * 127.5
+    np.testing.assert_allclose(shown, grey.clip(0, 255), atol=0.51)
     np.testing.assert_allclose(
         detector.score_samples(target), -loss.log().numpy(), rtol=1e-4, atol=1e-5
     )
@@ -825,6 +828,18 @@ def test_an_interrupted_second_stage_leaves_a_usable_detector(domains):
         detector = short(callbacks=[Interrupt()]).fit(target, X_source=source)
     assert np.isfinite(detector.score_samples(target)).all()
     assert detector.sample_weight_.shape == (200,)
+
+
+def test_one_lam_for_both_stages_on_request(domains):
+    source, target, _ = domains
+    scores = [
+        short(lam=0.2, transfer_lam=lam)
+        .fit(target, X_source=source)
+        .score_samples(target)
+        for lam in (None, 0.2, 0.9)
+    ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
 
 
 def test_no_second_stage(domains):
