@@ -339,6 +339,11 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         detector = short(criterion="reconstruction").fit(source)
     assert {record["stage"] for record in detector.history_} == {"pretraining"}
     assert not hasattr(detector, "sample_weight_")
+    twice = short(criterion="reconstruction").fit(target, X_source=source)
+    with pytest.warns(UserWarning, match="was given no domains"):
+        twice.fit(source)
+    assert not {"sample_weight_", "tau_"} & vars(twice).keys()
+    assert twice.offset_ == detector.offset_
     assert detector.score_samples(target).shape == (200,)
 
 
@@ -840,6 +845,14 @@ def test_one_lam_for_both_stages_on_request(domains):
     ]
     np.testing.assert_array_equal(scores[0], scores[1])
     assert not np.array_equal(scores[0], scores[2])
+
+
+def test_an_epoch_is_a_pass_over_the_larger_domain(domains):
+    source, target, _ = domains
+    for X, X_source in ((target[:70], source), (target, source[:70])):
+        detector = short().fit(X, X_source=X_source)
+        assert detector.net_.epoch_steps == 200 // 32
+        assert detector.net_.step_ == 6 * (200 // 32)
 
 
 def test_no_second_stage(domains):

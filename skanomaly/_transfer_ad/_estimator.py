@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from math import ceil, exp
+from math import ceil, exp, log
 
 import numpy as np
 from sklearn.utils.validation import column_or_1d
@@ -52,8 +52,10 @@ _SATURATED = 0.01, 0.99
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
-    auto_offset="the 65th percentile of the scores of the target rows less 2.5 times "
-    "its distance to their 90th, which holds for any share of anomalies up to a half",
+    auto_offset="the 65th percentile of the scores of the target rows less twice its "
+    "distance to their 90th, which holds for any share of anomalies up to a half; with "
+    "one domain, where g is above its median by five times the distance from there to "
+    "its third quartile",
 )
 class TransferAD(ReconstructionMixin, BaseDeepDetector):
     r"""Detector for a domain without labels, with the help of another domain.
@@ -72,8 +74,9 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     target rows alike to it:
 
     .. math:: w = \sigma(\eta g + \beta), \quad
-              \min_{F, D} \; E_{source}[L] + \lambda' E_{target}[w L], \quad
-              \min_F \max_C \; E_{target}[w \log C(F)] + E_{source}[\log(1 - C(F))]
+              \min_{F, D} \; E_{source}[L] + \lambda' E_{target}[w L]
+
+    .. math:: \min_F \max_C \; E_{target}[w \log C(F)] + E_{source}[\log(1 - C(F))]
 
     In the paper g is the loss L, which is larger for busy rows than for plain ones.
     For images and clips it is, by default, made of two terms: the loss as a share of
@@ -457,6 +460,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _train(self, rows, others, seed):
         self._check_units(rows)
+        for name in ("sample_weight_", "tau_"):  # of an earlier fit
+            vars(self).pop(name, None)
         # Without another domain this one is both, and eq. 7 that of an autoencoder.
         domains = (others if len(others) else rows), rows
         net = self._nets_to_train(str(rows.device), seed)["net_"]
@@ -506,9 +511,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             )
 
     def _auto_offset(self, scores):
-        # The better half is normal, with few anomalies or many.
-        middle, best = np.percentile(scores, [65, 90])
-        return float(middle - 2.5 * (best - middle))
+        if hasattr(self, "sample_weight_"):
+            # The better half is normal, with few anomalies or many.
+            middle, best = np.percentile(scores, [65, 90])
+            return float(middle - 2 * (best - middle))
+        middle, high = np.exp(-np.percentile(scores, [50, 25]))  # of g
+        return -log(middle + 5 * (high - middle))
 
     # Scores, codes, rows
 
