@@ -711,7 +711,7 @@ class ProgressBar(Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Show stage and epoch."""
-        epoch = f"{len(net.history)}/{net.max_epochs}"
+        epoch = f"{len(net.history) - net.run_start_}/{net.max_epochs}"
         self.bar.set_description(f"{self.label}, epoch {epoch}", refresh=False)
 
     def on_batch_end(self, net, **kwargs):

@@ -855,6 +855,14 @@ def test_an_epoch_is_a_pass_over_the_larger_domain(domains):
         assert detector.net_.step_ == 6 * (200 // 32)
 
 
+def test_the_bar_counts_the_epochs_of_each_stage(domains, capfd):
+    source, target, _ = domains
+    short(verbose=1).fit(target, X_source=source)
+    shown = capfd.readouterr().err
+    assert "transfer, epoch 3/3" in shown
+    assert not any(f"epoch {k}/3" in shown for k in (4, 5, 6))
+
+
 def test_no_second_stage(domains):
     source, target, _ = domains
     detector = short(transfer_epochs=0).fit(target, X_source=source)
