@@ -304,16 +304,16 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             value = values[min(kind, len(values) - 1)]
         return value
 
-    def _plan(self, name, n_rows, length=None):
+    def _plan(self, name, n_rows, length=None, *, batch_size=None, steps=None):
         """Return the epochs, and the steps in each, of one stage.
 
         "auto" stands for a number of steps, since rows may be few or many, in epochs
         of `length` steps; by default in passes over the rows, or one part of a pass.
         """
-        epoch_steps = max(n_rows // self.batch_size, 1)
+        epoch_steps = max(n_rows // (batch_size or self.batch_size), 1)
         epochs = getattr(self, name)
         if epochs == "auto":
-            steps = self._value(name)
+            steps = self._value(name) if steps is None else steps
             epoch_steps = length or min(epoch_steps, steps)
             epochs = ceil(steps / epoch_steps)
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
@@ -445,7 +445,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 stacklevel=6,
             )
         self.history_ = self.history_ + [
-            {"stage": stage, "epoch": row["epoch"], "duration": row["dur"]}
+            {
+                "stage": row.get("stage", stage),
+                "epoch": row["epoch"],
+                "duration": row["dur"],
+            }
             | {k: v for k, v in row.items() if isinstance(v, float) and k != "dur"}
             for stage, net in nets.items()
             for row in net.history[net.run_start_ :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "CoverageWarning",
     "FitInterruptedWarning",
+    "NormDirectionWarning",
     "SaturatedWeightsWarning",
     "TrainingDivergedError",
 ]
@@ -34,4 +35,12 @@ class SaturatedWeightsWarning(UserWarning):
 
     Then they tell no row from another: with 0 nothing is learned from the target
     domain, with 1 everything, its anomalies included.
+    """
+
+
+class NormDirectionWarning(UserWarning):
+    """Codes are no shorter where a detector takes short ones for anomalous.
+
+    Held-out rows have longer codes than generated ones, which the encoder was trained
+    on; the cue that anomalies have short codes may point the wrong way.
     """

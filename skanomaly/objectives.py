@@ -15,13 +15,18 @@ from torch import Tensor
 __all__ = [
     "anomaly_aware_loss",
     "coverage",
+    "cycle_loss",
+    "drift",
     "effective_sample_size",
     "gradient_penalty",
     "history_weights",
     "importance_weights",
     "least_squares_loss",
+    "min_max_normalised",
+    "origin_distance",
     "ramp",
     "reconstruction_loss",
+    "residual",
     "reverse_gradient",
     "total_variation_loss",
     "transfer_loss",
@@ -373,3 +378,113 @@ def ramp(progress: float) -> float:
         0 at the start, 0.462 at the end.
     """
     return math.tanh(progress / 2)
+
+
+# Berg, Felsberg & Ahlberg (2019), "Unsupervised adversarial learning of anomaly
+# detection in the wild". G is the generator, E the encoder. The critic is HIGH on data.
+
+
+def drift(on_data: Tensor) -> Tensor:
+    r"""Return what keeps a critic's values from drifting away (Karras et al. 2017).
+
+    .. math:: E_{x \sim p_{data}}[D(x)^2]
+
+    Parameters
+    ----------
+    on_data : Tensor of shape (..., n)
+        The critic's values.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At least 0.
+    """
+    return on_data.square().mean(-1)
+
+
+def cycle_loss(before: Tensor, after: Tensor) -> Tensor:
+    r"""Return what the encoder minimises (eq. 6, or with codes eq. 7).
+
+    .. math:: d_I = \|G(z) - G(E(G(z)))\|_1, \quad d_z = \|z - E(G(z))\|_1
+
+    Norms are means here, as in the authors' code, and so of one size for all sizes of
+    images.
+
+    Parameters
+    ----------
+    before, after : Tensor of shape (k, n, ...)
+        Images, or codes, and what a turn through encoder and generator leaves.
+
+    Returns
+    -------
+    Tensor of shape (k,)
+        At least 0.
+    """
+    return (before - after).abs().flatten(1).mean(1)
+
+
+def min_max_normalised(images: Tensor) -> Tensor:
+    r"""Return images of which each has the range [0, 1] (eq. 3).
+
+    .. math:: w(X) = \frac{X - \min(X)}{\max(X) - \min(X)}
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, ...)
+        Images; minimum and maximum are over all pixels and channels.
+
+    Returns
+    -------
+    Tensor of shape (n, ...)
+        The same for :math:`aX + b` with :math:`a > 0`; 0 for a constant image.
+    """
+    flat = images.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    # What float32 cannot tell from a constant image is one.
+    size = torch.maximum(low.abs(), high.abs())
+    constant = high - low <= 1e-6 * size
+    scaled = (flat - low) / torch.where(constant, torch.inf, high - low)
+    return scaled.view_as(images)
+
+
+def residual(images: Tensor, rebuilt: Tensor, norm: str) -> Tensor:
+    r"""Return how far each row is from its reconstruction (eq. 2 or 8).
+
+    .. math:: L_n = \frac{1}{N_X} \|w(Q) - w(G(E(Q)))\|_2
+
+    Parameters
+    ----------
+    images, rebuilt : Tensor of shape (n, ...)
+        Rows Q of :math:`N_X` numbers and their reconstructions; normalised by
+        :func:`min_max_normalised` for eq. 2, as they are for eq. 8.
+    norm : {"paper", "rms"}
+        "paper" divides by :math:`N_X` as printed, "rms" by :math:`\sqrt{N_X}`, which
+        makes it a root mean square whatever the size.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        At least 0.
+    """
+    difference = (images - rebuilt).flatten(1)
+    n_numbers = difference.shape[1]
+    size = n_numbers if norm == "paper" else n_numbers**0.5
+    return difference.norm(dim=1) / size
+
+
+def origin_distance(codes: Tensor) -> Tensor:
+    r"""Return minus how far each code is from the origin (eq. 4).
+
+    .. math:: L_o = -\frac{1}{\sqrt{N_z}} \|\hat z\|_2
+
+    Parameters
+    ----------
+    codes : Tensor of shape (..., l)
+        Codes of :math:`N_z` numbers.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        At most 0.
+    """
+    return -codes.norm(dim=-1) / codes.shape[-1] ** 0.5

@@ -273,7 +273,7 @@ def test_images_of_many_kinds(cls, images):
 @every_detector
 def test_a_memory_map_larger_than_the_device_is_streamed(cls, images, monkeypatch):
     reference = short(cls).fit(images).score_samples(images)
-    monkeypatch.setattr("skanomaly.engine.HOST_BYTES", 100)
+    monkeypatch.setattr("skanomaly.engine._rows.HOST_BYTES", 100)
     scores = short(cls).fit(images).score_samples(images)
     np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""The training engine: players take turns.
+"""Players take turns.
 
 This is the only file in which gradients are taken and optimisers step. A method
 says who plays (:meth:`AlternatingNet.players`) and in which order losses are to be
@@ -16,27 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer
+from skorch.callbacks import EpochTimer
 from skorch.history import History
 from torch import Tensor, nn
 
-from .exceptions import TrainingDivergedError
-
-__all__ = [
-    "AlternatingNet",
-    "AverageWeights",
-    "Batches",
-    "KeepBest",
-    "LinearDecay",
-    "Player",
-    "ProgressBar",
-    "Rows",
-    "StopTraining",
-    "input_gradient",
-]
-
-#: The most that data may take of the host's memory before they are streamed.
-HOST_BYTES = 4 * 2**30
+from ..exceptions import TrainingDivergedError
+from ._callbacks import StopTraining
+from ._rows import Batches
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
 
@@ -64,8 +50,40 @@ def input_gradient(function, points: Tensor) -> Tensor:
     return torch.autograd.grad(value, points, create_graph=True)[0]
 
 
-class StopTraining(Exception):  # noqa: N818
-    """Raised by a callback to end a run early and regularly."""
+class MomentumFreeAdam(torch.optim.RMSprop):
+    """Adam whose first decay is 0, without the moment that is then the gradient.
+
+    Half of Adam's memory, and the same steps: RMSprop with the bias of its running
+    mean of squares corrected, in the rate and in `eps`.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+        What it moves.
+    lr : float
+        Learning rate.
+    beta2 : float
+        In [0, 1): what the running mean of squares keeps of itself at each step.
+    eps : float
+        Added to the root of that mean.
+    """
+
+    def __init__(self, params, lr: float, beta2: float = 0.99, eps: float = 1e-8):
+        super().__init__(params, lr=lr, alpha=beta2, eps=eps)
+
+    def step(self, closure=None):
+        """Move the parameters that have a gradient."""
+        before = [(group["lr"], group["eps"]) for group in self.param_groups]
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            n_steps = 1 + max((float(state["step"]) for state in states), default=0.0)
+            correction = (1 - group["alpha"] ** n_steps) ** 0.5
+            group["lr"] *= correction
+            group["eps"] *= correction
+        loss = super().step(closure)
+        for group, (lr, eps) in zip(self.param_groups, before, strict=True):
+            group.update(lr=lr, eps=eps)
+        return loss
 
 
 class Player(NamedTuple):
@@ -81,153 +99,6 @@ class Player(NamedTuple):
 
     module: nn.Module
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-class Rows:
-    """The rows of a table, or images, as scaled float32 batches on a device.
-
-    What fits stays on the device: tables scaled once, images of dtype uint8 as
-    they are and scaled batch by batch. What does not fit stays where it is, in a
-    memory map for one, and is read and scaled batch by batch.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, d), (n, c, h, w) or (n, c, t, h, w)
-        Finite numbers.
-    scaler : fitted transformer or None
-        Applied to rows; for uint8 images an
-        :class:`~skanomaly.utils._scaling.ImageScaler`.
-    device : str or torch.device
-        Where batches are wanted.
-    max_bytes : int or None
-        The most to keep on the device. None: half of what is free on a CUDA
-        device, 4 GiB elsewhere.
-    """
-
-    def __init__(self, X, scaler=None, device="cpu", max_bytes=None):
-        self.X, self.scaler = X, scaler
-        self.device, self.max_bytes = torch.device(device), max_bytes
-        self.resident = self._to_device() if self._fits() else None
-        self.chosen = torch.arange(len(X), device=self.device)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the scaled rows at `index`, any shape of int64."""
-        return self.gather(self.chosen[index])
-
-    def gather(self, index: Tensor) -> Tensor:
-        """Return the scaled rows at `index` into the whole of X."""
-        if self.resident is None:
-            return self._scaled(self.X[index.cpu().numpy()])
-        batch = self.resident[index]
-        if batch.dtype == torch.uint8:
-            scale, shift = self._affine
-            batch = batch * scale + shift
-        return batch
-
-    def take(self, index: Tensor) -> Rows:
-        """Return the rows at `index` as rows of their own, without a copy."""
-        part = object.__new__(Rows)
-        vars(part).update(vars(self), chosen=self.chosen[index])
-        return part
-
-    def head(self, n: int) -> Tensor:
-        """Return the first rows, n at most."""
-        return self[torch.arange(min(n, len(self)), device=self.device)]
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row."""
-        return self.X.shape[1:]
-
-    def __getstate__(self) -> dict:
-        """Say what the rows are made of; hashes of rows rest on it."""
-        return {
-            "X": self.X,
-            "scaler": self.scaler,
-            "chosen": self.chosen.numpy(force=True),
-        }
-
-    def __setstate__(self, state: dict) -> None:
-        """Make the rows anew, on the host."""
-        Rows.__init__(self, state["X"], state["scaler"])
-        self.chosen = torch.from_numpy(state["chosen"])
-
-    def _fits(self) -> bool:
-        limit = self.max_bytes
-        if limit is None and self.device.type == "cuda":
-            limit = torch.cuda.mem_get_info(self.device)[0] // 2
-        elif limit is None:
-            limit = HOST_BYTES
-        return self.X.size * (1 if self.X.dtype == np.uint8 else 4) <= limit
-
-    def _to_device(self) -> Tensor:
-        if self.X.dtype != np.uint8:
-            return self._scaled(self.X)
-        scaler = self.scaler
-        self._affine = (
-            (1.0, 0.0)
-            if scaler is None
-            else (
-                torch.as_tensor(scaler.scale_, device=self.device),
-                torch.as_tensor(scaler.min_, device=self.device),
-            )
-        )
-        return torch.tensor(self.X, device=self.device)
-
-    def _scaled(self, rows: np.ndarray) -> Tensor:
-        if self.scaler is not None:
-            rows = self.scaler.transform(rows)
-        return torch.tensor(rows, dtype=torch.float32, device=self.device)
-
-
-class Batches:
-    """One epoch of equal batches: slices of a random permutation of the rows.
-
-    All batches have `batch_size` rows. With fewer rows than that, rows repeat.
-
-    Parameters
-    ----------
-    rows : Rows
-        Where batches come from.
-    batch_size : int
-        Rows per batch.
-    n_batches : int
-        Batches per epoch.
-    n_copies : int
-        For networks side by side: an epoch is then that many permutations, and a
-        batch has the shape (n_copies, batch_size, ...). 0 for one network alone.
-    rng : torch.Generator
-        Draws the permutations.
-    """
-
-    def __init__(self, rows: Rows, batch_size, n_batches, n_copies, rng):
-        self.rows, self.batch_size, self.n_batches = rows, batch_size, n_batches
-        self.n_copies, self.rng = n_copies, rng
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield the batches of fresh permutations."""
-        for index in self.numbers():
-            yield self.rows[index]
-
-    def numbers(self) -> Iterator[Tensor]:
-        """Yield the numbers of the rows, batch by batch."""
-        order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
-        yield from (order if self.n_copies else order[0]).split(self.batch_size, -1)
-
-    def _order(self):
-        n, wanted = len(self.rows), self.n_batches * self.batch_size
-        passes = -(-wanted // n)
-        parts = [
-            torch.randperm(n, generator=self.rng, device=self.rng.device)
-            for _ in range(passes)
-        ]
-        return torch.cat(parts)[:wanted]
 
 
 class AlternatingNet(NeuralNet, ABC):
@@ -544,182 +415,3 @@ class AlternatingNet(NeuralNet, ABC):
                 with torch.cuda.device(index):
                     torch.cuda.manual_seed(self.seed)
             yield
-
-
-class LinearDecay(Callback):
-    """Lower all learning rates linearly over a run, or its last part.
-
-    Parameters
-    ----------
-    final : float
-        The last learning rate, as a share of the first one.
-    begin : float
-        Share of the run, in [0, 1), after which they fall.
-    """
-
-    def __init__(self, final: float = 0.1, begin: float = 0.0):
-        self.final = final
-        self.begin = begin
-
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Remember the rates to start from."""
-        self.groups_ = [
-            (group, group.setdefault("initial_lr", group["lr"]))
-            for name in net.players()
-            for group in net._optimizer(name).param_groups
-        ]
-        self._set(0.0)
-
-    def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Set the rates for the next step."""
-        self._set(max(net.progress - self.begin, 0.0) / (1 - self.begin))
-
-    def _set(self, done):
-        for group, lr in self.groups_:
-            group["lr"] = lr * (1 - (1 - self.final) * done)
-
-    def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Let go of the optimisers."""
-        del self.groups_
-
-
-class AverageWeights(Callback):
-    """Keep a moving average of the weights; put it in place at the end.
-
-    The weights of a game circle around what they are after; their average is
-    nearer to it. Running means of batch normalisation are averaged with them.
-
-    Parameters
-    ----------
-    decay : float
-        In [0, 1): the share of itself that the average keeps at each step. Until
-        that many steps are done, it is the plain mean of the weights after each.
-    """
-
-    def __init__(self, decay: float):
-        self.decay = decay
-
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Start from the weights that there are."""
-        modules = [player.module for player in net.players().values()]
-        tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-        self.weights_ = [t for t in tensors if t.is_floating_point()]
-        self.average_ = [t.detach().clone() for t in self.weights_]
-        self.seen_ = 0
-
-    @torch.no_grad()
-    def on_batch_end(self, net, **kwargs):
-        """Move the average."""
-        share = 1 - self.decay_after(self.seen_)
-        for average, weight in zip(self.average_, self.weights_, strict=True):
-            average.lerp_(weight, share)
-        self.seen_ += 1
-
-    def decay_after(self, n_steps: int) -> float:
-        """Return what the average keeps of itself after some steps."""
-        return min(self.decay, n_steps / (n_steps + 1))
-
-    @torch.no_grad()
-    def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Put what is kept in place."""
-        for weight, kept in zip(self.weights_, self.kept(), strict=True):
-            weight.copy_(kept)
-        del self.weights_, self.average_, self.seen_
-
-    def kept(self) -> list[Tensor]:
-        """Return what takes the place of the weights."""
-        return self.average_
-
-
-class KeepBest(AverageWeights):
-    """Stop when a held-out figure has stopped falling; keep the best weights.
-
-    The weights before the first step take part, so that training cannot make the
-    figure worse.
-
-    Parameters
-    ----------
-    monitor : str
-        Name of a figure that :meth:`AlternatingNet.validate` returns.
-    patience : int
-        Epochs to wait for a better one.
-    decay : float
-        In [0, 1). What is judged and kept is a moving average of the weights that
-        keeps this share of itself at each step; 0 is the weights themselves.
-    """
-
-    def __init__(self, monitor="valid_loss", patience=5, decay=0.0):
-        super().__init__(decay)
-        self.monitor = monitor
-        self.patience = patience
-
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Take the weights at the start as the best so far."""
-        super().on_train_begin(net)
-        self.lowest_, self.waited_ = np.inf, 0
-        self._judge(net)
-
-    def on_epoch_end(self, net, **kwargs):
-        """Judge the average, and stop after too long a wait."""
-        net.history.record(self.monitor, self._judge(net))
-        if self.waited_ > self.patience:
-            raise StopTraining
-
-    def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Put the best weights in place."""
-        super().on_train_end(net)
-        del self.best_
-
-    def decay_after(self, n_steps: int) -> float:
-        """Return the same for all steps: the weights before the first one count."""
-        return self.decay
-
-    def kept(self) -> list[Tensor]:
-        """Return the best weights."""
-        return self.best_
-
-    def _judge(self, net):
-        self._swap()
-        with torch.no_grad():
-            value = float(net.validate()[self.monitor])
-        self._swap()
-        self.waited_ += 1
-        if value <= self.lowest_:  # of equals the last: it has been trained longer
-            self.lowest_, self.waited_ = value, 0
-            self.best_ = [average.clone() for average in self.average_]
-        return value
-
-    def _swap(self):
-        for average, weight in zip(self.average_, self.weights_, strict=True):
-            average.data, weight.data = weight.data, average.data
-
-
-class ProgressBar(Callback):
-    """One bar over all stages of a fit: losses, epochs, the time left.
-
-    Parameters
-    ----------
-    bar : tqdm.tqdm
-        Counts steps; whoever made it closes it.
-    label : str
-        Name of the stage.
-    """
-
-    def __init__(self, bar, label: str):
-        self.bar = bar
-        self.label = label
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Show stage and epoch."""
-        epoch = f"{len(net.history) - net.run_start_}/{net.max_epochs}"
-        self.bar.set_description(f"{self.label}, epoch {epoch}", refresh=False)
-
-    def on_batch_end(self, net, **kwargs):
-        """Count a step."""
-        self.bar.update()
-
-    def on_epoch_end(self, net, **kwargs):
-        """Show the epoch's losses."""
-        row = net.history[-1]
-        shown = {k: f"{v:.3g}" for k, v in row.items() if k.endswith("_loss")}
-        self.bar.set_postfix(shown, refresh=False)

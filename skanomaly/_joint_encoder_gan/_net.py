@@ -1,0 +1,251 @@
+r"""The game of JointEncoderGAN, and how its networks grow.
+
+Equation numbers are those of the paper. G is the generator, D the critic, E the
+encoder; the critic is high on data.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..engine import (
+    AlternatingNet,
+    AverageWeights,
+    LinearDecay,
+    MomentumFreeAdam,
+    Player,
+    Rows,
+    input_gradient,
+)
+from ..objectives import (
+    cycle_loss,
+    drift,
+    gradient_penalty,
+    min_max_normalised,
+    residual,
+    wasserstein_critic_loss,
+)
+from ._networks import Growing, faded, upsampled
+from ._score import Figures
+
+#: Weights of the gradient penalty and of the critic's drift.
+_PENALTY, _DRIFT = 10.0, 1e-3
+#: Rows whose figures are taken at once.
+_AT_ONCE = 512
+
+
+class Phase(NamedTuple):
+    """A part of the training in which nothing grows but the share of one level.
+
+    Attributes
+    ----------
+    level : int
+        The finest level in use.
+    fading : bool
+        Whether that level is being faded in.
+    batch_size, max_epochs, epoch_steps : int
+        Its length.
+    name : str
+        For the progress bar and the history.
+    """
+
+    level: int
+    fading: bool
+    batch_size: int
+    max_epochs: int
+    epoch_steps: int
+    name: str
+
+    @property
+    def plan(self) -> dict[str, int]:
+        """Epochs, and the steps in each."""
+        return {"max_epochs": self.max_epochs, "epoch_steps": self.epoch_steps}
+
+
+class JointNet(AlternatingNet):
+    """The game of eq. 1, for k games side by side."""
+
+    def __init__(
+        self,
+        modules,
+        *,
+        latent_dim,
+        frame,
+        clip,
+        encoder_loss,
+        cycle_updates_generator,
+        **engine,
+    ):
+        super().__init__(modules, **engine)
+        self.latent_dim = latent_dim
+        self.frame = frame
+        self.clip = clip
+        self.encoder_loss = encoder_loss
+        self.cycle_updates_generator = cycle_updates_generator
+
+    def players(self):
+        adam = partial(MomentumFreeAdam, lr=self.lr)
+        modules = self.critic_, self.generator_, self.encoder_
+        names = "critic", "generator", "encoder"
+        return {name: Player(m, adam) for name, m in zip(names, modules, strict=True)}
+
+    def turns(self, batch):
+        self.grow(self.phase_.level, 1 - self.progress if self.phase_.fading else 0.0)
+        x = self.prepared(batch)
+        n = x.shape[1]
+        with torch.no_grad():
+            made = self.generator_(self.draw_noise(n))
+        yield "critic", self.critic_loss(x, made)
+
+        noise = self.draw_noise(n)
+        made = self.generator_(noise)
+        fooled = -self.critic_(made).float().mean(1).sum()
+        if self.cycle_updates_generator:  # eq. 1 to the letter
+            cycle = self.cycle(noise, made)
+            yield ("generator", fooled + cycle), ("encoder", cycle)
+            return
+        yield "generator", fooled
+        noise = self.draw_noise(n)
+        with torch.no_grad():
+            made = self.generator_(noise)
+        yield "encoder", self.cycle(noise, made)
+
+    def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
+        """Return what the critic minimises, on data and generated rows."""
+        on_data, on_made = self.critic_(torch.cat([x, made], 1)).float().chunk(2, 1)
+        half = max(x.shape[1] // 2, 1)  # as good for the penalty, and half its price
+        shape = (x.shape[0], half, *[1] * (x.ndim - 2))
+        share = torch.rand(shape, generator=self.rng_, device=self.device)
+        points = torch.lerp(x[:, :half], made[:, :half], share)
+        slope = input_gradient(self.critic_, points).flatten(2).float()
+        loss = _PENALTY * gradient_penalty(slope) + _DRIFT * drift(on_data)
+        return (loss - wasserstein_critic_loss(on_data, on_made)).sum()
+
+    def cycle(self, noise: Tensor, made: Tensor) -> Tensor:
+        """Return the third term of eq. 1 (eq. 6), or eq. 7, of generated rows."""
+        codes = self.encoder_(made)
+        if self.encoder_loss == "latent":
+            return cycle_loss(noise, codes).float().sum()
+        return cycle_loss(made, self.generator_(codes)).float().sum()
+
+    # Rows and noise
+
+    def prepared(self, batch: Tensor) -> Tensor:
+        """Return a batch (k, n, ...) of the present level as the networks want it."""
+        if self.frame is None:
+            return self.clip(batch)
+        return self.blended(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
+
+    def blended(self, images: Tensor) -> Tensor:
+        """Return images as they are while the present level is being faded in."""
+        _, fade = self.grown()
+        if not fade:
+            return images
+        return faded(images, upsampled(F.avg_pool2d(images, 2)), fade)
+
+    def draw_noise(self, n: int) -> Tensor:
+        """Return codes from the prior, (k, n, latent_dim)."""
+        shape = self.n_copies, n, self.latent_dim
+        return torch.randn(shape, generator=self.rng_, device=self.device)
+
+    @torch.no_grad()
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n generated rows of each game, (k, n, ...), at the present level."""
+        self.rng_ = torch.Generator(self.device).manual_seed(seed)
+        noise = self.draw_noise(n)
+        del self.rng_
+        return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
+
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...) of the size of the data, prepared, for each game."""
+        if self.frame is not None:
+            rows = self.frame.shrunk(rows, self.grown()[0])
+        return self.prepared(rows.expand(self.n_copies, *rows.shape))
+
+    def shown(self, rows: Tensor) -> Tensor:
+        """Return rows (k, n, ...) as the networks have them in the size of the data."""
+        if self.frame is None:
+            return rows
+        images = self.frame.enlarged(rows.flatten(0, 1), self.grown()[0])
+        return images.unflatten(0, rows.shape[:2])
+
+    def coded(self, rows: Tensor) -> Tensor:
+        """Return the codes of rows (n, ...), (k, n, l)."""
+        return self.encoder_(self.for_all(rows))
+
+    def rebuilt(self, codes: Tensor) -> Tensor:
+        """Return rows in the size of the data from codes: (k, n, ...)."""
+        return self.shown(self.clip(self.generator_(codes)))
+
+    def figures(self, rows: Tensor, residual_norm: str) -> Figures:
+        """Return what the networks say of rows (n, ...)."""
+        x = self.for_all(rows)
+        codes = self.encoder_(x)
+        pairs = self.shown(x), self.rebuilt(codes)
+        seen, again = (part.flatten(0, 1) for part in pairs)
+        if self.frame is not None:  # contrast is a matter of images
+            seen, again = min_max_normalised(seen), min_max_normalised(again)
+        far = residual(seen, again, residual_norm)
+        return Figures(far.unflatten(0, codes.shape[:2]).mean(0), codes)
+
+    @torch.no_grad()
+    def figures_of(self, rows: Rows, residual_norm: str, most: int) -> Figures:
+        """Return the figures of the first rows, `most` at most."""
+        index = torch.arange(min(most, len(rows)), device=rows.device)
+        parts = [self.figures(rows[i], residual_norm) for i in index.split(_AT_ONCE)]
+        far, codes = zip(*parts, strict=True)
+        return Figures(torch.cat(far), torch.cat(codes, 1))
+
+    # Growth
+
+    def grow(self, level: int, fade: float) -> None:
+        """Use the networks up to `level`, with the share `fade` of the one below."""
+        for module in self.growing():
+            module.level, module.fade = level, fade
+
+    def grown(self) -> tuple[int, float]:
+        """Return the level in use, and the share of the one below."""
+        for module in self.growing():
+            return module.level, module.fade
+        return (self.frame.finest if self.frame else 0), 0.0
+
+    def growing(self):
+        """Yield the networks that grow; those of a user do not, nor do tables'."""
+        for role in self.modules:
+            for module in getattr(self, f"{role}_").modules():
+                if isinstance(module, Growing):
+                    yield module
+
+    def run(self, rows, *, phase: Phase, callbacks=()):
+        """Train in one phase, on rows of the size of the data."""
+        if self.initialized_:
+            level, fade = self.grown()
+            if (level, fade > 0) != (phase.level, phase.fading):
+                self.initialize_optimizer()  # its state speaks of other layers
+        if self.frame is not None:
+            rows = rows.mapped(partial(self.frame.shrunk, level=phase.level))
+        self.phase_, self.batch_size = phase, phase.batch_size
+        return super().run(rows, callbacks=callbacks, **phase.plan)
+
+    def on_epoch_begin(self, net, **kwargs):
+        super().on_epoch_begin(net, **kwargs)
+        self.history.record("stage", self.phase_.name)
+
+
+def train_phases(net, rows, phases, decay, callbacks):
+    """Train through all phases, and return the net."""
+    start = len(net.history) if net.initialized_ else 0
+    for phase in phases:
+        own = []
+        if phase is phases[-1]:
+            own = [LinearDecay(final=0.0, begin=0.5), AverageWeights(decay)]
+        net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
+        if net.interrupted_:
+            break
+    net.run_start_ = start  # all phases are one run
+    return (net,)

@@ -1,0 +1,393 @@
+r"""Networks that grow: generator, critic and encoder, from coarse to fine.
+
+Those for images are the paper's, with fewer channels by default: convolutions with
+equalised learning rates, normalisation pixel by pixel in the generator, one map of
+the minibatch's spread in the other two. Each function maps sizes to a module.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from math import gcd, prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..networks import SLOPE, StackedCritic, StackedMLP, coarse_shape, n_halvings
+
+_COARSEST = 4  # pixels of the longer side, at level 0
+_GAIN = 2**0.5  # of He initialisation
+_GROUP = 4  # rows whose spread is one figure
+_MOMENTUM = 0.02  # of that figure's running mean
+
+
+def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
+    """Return `x` with a mean square of 1 along `dim`: a norm of sqrt(its length)."""
+    x = x.movedim(dim, -1)
+    return F.rms_norm(x, x.shape[-1:], eps=1e-8).movedim(-1, dim)
+
+
+def upsampled(x: Tensor) -> Tensor:
+    """Return images (n, c, h, w) of twice the sides, each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0)
+
+
+def faded(new: Tensor, old: Tensor, share: float) -> Tensor:
+    """Return `new`, with that share of `old`."""
+    return torch.lerp(new, old, share)
+
+
+class Frame(NamedTuple):
+    """How images of any size become those of a level, and the way back.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape (c, h, w) of an image.
+    coarse : tuple of int
+        Height and width at level 0; each level has twice those of the one below.
+    finest : int
+        The last level, the first one with room for the whole image.
+    """
+
+    shape: tuple[int, ...]
+    coarse: tuple[int, int]
+    finest: int
+
+    @classmethod
+    def of(cls, shape):
+        """Return the frame with at most 4 pixels on the longer side at level 0."""
+        return cls(shape, coarse_shape(shape, _COARSEST), n_halvings(shape, _COARSEST))
+
+    def sides(self, level: int) -> tuple[int, int]:
+        """Return height and width at a level."""
+        height, width = (side * 2**level for side in self.coarse)
+        return height, width
+
+    def shrunk(self, images: Tensor, level: int) -> Tensor:
+        """Return images (n, c, h, w) at a level: edges repeated, means of pixels."""
+        (top, bottom), (left, right) = self._margins()
+        if top or bottom or left or right:
+            images = F.pad(images, (left, right, top, bottom), mode="replicate")
+        return F.avg_pool2d(images, 2 ** (self.finest - level))
+
+    def enlarged(self, images: Tensor, level: int) -> Tensor:
+        """Return images of a level in the size of the data."""
+        if level < self.finest:
+            images = F.interpolate(images, scale_factor=2.0 ** (self.finest - level))
+        (top, _), (left, _) = self._margins()
+        _, height, width = self.shape
+        return images[..., top : top + height, left : left + width]
+
+    def _margins(self):
+        full, sides = self.sides(self.finest), self.shape[1:]
+        missing = [wide - side for wide, side in zip(full, sides, strict=True)]
+        return [(n // 2, n - n // 2) for n in missing]
+
+
+# Layers with an equalised learning rate ---------------------------------------------
+
+
+class EqualLinear(nn.Module):
+    """A linear layer whose weights are scaled when used, not when made.
+
+    All weights start from N(0, 1), so that a step of Adam moves each by the same
+    share of its size.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Lengths of a row before and after.
+    gain : float
+        The weights are multiplied with ``gain / sqrt(n_inputs)``.
+    bias : bool
+        Whether there is one.
+    """
+
+    def __init__(
+        self, n_inputs: int, n_outputs: int, gain: float = _GAIN, bias: bool = True
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_outputs, n_inputs))
+        self.bias = nn.Parameter(torch.zeros(n_outputs)) if bias else None
+        self.scale = gain / n_inputs**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, n_inputs) to (n, n_outputs)."""
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+class EqualConv(nn.Module):
+    """A convolution whose weights are scaled when used.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Channels before and after.
+    size : int
+        Side of the kernel, odd.
+    gain : float
+        The weights are multiplied with ``gain / sqrt(n_inputs * size**2)``.
+    """
+
+    def __init__(
+        self, n_inputs: int, n_outputs: int, size: int = 3, gain: float = _GAIN
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_outputs, n_inputs, size, size))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+        self.scale = gain / (n_inputs * size**2) ** 0.5
+        self.padding = size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, n_inputs, h, w) to (n, n_outputs, h, w)."""
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+
+    def spread(self, share: float) -> Tensor:
+        """Return the kernel, one larger, that sums over each two neighbours."""
+        w = F.pad(self.weight * (self.scale * share), (1, 1, 1, 1))
+        w = w[..., 1:, :] + w[..., :-1, :]
+        return w[..., 1:] + w[..., :-1]
+
+
+class UpConv(EqualConv):
+    """Twice the sides, then a convolution: both in one, with 4/9 of the products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, n_inputs, h, w) to (n, n_outputs, 2 h, 2 w)."""
+        kernel = self.spread(1.0).transpose(0, 1).flip(2, 3)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class DownConv(EqualConv):
+    """A convolution, then the mean of each 2 x 2 pixels: both in one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, n_inputs, 2 h, 2 w) to (n, n_outputs, h, w)."""
+        return F.conv2d(x, self.spread(0.25), self.bias, stride=2, padding=1)
+
+
+class MinibatchSpread(nn.Module):
+    """One more channel: how different the images of a group are.
+
+    In training the figure is the mean standard deviation in groups of four images;
+    afterwards it is its running mean, so that images do not depend on each other.
+    """
+
+    spread: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("spread", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, c + 1, h, w)."""
+        n, _, h, w = x.shape
+        if not self.training:
+            return torch.cat([x, self.spread.expand(n, 1, h, w)], 1)
+        groups = x.unflatten(0, (-1, gcd(n, _GROUP)))
+        centred = groups - groups.mean(1, keepdim=True)
+        figure = (centred.square().mean(1) + 1e-8).sqrt().mean((1, 2, 3))
+        with torch.no_grad():
+            self.spread.lerp_(figure.mean(), _MOMENTUM)
+        figure = figure.repeat_interleave(gcd(n, _GROUP))
+        return torch.cat([x, figure[:, None, None, None].expand(n, 1, h, w)], 1)
+
+
+# Networks for images ----------------------------------------------------------------
+
+
+class Growing(nn.Module):
+    """A network that is used up to some level, and between two of them.
+
+    Attributes
+    ----------
+    level : int
+        The finest level in use; 0 is the coarsest.
+    fade : float
+        In [0, 1]: share of the level below in what this one gives.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.level, self.fade = 0, 0.0
+
+    def get_extra_state(self) -> list:
+        """Return how far the network has grown."""
+        return [self.level, self.fade]
+
+    def set_extra_state(self, state: list) -> None:
+        """Grow that far."""
+        self.level, self.fade = state
+
+
+class Generator(Growing):
+    """Images from noise.
+
+    Parameters
+    ----------
+    latent_dim : int
+        Length of a noise vector.
+    coarse : tuple of int
+        Height and width at level 0.
+    channels : list of int
+        Channels of each level.
+    n_colours : int
+        Channels of an image.
+    """
+
+    def __init__(self, latent_dim: int, coarse, channels, n_colours: int):
+        super().__init__()
+        first = channels[0]
+        self.dense = EqualLinear(latent_dim, first * prod(coarse), _GAIN / 4, False)
+        self.bias = nn.Parameter(torch.zeros(first, 1, 1))
+        self.conv = EqualConv(first, first)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([UpConv(i, o), EqualConv(o, o)])
+            for i, o in pairwise(channels)
+        )
+        self.to_image = nn.ModuleList(
+            EqualConv(c, n_colours, 1, gain=1.0) for c in channels
+        )
+        self.coarse = coarse
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (n, latent_dim) to images of the present level."""
+        x = self.dense(pixel_norm(z)).unflatten(1, (-1, *self.coarse)) + self.bias
+        x = pixel_norm(F.leaky_relu(x, SLOPE))
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = below = pixel_norm(F.leaky_relu(self.conv(x), SLOPE))
+        for block in self.blocks[: self.level]:
+            below = x
+            for conv in block:
+                x = pixel_norm(F.leaky_relu(conv(x), SLOPE))
+        image = self.to_image[self.level](x)
+        if self.level and self.fade:
+            coarser = upsampled(self.to_image[self.level - 1](below))
+            image = faded(image, coarser, self.fade)
+        return image
+
+
+class Tower(Growing):
+    """One row of numbers per image: the critic's features, or the encoder's codes.
+
+    Parameters
+    ----------
+    coarse, channels, n_colours
+        As in :class:`Generator`.
+    n_outputs : int
+        Length of a row.
+    """
+
+    def __init__(self, coarse, channels, n_colours: int, n_outputs: int):
+        super().__init__()
+        first = channels[0]
+        self.from_image = nn.ModuleList(EqualConv(n_colours, c, 1) for c in channels)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([EqualConv(i, i), DownConv(i, o)])
+            for o, i in pairwise(channels)
+        )
+        self.spread = MinibatchSpread()
+        self.conv = EqualConv(first + 1, first)
+        self.dense = EqualLinear(first * prod(coarse), n_outputs)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images of the present level to (n, n_outputs)."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        x = self._entered(image, self.level)
+        for level in range(self.level, 0, -1):
+            for conv in self.blocks[level - 1]:
+                x = F.leaky_relu(conv(x), SLOPE)
+            if level == self.level and self.fade:
+                coarser = self._entered(F.avg_pool2d(image, 2), level - 1)
+                x = faded(x, coarser, self.fade)
+        x = F.leaky_relu(self.conv(self.spread(x)), SLOPE)
+        return F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
+
+    def _entered(self, image, level):
+        return F.leaky_relu(self.from_image[level](image), SLOPE)
+
+
+class Critic(nn.Sequential):
+    """One number per image."""
+
+    def __init__(self, coarse, channels, n_colours: int):
+        tower = Tower(coarse, channels, n_colours, channels[0])
+        super().__init__(tower, EqualLinear(channels[0], 1, gain=1.0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images of the present level to (n,)."""
+        return super().forward(image).squeeze(1)
+
+
+# Networks for tables ----------------------------------------------------------------
+
+
+class TableGenerator(nn.Module):
+    """Perceptrons from noise, of which only the direction counts.
+
+    Parameters
+    ----------
+    n_copies : int
+        Number of perceptrons.
+    sizes : sequence of int
+        Length of the noise, units of the hidden layers, columns.
+    """
+
+    def __init__(self, n_copies: int, sizes):
+        super().__init__()
+        self.mlp = StackedMLP(n_copies, sizes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (k, n, latent_dim) to (k, n, columns)."""
+        return self.mlp(pixel_norm(z, -1))
+
+
+class TableCritic(StackedCritic):
+    """Perceptrons with one number per row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (k, n, columns) to (k, n)."""
+        return super().forward(x).squeeze(-1)
+
+
+class TableEncoder(StackedMLP):
+    """Perceptrons that end as they go on, in a LeakyReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (k, n, columns) to (k, n, latent_dim)."""
+        return F.leaky_relu(super().forward(x), self.slope)
+
+
+# Families ---------------------------------------------------------------------------
+
+
+def channels_of(frame: Frame, width: int, max_width: int) -> list[int]:
+    """Return the channels of each level: `width` at the last, twice that below."""
+    exponents = range(frame.finest, -1, -1)
+    return [min(width * 2**k, max_width) for k in exponents]
+
+
+def image_networks(frame: Frame, latent_dim: int, width: int, max_width: int) -> dict:
+    """Return what builds each network for images, one copy."""
+    sizes = frame.coarse, channels_of(frame, width, max_width), frame.shape[0]
+    return {
+        "generator": partial(Generator, latent_dim, *sizes),
+        "critic": partial(Critic, *sizes),
+        "encoder": partial(Tower, *sizes, latent_dim),
+    }
+
+
+def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
+    """Return what builds each network for tables, k copies side by side."""
+    sizes = n_columns, width, width, latent_dim
+    return {
+        "generator": partial(TableGenerator, k, sizes[::-1]),
+        "critic": partial(TableCritic, k, (n_columns, width, width, 1)),
+        "encoder": partial(TableEncoder, k, sizes),
+    }

@@ -1,0 +1,124 @@
+"""What makes a row anomalous: its residual, and where its code lies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..objectives import origin_distance
+
+#: Share of the training rows that are left out as too far, time and again, when the
+#: bulk of the codes is found, and how often.
+_LEFT_OUT, _ROUNDS = 0.1, 5
+#: The part of the covariance of codes that is the same in all directions.
+_SHARE_OF_VARIANCE = 1e-3
+_LEAST_SPREAD, _TINY = 0.05, 1e-12
+_QUARTILES = torch.tensor([0.25, 0.5, 0.75])
+
+
+class Figures(NamedTuple):
+    """What networks say of n rows.
+
+    Attributes
+    ----------
+    residual : Tensor of shape (n,)
+        Of eq. 2, mean over the games.
+    codes : Tensor of shape (k, n, l)
+        What the encoder of each of k games makes of the rows.
+    """
+
+    residual: Tensor
+    codes: Tensor
+
+
+class Abnormality(nn.Module):
+    r"""The score of eq. 5, higher for the more anomalous.
+
+    Parameters
+    ----------
+    n_copies, latent_dim : int
+        Number of games, k, and length of their codes, l.
+    """
+
+    centre: Tensor
+    precision: Tensor
+    location: Tensor
+    spread: Tensor
+
+    def __init__(self, n_copies: int, latent_dim: int):
+        super().__init__()
+        k, n = n_copies, latent_dim
+        self.register_buffer("centre", torch.zeros(k, 1, n))
+        self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
+        self.register_buffer("location", torch.zeros(2, 1))
+        self.register_buffer("spread", torch.ones(2, 1))
+
+    @torch.no_grad()
+    def adapt(self, figures: Figures, distance: str) -> None:
+        """Learn from rows what is usual; most of them have to be normal."""
+        for k, codes in enumerate(figures.codes.double()):
+            self.centre[k], self.precision[k] = bulk_of(codes)
+        logs = self.logs(self.terms(figures, distance), distance)
+        low, middle, high = torch.quantile(logs, _QUARTILES.to(logs), 1, keepdim=True)
+        self.location.copy_(middle)
+        self.spread.copy_((high - low).clamp(min=_LEAST_SPREAD))
+
+    def terms(self, figures: Figures, distance: str) -> Tensor:
+        """Return residual and distance of each row, (2, n): means over the games."""
+        if distance == "origin":
+            far = origin_distance(figures.codes)
+        else:
+            centred = figures.codes - self.centre
+            squares = ((centred @ self.precision) * centred).sum(2)
+            far = (squares / centred.shape[2]).clamp(min=0).sqrt()
+        return torch.stack([figures.residual, far.mean(0)])
+
+    @staticmethod
+    def logs(terms: Tensor, distance: str) -> Tensor:
+        """Return logarithms that grow as the terms do; eq. 4 is below 0."""
+        logs = terms.abs().clamp(min=_TINY).log()
+        return logs * logs.new_tensor([[1], [-1 if distance == "origin" else 1]])
+
+    def forward(
+        self, figures: Figures, lam: float, distance: str, standardized: bool
+    ) -> Tensor:
+        """Return the score of each row, (n,)."""
+        terms = self.terms(figures, distance)
+        if standardized:
+            terms = (self.logs(terms, distance) - self.location) / self.spread
+        residual, far = terms
+        return lam * residual + (1 - lam) * far
+
+
+def bulk_of(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of most codes, and the inverse of their covariance.
+
+    Anomalies among the rows would make room for themselves: the tenth of the codes
+    that is furthest away is left out, time and again.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n, l), float64
+        Codes of training rows.
+
+    Returns
+    -------
+    mean : Tensor of shape (l,)
+        Of the codes that are not left out.
+    precision : Tensor of shape (l, l)
+        Inverse covariance, of which a small part is the same in all directions.
+    """
+    kept = codes
+    for _ in range(_ROUNDS):
+        mean = kept.mean(0)
+        centred = kept - mean
+        covariance = centred.T @ centred / max(len(kept) - 1, 1)
+        size = covariance.diagonal().mean() + _TINY
+        covariance.diagonal().add_(_SHARE_OF_VARIANCE * size)
+        precision = torch.linalg.inv(covariance)
+        centred = codes - mean
+        squares = ((centred @ precision) * centred).sum(1)
+        kept = codes[squares <= torch.quantile(squares, 1 - _LEFT_OUT)]
+    return mean, precision

@@ -1,0 +1,25 @@
+"""The training engine: rows on a device, players that take turns, callbacks."""
+
+from ._callbacks import (
+    AverageWeights,
+    KeepBest,
+    LinearDecay,
+    ProgressBar,
+    StopTraining,
+)
+from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
+from ._rows import Batches, Rows
+
+__all__ = [
+    "AlternatingNet",
+    "AverageWeights",
+    "Batches",
+    "KeepBest",
+    "LinearDecay",
+    "MomentumFreeAdam",
+    "Player",
+    "ProgressBar",
+    "Rows",
+    "StopTraining",
+    "input_gradient",
+]

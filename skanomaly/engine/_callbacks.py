@@ -1,0 +1,191 @@
+"""What goes on around the steps of a run: rates, averages, early stopping, a bar."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor
+
+
+class StopTraining(Exception):  # noqa: N818
+    """Raised by a callback to end a run early and regularly."""
+
+
+class LinearDecay(Callback):
+    """Lower all learning rates linearly over a run, or its last part.
+
+    Parameters
+    ----------
+    final : float
+        The last learning rate, as a share of the first one.
+    begin : float
+        Share of the run, in [0, 1), after which they fall.
+    """
+
+    def __init__(self, final: float = 0.1, begin: float = 0.0):
+        self.final = final
+        self.begin = begin
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Remember the rates to start from."""
+        self.groups_ = [
+            (group, group.setdefault("initial_lr", group["lr"]))
+            for name in net.players()
+            for group in net._optimizer(name).param_groups
+        ]
+        self._set(0.0)
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        """Set the rates for the next step."""
+        self._set(max(net.progress - self.begin, 0.0) / (1 - self.begin))
+
+    def _set(self, done):
+        for group, lr in self.groups_:
+            group["lr"] = lr * (1 - (1 - self.final) * done)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Let go of the optimisers."""
+        del self.groups_
+
+
+class AverageWeights(Callback):
+    """Keep a moving average of the weights; put it in place at the end.
+
+    The weights of a game circle around what they are after; their average is
+    nearer to it. Running means of batch normalisation are averaged with them.
+
+    Parameters
+    ----------
+    decay : float
+        In [0, 1): the share of itself that the average keeps at each step. Until
+        that many steps are done, it is the plain mean of the weights after each.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Start from the weights that there are."""
+        modules = [player.module for player in net.players().values()]
+        tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        self.weights_ = [t for t in tensors if t.is_floating_point()]
+        self.average_ = [t.detach().clone() for t in self.weights_]
+        self.seen_ = 0
+
+    @torch.no_grad()
+    def on_batch_end(self, net, **kwargs):
+        """Move the average."""
+        share = 1 - self.decay_after(self.seen_)
+        for average, weight in zip(self.average_, self.weights_, strict=True):
+            average.lerp_(weight, share)
+        self.seen_ += 1
+
+    def decay_after(self, n_steps: int) -> float:
+        """Return what the average keeps of itself after some steps."""
+        return min(self.decay, n_steps / (n_steps + 1))
+
+    @torch.no_grad()
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Put what is kept in place."""
+        for weight, kept in zip(self.weights_, self.kept(), strict=True):
+            weight.copy_(kept)
+        del self.weights_, self.average_, self.seen_
+
+    def kept(self) -> list[Tensor]:
+        """Return what takes the place of the weights."""
+        return self.average_
+
+
+class KeepBest(AverageWeights):
+    """Stop when a held-out figure has stopped falling; keep the best weights.
+
+    The weights before the first step take part, so that training cannot make the
+    figure worse.
+
+    Parameters
+    ----------
+    monitor : str
+        Name of a figure that :meth:`AlternatingNet.validate` returns.
+    patience : int
+        Epochs to wait for a better one.
+    decay : float
+        In [0, 1). What is judged and kept is a moving average of the weights that
+        keeps this share of itself at each step; 0 is the weights themselves.
+    """
+
+    def __init__(self, monitor="valid_loss", patience=5, decay=0.0):
+        super().__init__(decay)
+        self.monitor = monitor
+        self.patience = patience
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Take the weights at the start as the best so far."""
+        super().on_train_begin(net)
+        self.lowest_, self.waited_ = np.inf, 0
+        self._judge(net)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Judge the average, and stop after too long a wait."""
+        net.history.record(self.monitor, self._judge(net))
+        if self.waited_ > self.patience:
+            raise StopTraining
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Put the best weights in place."""
+        super().on_train_end(net)
+        del self.best_
+
+    def decay_after(self, n_steps: int) -> float:
+        """Return the same for all steps: the weights before the first one count."""
+        return self.decay
+
+    def kept(self) -> list[Tensor]:
+        """Return the best weights."""
+        return self.best_
+
+    def _judge(self, net):
+        self._swap()
+        with torch.no_grad():
+            value = float(net.validate()[self.monitor])
+        self._swap()
+        self.waited_ += 1
+        if value <= self.lowest_:  # of equals the last: it has been trained longer
+            self.lowest_, self.waited_ = value, 0
+            self.best_ = [average.clone() for average in self.average_]
+        return value
+
+    def _swap(self):
+        for average, weight in zip(self.average_, self.weights_, strict=True):
+            average.data, weight.data = weight.data, average.data
+
+
+class ProgressBar(Callback):
+    """One bar over all stages of a fit: losses, epochs, the time left.
+
+    Parameters
+    ----------
+    bar : tqdm.tqdm
+        Counts steps; whoever made it closes it.
+    label : str
+        Name of the stage.
+    """
+
+    def __init__(self, bar, label: str):
+        self.bar = bar
+        self.label = label
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Show stage and epoch."""
+        epoch = f"{len(net.history) - net.run_start_}/{net.max_epochs}"
+        self.bar.set_description(f"{self.label}, epoch {epoch}", refresh=False)
+
+    def on_batch_end(self, net, **kwargs):
+        """Count a step."""
+        self.bar.update()
+
+    def on_epoch_end(self, net, **kwargs):
+        """Show the epoch's losses."""
+        row = net.history[-1]
+        shown = {k: f"{v:.3g}" for k, v in row.items() if k.endswith("_loss")}
+        self.bar.set_postfix(shown, refresh=False)

@@ -1,0 +1,200 @@
+"""Data on the device: rows, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: The most that data may take of the host's memory before they are streamed.
+HOST_BYTES = 4 * 2**30
+
+
+class Rows:
+    """The rows of a table, or images, as scaled float32 batches on a device.
+
+    What fits stays on the device: tables scaled once, images of dtype uint8 as
+    they are and scaled batch by batch. What does not fit stays where it is, in a
+    memory map for one, and is read and scaled batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), (n, c, h, w) or (n, c, t, h, w)
+        Finite numbers.
+    scaler : fitted transformer or None
+        Applied to rows; for uint8 images an
+        :class:`~skanomaly.utils._scaling.ImageScaler`.
+    device : str or torch.device
+        Where batches are wanted.
+    max_bytes : int or None
+        The most to keep on the device. None: half of what is free on a CUDA
+        device, 4 GiB elsewhere.
+    """
+
+    def __init__(self, X, scaler=None, device="cpu", max_bytes=None):
+        self.X, self.scaler = X, scaler
+        self.device, self.max_bytes = torch.device(device), max_bytes
+        self.resident = self._to_device() if self._fits() else None
+        self.chosen = torch.arange(len(X), device=self.device)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the scaled rows at `index`, any shape of int64."""
+        return self.gather(self.chosen[index])
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the scaled rows at `index` into the whole of X."""
+        if self.resident is None:
+            return self._scaled(self.X[index.cpu().numpy()])
+        batch = self.resident[index]
+        if batch.dtype == torch.uint8:
+            scale, shift = self._affine
+            batch = batch * scale + shift
+        return batch
+
+    def take(self, index: Tensor) -> Rows:
+        """Return the rows at `index` as rows of their own, without a copy."""
+        part = object.__new__(type(self))
+        vars(part).update(vars(self), chosen=self.chosen[index])
+        return part
+
+    def head(self, n: int) -> Tensor:
+        """Return the first rows, n at most."""
+        return self[torch.arange(min(n, len(self)), device=self.device)]
+
+    def mapped(self, function) -> Rows:
+        """Return rows that are `function` of these, in the same order.
+
+        Parameters
+        ----------
+        function : callable
+            Maps images (n, c, h, w) to images of other sides, before their scaling or
+            after it: it pads, or takes means of pixels.
+
+        Returns
+        -------
+        Rows
+            Of rows that stay on the device, all are made now, and bytes are rounded
+            to bytes. Others are made batch by batch.
+        """
+        changed = object.__new__(MappedRows)
+        vars(changed).update(vars(self), function=function)
+        changed._make()
+        return changed
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.X.shape[1:]
+
+    def __getstate__(self) -> dict:
+        """Say what the rows are made of; hashes of rows rest on it."""
+        return {
+            "X": self.X,
+            "scaler": self.scaler,
+            "chosen": self.chosen.numpy(force=True),
+        }
+
+    def __setstate__(self, state: dict) -> None:
+        """Make the rows anew, on the host."""
+        Rows.__init__(self, state["X"], state["scaler"])
+        self.chosen = torch.from_numpy(state["chosen"])
+
+    def _fits(self) -> bool:
+        limit = self.max_bytes
+        if limit is None and self.device.type == "cuda":
+            limit = torch.cuda.mem_get_info(self.device)[0] // 2
+        elif limit is None:
+            limit = HOST_BYTES
+        return self.X.size * (1 if self.X.dtype == np.uint8 else 4) <= limit
+
+    def _to_device(self) -> Tensor:
+        if self.X.dtype != np.uint8:
+            return self._scaled(self.X)
+        scaler = self.scaler
+        self._affine = (
+            (1.0, 0.0)
+            if scaler is None
+            else (
+                torch.as_tensor(scaler.scale_, device=self.device),
+                torch.as_tensor(scaler.min_, device=self.device),
+            )
+        )
+        return torch.tensor(self.X, device=self.device)
+
+    def _scaled(self, rows: np.ndarray) -> Tensor:
+        if self.scaler is not None:
+            rows = self.scaler.transform(rows)
+        return torch.tensor(rows, dtype=torch.float32, device=self.device)
+
+
+class MappedRows(Rows):
+    """Rows that a function has been over; made by :meth:`Rows.mapped`."""
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the scaled rows at `index` into the whole of X."""
+        batch = super().gather(index)
+        if self.resident is not None:
+            return batch
+        return self.function(batch.flatten(0, index.ndim - 1)).unflatten(0, index.shape)
+
+    def _make(self):
+        if self.resident is None:
+            return
+        dtype, parts = self.resident.dtype, []
+        for index in self.chosen.split(1024):
+            part = self.function(self.resident[index].float())
+            parts.append(part.round().to(dtype) if dtype == torch.uint8 else part)
+        self.resident = torch.cat(parts)
+        self.chosen = torch.arange(len(self.resident), device=self.device)
+
+
+class Batches:
+    """One epoch of equal batches: slices of a random permutation of the rows.
+
+    All batches have `batch_size` rows. With fewer rows than that, rows repeat.
+
+    Parameters
+    ----------
+    rows : Rows
+        Where batches come from.
+    batch_size : int
+        Rows per batch.
+    n_batches : int
+        Batches per epoch.
+    n_copies : int
+        For networks side by side: an epoch is then that many permutations, and a
+        batch has the shape (n_copies, batch_size, ...). 0 for one network alone.
+    rng : torch.Generator
+        Draws the permutations.
+    """
+
+    def __init__(self, rows: Rows, batch_size, n_batches, n_copies, rng):
+        self.rows, self.batch_size, self.n_batches = rows, batch_size, n_batches
+        self.n_copies, self.rng = n_copies, rng
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the batches of fresh permutations."""
+        for index in self.numbers():
+            yield self.rows[index]
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield the numbers of the rows, batch by batch."""
+        order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
+        yield from (order if self.n_copies else order[0]).split(self.batch_size, -1)
+
+    def _order(self):
+        n, wanted = len(self.rows), self.n_batches * self.batch_size
+        passes = -(-wanted // n)
+        parts = [
+            torch.randperm(n, generator=self.rng, device=self.rng.device)
+            for _ in range(passes)
+        ]
+        return torch.cat(parts)[:wanted]

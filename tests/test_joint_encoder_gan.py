@@ -1,0 +1,616 @@
+"""JointEncoderGAN: the paper's networks and equations, growth, and what it does."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+from torch import nn
+
+from skanomaly import JointEncoderGAN, load, save
+from skanomaly._joint_encoder_gan._net import JointNet, Phase
+from skanomaly._joint_encoder_gan._networks import (
+    Critic,
+    DownConv,
+    EqualConv,
+    EqualLinear,
+    Frame,
+    Generator,
+    MinibatchSpread,
+    Tower,
+    UpConv,
+    pixel_norm,
+    upsampled,
+)
+from skanomaly._joint_encoder_gan._score import Abnormality, Figures, bulk_of
+from skanomaly.engine import MomentumFreeAdam, Rows
+from skanomaly.exceptions import FitInterruptedWarning, NormDirectionWarning
+from skanomaly.networks import SideBySide
+from skanomaly.objectives import (
+    cycle_loss,
+    drift,
+    min_max_normalised,
+    origin_distance,
+    residual,
+)
+
+SHORT = {"random_state": 0, "max_epochs": 1, "width": 4, "max_width": 8}
+short = partial(JointEncoderGAN, **SHORT)
+SMALL = (4, 4), [8, 8, 4], 1  # coarse sides, channels, colours
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 1, 16, 12)).astype(np.uint8)
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+def grown(network, level, fade=0.0):
+    for module in network.modules():
+        if hasattr(module, "fade"):
+            module.level, module.fade = level, fade
+    return network.eval()
+
+
+def n_parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+# Networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts"),
+    [
+        ((3, 32, 32), (20_719_628, 20_726_785, 20_726_272)),
+        ((1, 64, 64), (22_485_765, 22_493_441, 22_492_928)),
+    ],
+)
+def test_the_paper_s_networks_have_its_numbers_of_parameters(shape, counts):
+    detector = JointEncoderGAN(preset="paper")
+    detector._row_shape = shape
+    builders, _ = detector._builders(1, detector._value("latent_dim"))
+    roles = "generator", "critic", "encoder"
+    assert tuple(n_parameters(builders[role]()) for role in roles) == counts
+
+
+def test_pixel_norm_makes_the_mean_square_one():
+    x = pixel_norm(torch.randn(5, 7, 3, 3) * 9)
+    torch.testing.assert_close(x.square().mean(1), torch.ones(5, 3, 3))
+
+
+def test_a_generator_sees_the_direction_of_noise_alone():
+    generator, z = grown(Generator(6, *SMALL), 2), torch.randn(9, 6)
+    torch.testing.assert_close(generator(5 * z), generator(z), rtol=1e-4, atol=1e-5)
+
+
+def test_the_norm_of_codes_is_never_trained():
+    generator = grown(Generator(6, *SMALL), 2)
+    codes = torch.randn(9, 6, requires_grad=True)
+    loss = cycle_loss(torch.randn(1, 9, 1, 16, 16), generator(codes)[None]).sum()
+    (gradient,) = torch.autograd.grad(loss, codes)
+    assert gradient.abs().max() > 1e-5
+    assert (gradient * codes).sum(1).abs().max() < 1e-7
+
+
+def test_weights_are_scaled_when_used():
+    linear, conv = EqualLinear(6, 4, gain=3.0), EqualConv(6, 4)
+    x = torch.randn(2, 6, 5, 5)
+    by_hand = F.linear(x[..., 0, 0], linear.weight * 3 / 6**0.5)
+    torch.testing.assert_close(linear(x[..., 0, 0]), by_hand)
+    by_hand = F.conv2d(x, conv.weight * 2**0.5 / (6 * 9) ** 0.5, padding=1)
+    torch.testing.assert_close(conv(x), by_hand)
+    assert 0.8 < EqualLinear(50, 50).weight.std() < 1.2
+
+
+def test_fused_convolutions_are_their_two_steps():
+    x = torch.randn(3, 4, 6, 10)
+    up, down = UpConv(4, 5), DownConv(4, 5)
+    for layer in (up, down):
+        nn.init.normal_(layer.bias)
+    plain = EqualConv(4, 5)
+    plain.load_state_dict(up.state_dict())
+    torch.testing.assert_close(up(x), plain(upsampled(x)), rtol=1e-4, atol=1e-5)
+    plain.load_state_dict(down.state_dict())
+    torch.testing.assert_close(down(x), F.avg_pool2d(plain(x), 2), rtol=1e-4, atol=1e-5)
+
+
+def test_the_ends_of_a_fade():
+    generator, z = Generator(6, *SMALL), torch.randn(9, 6)
+    below = upsampled(grown(generator, 1)(z))
+    torch.testing.assert_close(grown(generator, 2, 1.0)(z), below)
+    new = grown(generator, 2)(z)
+    torch.testing.assert_close(grown(generator, 2, 0.25)(z), 0.75 * new + 0.25 * below)
+    assert not torch.allclose(new, below, atol=0.1)
+
+    for tower in (Tower(*SMALL, 6), Critic(*SMALL)):
+        image = torch.randn(8, 1, 16, 16)
+        small = grown(tower, 1)(F.avg_pool2d(image, 2))
+        torch.testing.assert_close(grown(tower, 2, 1.0)(image), small)
+        assert not torch.allclose(grown(tower, 2)(image), small, atol=1e-2)
+
+
+def test_what_is_not_reached_yet_is_not_computed_and_not_moved():
+    tower = grown(Tower(*SMALL, 6), 1)
+    tower(torch.randn(4, 1, 8, 8)).sum().backward()
+    assert tower.blocks[1][0].weight.grad is None
+    assert tower.from_image[0].weight.grad is None
+    assert tower.blocks[0][0].weight.grad is not None
+
+
+def test_the_spread_of_a_minibatch():
+    layer, x = MinibatchSpread(), torch.randn(8, 3, 2, 2)
+    with_spread = layer(x)
+    torch.testing.assert_close(with_spread[:, :3], x)
+    for group in (slice(0, 4), slice(4, 8)):
+        figure = x[group].var(0, unbiased=False).add(1e-8).sqrt().mean()
+        torch.testing.assert_close(
+            with_spread[group, 3], figure.expand(4, 2, 2), rtol=1e-5, atol=1e-6
+        )
+    for _ in range(400):
+        layer(x)
+    layer.eval()
+    alone, together = layer(x[:1]), layer(x)
+    torch.testing.assert_close(alone, together[:1])
+    torch.testing.assert_close(
+        together[0, 3, 0, 0], with_spread[[0, 4], 3, 0, 0].mean(), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("n", [4, 6, 7])
+def test_any_number_of_images_forms_groups(n):
+    assert MinibatchSpread()(torch.randn(n, 3, 2, 2)).shape == (n, 4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "coarse", "finest"),
+    [
+        ((1, 28, 28), (4, 4), 3),
+        ((3, 32, 32), (4, 4), 3),
+        ((1, 8, 8), (4, 4), 1),
+        ((3, 8, 64), (1, 4), 4),
+        ((1, 30, 47), (2, 3), 4),
+    ],
+)
+def test_frames_hold_images_of_any_size(shape, coarse, finest, rng):
+    frame = Frame.of(shape)
+    assert (frame.coarse, frame.finest) == (coarse, finest)
+    x = torch.rand(2, *shape, generator=rng)
+    full = frame.shrunk(x, finest)
+    assert full.shape[2:] == frame.sides(finest)
+    torch.testing.assert_close(frame.enlarged(full, finest), x)
+    assert frame.shrunk(x, 0).shape[2:] == coarse
+    assert frame.enlarged(frame.shrunk(x, 0), 0).shape == x.shape
+    # Edges are repeated: there is nothing in the margins that is not in the image.
+    assert full.amin() == x.amin()
+    assert full.amax() == x.amax()
+
+
+# Equations ----------------------------------------------------------------------------
+
+
+def test_min_max_normalisation_ignores_brightness_and_contrast():
+    x = torch.randn(4, 3, 5, 5)
+    w = min_max_normalised(x)
+    torch.testing.assert_close(w.flatten(1).amin(1), torch.zeros(4))
+    torch.testing.assert_close(w.flatten(1).amax(1), torch.ones(4))
+    torch.testing.assert_close(min_max_normalised(3 * x - 7), w, rtol=1e-4, atol=1e-5)
+    flat = torch.stack([torch.full((1, 4, 4), v) for v in (0.0, 0.3, -1e4)])
+    torch.testing.assert_close(min_max_normalised(flat), torch.zeros(3, 1, 4, 4))
+
+
+def test_residuals_of_both_norms():
+    x, y = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    torch.testing.assert_close(residual(x, y, "rms"), torch.ones(2))
+    torch.testing.assert_close(residual(x, y, "paper"), torch.full((2,), 48**-0.5))
+    assert not residual(x, x, "paper").any()
+
+
+def test_origin_distance_and_drift():
+    codes = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    expected = torch.tensor([-5 / 2**0.5, 0.0])
+    torch.testing.assert_close(origin_distance(codes), expected)
+    torch.testing.assert_close(2 * expected, origin_distance(2 * codes))
+    torch.testing.assert_close(drift(torch.tensor([1.0, -3.0])), torch.tensor(5.0))
+
+
+def test_cycle_losses_are_means():
+    one, other = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
+    other[1] = -2
+    torch.testing.assert_close(cycle_loss(one, other), torch.tensor([1.0, 2.0]))
+
+
+def test_the_score_is_eq_5():
+    figures = Figures(
+        torch.tensor([0.1, 0.4]), torch.tensor([[[3.0, 4.0], [6.0, 8.0]]])
+    )
+    score = Abnormality(1, 2)
+    l_o = torch.tensor([-5.0, -10.0]) / 2**0.5
+    plain = partial(score, figures, distance="origin", standardized=False)
+    torch.testing.assert_close(plain(lam=1.0), figures.residual)
+    torch.testing.assert_close(plain(lam=0.0), l_o)
+    torch.testing.assert_close(plain(lam=0.3), 0.3 * figures.residual + 0.7 * l_o)
+
+
+def test_standardised_terms_count_alike():
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randn(1, 500, 3, generator=rng) * 100
+    figures = Figures(1e-3 * torch.rand(500, generator=rng), codes)
+    for distance in ("origin", "mahalanobis"):
+        score = Abnormality(1, 3)
+        score.adapt(figures, distance)
+        ranks = [
+            score(figures, lam, distance, True).argsort().argsort().double()
+            for lam in (0.0, 0.5, 1.0)
+        ]
+        together = torch.corrcoef(torch.stack(ranks))[1]
+        assert together[0] > 0.5
+        assert together[2] > 0.5
+        # Both ends are the terms themselves, in their order.
+        terms = score.terms(figures, distance)
+        assert torch.equal(ranks[0], terms[1].argsort().argsort().double())
+        assert torch.equal(ranks[2], terms[0].argsort().argsort().double())
+
+
+def test_the_bulk_of_codes_does_not_make_room_for_outliers():
+    rng = torch.Generator().manual_seed(0)
+    clean = torch.randn(950, 2, generator=rng).double()
+    odd = torch.tensor([40.0, 0.0]).double() + clean[:50]
+    mean, precision = bulk_of(torch.cat([clean, odd]))
+    assert mean.abs().max() < 0.1
+    # A tenth left out makes what is kept narrower; outliers would make it 9 wide.
+    assert 0.5 < float(precision[0, 0]) ** -0.5 < 1.1
+    assert torch.isfinite(bulk_of(torch.zeros(5, 2).double())[1]).all()
+
+
+# The optimiser ------------------------------------------------------------------------
+
+
+def test_adam_without_momentum_is_adam_with_half_the_memory():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(7, 5)) for _ in range(2)]
+    weights[1].data.copy_(weights[0].data)
+    ours = MomentumFreeAdam(weights[:1], lr=0.01)
+    adam = torch.optim.Adam(weights[1:], lr=0.01, betas=(0.0, 0.99))
+    for _ in range(20):
+        gradient = torch.randn(7, 5) * 10 ** float(torch.randn(()))
+        for weight, optimizer in zip(weights, (ours, adam), strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+    assert ours.param_groups[0]["lr"] == 0.01
+    held = [
+        sum(value.numel() for state in o.state.values() for value in state.values())
+        for o in (ours, adam)
+    ]
+    assert held == [36, 71]
+
+
+# The game -----------------------------------------------------------------------------
+
+
+def make_net(**params):
+    sizes = (4, 4), [8, 4], 1
+    builders = {
+        "generator": partial(SideBySide.of, 1, partial(Generator, 6, *sizes)),
+        "critic": partial(SideBySide.of, 1, partial(Critic, *sizes)),
+        "encoder": partial(SideBySide.of, 1, partial(Tower, *sizes, 6)),
+    }
+    settings = {
+        "latent_dim": 6,
+        "frame": Frame.of((1, 8, 8)),
+        "clip": partial(torch.clamp, min=-1.0, max=1.0),
+        "encoder_loss": "image",
+        "cycle_updates_generator": False,
+        "n_copies": 1,
+    }
+    net = JointNet(builders, **settings | params)
+    net.phase_ = Phase(1, False, 8, 1, 1, "8 x 8")
+    net.initialize()
+    net.grow(1, 0.0)
+    net.rng_ = torch.Generator().manual_seed(0)
+    return net
+
+
+def state_of(net):
+    modules = {role: getattr(net, f"{role}_") for role in net.players()}
+    return {
+        role: nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+        for role, module in modules.items()
+    }
+
+
+@pytest.mark.parametrize("encoder_loss", ["image", "latent"])
+def test_each_turn_moves_its_own_network(encoder_loss):
+    net = make_net(encoder_loss=encoder_loss)
+    net._moved = {k: list(p.module.parameters()) for k, p in net.players().items()}
+    net._sums, order = {}, []
+    turns = net.turns(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
+    for player, loss in turns:
+        before = state_of(net)
+        net._play([(player, loss)])
+        now = state_of(net)
+        moved = [role for role in now if not torch.equal(now[role], before[role])]
+        assert moved == [player]
+        order.append(player)
+    assert order == ["critic", "generator", "encoder"]
+
+
+def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
+    losses = {}
+    for literal in (False, True):
+        net = make_net(cycle_updates_generator=literal)
+        turns = list(net.turns(torch.zeros(1, 8, 1, 8, 8)))
+        losses[literal] = turns
+    _, both = losses[True]
+    (generator, of_generator), (encoder, cycle) = both
+    assert (generator, encoder) == ("generator", "encoder")
+    _, (_, fooled), (_, alone) = losses[False]
+    torch.testing.assert_close(of_generator, fooled + cycle)
+    assert not torch.equal(cycle, alone)  # of other noise
+    net = make_net(cycle_updates_generator=True)
+    generator_weight = next(net.generator_.parameters())
+    *_, ((_, _), (_, cycle)) = net.turns(torch.zeros(1, 8, 1, 8, 8))
+    assert torch.autograd.grad(cycle, generator_weight)[0].abs().max() > 0
+
+
+def test_the_critic_s_loss_is_the_paper_s():
+    net = make_net()
+    with torch.no_grad():
+        for parameter in net.critic_.parameters():
+            parameter.zero_()
+        net.critic_.members[0][1].bias.fill_(3.0)
+    x = torch.randn(1, 8, 1, 8, 8)
+    # A constant critic: no distance, slope 0, values 3.
+    assert float(net.critic_loss(x, -x)) == pytest.approx(10 + 1e-3 * 9, rel=1e-5)
+    # Gradients of the loss push values up on data, down on generated rows.
+    net = make_net()
+    x, made = torch.ones(1, 8, 1, 8, 8), -torch.ones(1, 8, 1, 8, 8)
+    optimizer = torch.optim.SGD(net.critic_.parameters(), lr=1e-3)
+    gap = [float((net.critic_(x) - net.critic_(made)).mean())]
+    for _ in range(5):
+        optimizer.zero_grad()
+        net.critic_loss(x, made).backward()
+        optimizer.step()
+        gap.append(float((net.critic_(x) - net.critic_(made)).mean()))
+    assert gap[-1] > gap[0]
+
+
+# Growth -------------------------------------------------------------------------------
+
+
+def test_growth_leaves_one_history(images):
+    detector = short().fit(images)
+    stages = [record["stage"] for record in detector.history_]
+    assert stages == ["8 x 6", "16 x 12, fading in", "16 x 12"]
+    assert [record["epoch"] for record in detector.history_] == [1, 2, 3]
+    assert all("encoder_loss" in record for record in detector.history_)
+    assert detector.net_.grown() == (2, 0.0)
+    assert detector.n_iter_ == 3
+
+
+def test_paper_s_growth_begins_at_the_coarsest_level(images):
+    params = {**SHORT, "preset": "paper", "latent_dim": 8, "averaging": 0.9}
+    detector = JointEncoderGAN(**params).fit(images)
+    stages = [record["stage"] for record in detector.history_]
+    assert stages[0] == "4 x 3"
+    assert len(stages) == 2 * 3 - 1
+
+
+def test_batches_double_towards_coarse_levels(images):
+    seen = {}
+
+    class Watch(Callback):
+        def on_batch_begin(self, net, batch=None, **kwargs):
+            seen[net.phase_.name] = tuple(batch.shape)
+
+    short(callbacks=[Watch()], batch_size=8, preset="paper", latent_dim=8).fit(images)
+    assert seen["4 x 3"] == (1, 32, 1, 4, 3)
+    assert seen["8 x 6"] == seen["8 x 6, fading in"] == (1, 16, 1, 8, 6)
+    assert seen["16 x 12"] == (1, 8, 1, 16, 12)
+
+
+def test_data_fade_in_as_the_networks_do():
+    net = make_net()
+    x = torch.rand(1, 4, 1, 8, 8)
+    net.grow(1, 0.25)
+    coarse = upsampled(F.avg_pool2d(x[0], 2))[None]
+    torch.testing.assert_close(net.prepared(x), 0.75 * x + 0.25 * coarse)
+    net.grow(1, 0.0)
+    assert net.prepared(x) is x or torch.equal(net.prepared(x), x)
+
+
+class Interrupt(Callback):
+    """Interrupts the training in the middle of a phase."""
+
+    def __init__(self, name, batches):
+        self.name, self.batches = name, batches
+
+    def on_batch_end(self, net, **kwargs):
+        self.batches -= net.phase_.name == self.name
+        if not self.batches:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("phase", ["8 x 6", "16 x 12, fading in", "16 x 12"])
+def test_interrupted_in_a_phase_it_is_usable_and_goes_on(phase, images, tmp_path):
+    detector = short(max_epochs=2, batch_size=8, callbacks=[Interrupt(phase, 3)])
+    with pytest.warns(FitInterruptedWarning):
+        detector.fit(images)
+    assert detector.history_[-1]["stage"] == phase
+    scores = detector.score_samples(images)
+    assert np.ptp(scores) > 0
+    assert detector.anomaly_map(images).shape == (40, 16, 12)
+    assert detector.reconstruct(images).shape == images.shape
+    level, fade = detector.net_.grown()
+    assert (fade > 0) == ("fading" in phase)
+    save(detector.set_params(callbacks=None), tmp_path / "detector")
+    again = load(tmp_path / "detector")
+    assert again.net_.grown() == (level, fade)
+    np.testing.assert_array_equal(again.score_samples(images), scores)
+    n_before = detector.n_iter_
+    detector.set_params(warm_start=True).fit(images)
+    assert detector.history_[n_before]["stage"] == phase
+    assert detector.net_.grown() == (2, 0.0)
+
+
+def test_a_warm_start_goes_on_in_the_last_phase(images):
+    detector = short(warm_start=True).fit(images)
+    steps = detector.net_.step_
+    squares = next(iter(detector.net_.optimizer_critic_.state.values()))["step"]
+    detector.fit(images)
+    stages = [record["stage"] for record in detector.history_]
+    assert stages == ["8 x 6", "16 x 12, fading in", "16 x 12", "16 x 12"]
+    assert detector.net_.step_ > steps
+    later = next(iter(detector.net_.optimizer_critic_.state.values()))["step"]
+    assert later > squares  # and so does the optimiser
+
+
+def test_rows_are_shrunk_once_and_bytes_stay_bytes(images):
+    frame = Frame.of(images.shape[1:])
+    rows = Rows(images).take(torch.arange(5, 20))
+    small = rows.mapped(partial(frame.shrunk, level=1))
+    assert small.resident.dtype == torch.uint8
+    assert len(small) == 15
+    exact = F.avg_pool2d(torch.from_numpy(images[5:20]).float(), 2)
+    index = torch.tensor([[3, 1], [0, 14]])
+    assert (small[index] - exact[index]).abs().max() <= 0.5
+    streamed = Rows(images, max_bytes=0).take(torch.arange(5, 20))
+    streamed = streamed.mapped(partial(frame.shrunk, level=1))
+    torch.testing.assert_close(streamed[index], exact[index])
+
+
+# The detector -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 10, 17), (1, 28, 28), (2, 4, 9)])
+def test_images_of_many_sizes(shape):
+    X = np.random.default_rng(0).random((20, *shape), dtype=np.float32)
+    detector = short().fit(X)
+    assert detector.anomaly_map(X).shape == (20, *shape[1:])
+    assert detector.reconstruct(X).shape == X.shape
+    assert detector.sample(3).shape == (3, *shape)
+    assert detector.encode(X).shape == (20, detector.net_.latent_dim)
+    alone = np.concatenate([detector.score_samples(x[None]) for x in X[:4]])
+    np.testing.assert_array_equal(alone, detector.score_samples(X)[:4])
+
+
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.NormDirectionWarning")
+def test_terms_make_the_score(images):
+    literal = {"distance": "origin", "residual_norm": "paper", "standardize": False}
+    detector = short(lam=0.3, **literal).fit(images)
+    residuals, distances = detector.score_terms(images).T
+    assert (distances < 0).all()
+    codes = detector.encode(images)
+    by_hand = -np.linalg.norm(codes, axis=1) / codes.shape[1] ** 0.5
+    np.testing.assert_allclose(distances, by_hand, rtol=1e-5)
+    w = min_max_normalised(torch.from_numpy(images).float())
+    again = detector._compute(detector._reconstruct_batch, images)
+    w_again = min_max_normalised(torch.from_numpy(again))
+    by_hand = (w - w_again).flatten(1).norm(dim=1) / (16 * 12)
+    np.testing.assert_allclose(residuals, by_hand, rtol=1e-4)
+    np.testing.assert_allclose(
+        detector.score_samples(images), -0.3 * residuals - 0.7 * distances, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_the_direction_of_the_norm_is_measured_and_warned_about(share, monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def codes_of(generated):
+        # In `share` of the pairs, held-out rows have the shorter codes.
+        short_ones = rng.random(2000) < share
+        size = np.where(short_ones, 1.0, 3.0) if not generated else np.full(2000, 2.0)
+        return torch.from_numpy(size)[None, :, None]
+
+    detector = JointEncoderGAN(distance="origin")
+    detector._row_shape = (4,)
+    detector.net_ = type(
+        "Net",
+        (),
+        {
+            "draw": lambda self, n, seed: "made",
+            "encoder_": lambda self, rows: codes_of(True),
+            "coded": lambda self, rows: codes_of(False),
+        },
+    )()
+    held_out = Rows(np.zeros((2000, 4)))
+    if share < 0.5:
+        with pytest.warns(NormDirectionWarning, match="longer codes"):
+            detector._compare_norms(held_out, 0)
+        detector.set_params(distance="mahalanobis")._compare_norms(held_out, 0)
+        detector.set_params(distance="origin", lam=1.0)._compare_norms(held_out, 0)
+    else:
+        detector._compare_norms(held_out, 0)
+    assert detector.norm_auroc_ == pytest.approx(share, abs=0.03)
+
+
+def test_a_search_over_the_score_trains_once(images, tmp_path, monkeypatch):
+    trained, run = [], JointNet.run
+
+    def counted(self, *args, **kwargs):
+        trained.append(1)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(JointNet, "run", counted)
+    grid = {"lam": [0.0, 0.5, 1.0], "residual_norm": ["paper", "rms"]}
+    y = np.repeat([1, -1], [30, 10])
+    search = GridSearchCV(
+        short(memory=str(tmp_path)), grid, scoring="roc_auc", cv=2, refit=False
+    )
+    search.fit(images, y)
+    assert len(trained) == 2 * 3  # folds, phases
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+
+
+def test_networks_of_a_user_do_not_grow(images):
+    def encoder(shape, latent_dim):
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), latent_dim))
+
+    detector = short(architecture={"encoder": encoder}).fit(images)
+    assert [record["stage"] for record in detector.history_] == ["16 x 12"]
+    assert detector.encode(images).shape == (40, 64)
+    with pytest.raises(ValueError, match="discriminator"):
+        short(architecture={"discriminator": encoder}).fit(images)
+
+
+def test_a_flat_image_has_a_finite_score(images):
+    detector = short().fit(images)
+    flat = np.stack([np.full((1, 16, 12), v, np.uint8) for v in (0, 128, 255)])
+    assert np.isfinite(detector.score_samples(flat)).all()
+
+
+def test_the_progress_bar_names_phases(images, capsys):
+    short(verbose=1).fit(images)
+    shown = capsys.readouterr().err
+    assert "8 x 6, epoch 1/1" in shown
+    assert "16 x 12, fading in, epoch 1/1" in shown
+    assert shown.rstrip().splitlines()[-1].count("100%")
+
+
+def test_anomalies_are_found_in_contaminated_images():
+    rng = np.random.default_rng(0)
+
+    def blobs(n, square):
+        h, w = np.mgrid[:16, :16]
+        x, y = rng.uniform(5, 10, (2, n, 1, 1))
+        if square:
+            shape = (abs(h - y) < 4) & (abs(w - x) < 4)
+        else:
+            shape = (h - y) ** 2 + (w - x) ** 2 < 10
+        return (60 + 160 * shape + rng.normal(0, 8, shape.shape)).astype(np.uint8)
+
+    X = np.concatenate([blobs(380, False), blobs(20, True)])[:, None]
+    X_test = np.concatenate([blobs(100, False), blobs(100, True)])[:, None]
+    detector = JointEncoderGAN(random_state=0, width=4).fit(X)
+    y_test = np.repeat([1, 0], 100)
+    assert roc_auc_score(y_test, detector.score_samples(X_test)) > 0.9
