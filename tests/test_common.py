@@ -35,6 +35,7 @@ DETECTORS = [
 SHORT = {
     "AABiGAN": {"max_epochs": 3, "width": 8, "n_games": 2},
     "HistoryAD": {"max_epochs": 3, "detector_epochs": 2, "width": 8},
+    "JointEncoderGAN": {"max_epochs": 1, "width": 8, "n_games": 2},
     "TransferAD": {
         "max_epochs": 3,
         "transfer_epochs": 2,
@@ -43,9 +44,19 @@ SHORT = {
     },
 }
 # What stops all players, besides ``lr``.
-FROZEN = {"AABiGAN": {}, "HistoryAD": {"detector_lr": 1e-12}, "TransferAD": {}}
+FROZEN = {
+    "AABiGAN": {},
+    "HistoryAD": {"detector_lr": 1e-12},
+    "JointEncoderGAN": {},
+    "TransferAD": {},
+}
 # AUROC on the toy that a detector has to reach with its defaults.
-TOY_AUROC = {"AABiGAN": 0.85, "HistoryAD": 0.85, "TransferAD": 0.85}
+TOY_AUROC = {
+    "AABiGAN": 0.85,
+    "HistoryAD": 0.85,
+    "JointEncoderGAN": 0.85,
+    "TransferAD": 0.85,
+}
 
 # Three steps of training cover nothing, and scikit-learn's suite passes labels that
 # mark no anomaly, and no domains; that is not what these tests are about.

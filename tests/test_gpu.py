@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skanomaly import AABiGAN, HistoryAD, TransferAD, load, save
+from skanomaly import AABiGAN, HistoryAD, JointEncoderGAN, TransferAD, load, save
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,6 +19,7 @@ pytestmark = [
 SHORT = {
     HistoryAD: {"max_epochs": 3, "detector_epochs": 2},
     AABiGAN: {"max_epochs": 3},
+    JointEncoderGAN: {"max_epochs": 1},
     TransferAD: {"max_epochs": 3, "transfer_epochs": 3},
 }
 

@@ -98,22 +98,27 @@ class JointNet(AlternatingNet):
         self.grow(self.phase_.level, 1 - self.progress if self.phase_.fading else 0.0)
         x = self.prepared(batch)
         n = x.shape[1]
-        with torch.no_grad():
-            made = self.generator_(self.draw_noise(n))
-        yield "critic", self.critic_loss(x, made)
-
+        # The authors' order is critic, generator, encoder; begun in another place, two
+        # of them can learn from the same rows.
         noise = self.draw_noise(n)
         made = self.generator_(noise)
         fooled = -self.critic_(made).float().mean(1).sum()
         if self.cycle_updates_generator:  # eq. 1 to the letter
             cycle = self.cycle(noise, made)
             yield ("generator", fooled + cycle), ("encoder", cycle)
+            yield "critic", self.critic_loss(x, self.made(self.draw_noise(n)))
             return
         yield "generator", fooled
+
         noise = self.draw_noise(n)
-        with torch.no_grad():
-            made = self.generator_(noise)
+        made = self.made(noise)
         yield "encoder", self.cycle(noise, made)
+        yield "critic", self.critic_loss(x, made)
+
+    def made(self, noise: Tensor) -> Tensor:
+        """Return generated rows that the generator does not learn from."""
+        with torch.no_grad():
+            return self.generator_(noise)
 
     def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
         """Return what the critic minimises, on data and generated rows."""

@@ -69,7 +69,7 @@ class MomentumFreeAdam(torch.optim.RMSprop):
     """
 
     def __init__(self, params, lr: float, beta2: float = 0.99, eps: float = 1e-8):
-        super().__init__(params, lr=lr, alpha=beta2, eps=eps)
+        super().__init__(params, lr=lr, alpha=beta2, eps=eps, foreach=True)
 
     def step(self, closure=None):
         """Move the parameters that have a gradient."""

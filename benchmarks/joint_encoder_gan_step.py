@@ -1,0 +1,250 @@
+"""A training step of JointEncoderGAN against one written the straightforward way.
+
+The same networks, with the same numbers of parameters, and the same game. The
+straightforward way is the authors' graph in torch: upsampling and convolution, or
+convolution and pooling, one after the other; all resolutions computed at each step,
+with weights of zero for those that are not faded in; data shrunk and enlarged on the
+fly; gradients for whoever is in the graph; Adam with both moments; torch's usual
+memory format. Memory is what the optimisers hold.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skanomaly._joint_encoder_gan._net import JointNet, Phase
+from skanomaly._joint_encoder_gan._networks import (
+    Frame,
+    channels_of,
+    image_networks,
+)
+from skanomaly.engine import Rows
+from skanomaly.networks import SideBySide
+
+from .runner import Experiment, grid
+
+LR, SLOPE = 1e-3, 0.2
+
+
+class Layer(nn.Module):
+    """A convolution with scaled weights, before or after a change of size."""
+
+    def __init__(self, n_inputs, n_outputs, size=3, gain=2**0.5, change=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_outputs, n_inputs, size, size))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+        self.scale, self.change = gain / (n_inputs * size**2) ** 0.5, change
+        self.padding = size // 2
+
+    def forward(self, x):
+        if self.change == "up":
+            x = F.interpolate(x, scale_factor=2)
+        x = F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return F.avg_pool2d(x, 2) if self.change == "down" else x
+
+
+class Dense(nn.Module):
+    def __init__(self, n_inputs, n_outputs, gain=2**0.5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_outputs, n_inputs))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+        self.scale = gain / n_inputs**0.5
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+def active(x):
+    return F.leaky_relu(x, SLOPE)
+
+
+def normed(x):
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class PlainGenerator(nn.Module):
+    """All resolutions, each blended into the next one by its weight."""
+
+    def __init__(self, latent_dim, channels, n_colours):
+        super().__init__()
+        c = channels
+        self.dense = Dense(latent_dim, 16 * c[0], 2**0.5 / 4)
+        self.conv = Layer(c[0], c[0])
+        pairs = list(zip(c, c[1:], strict=False))
+        self.up = nn.ModuleList(Layer(i, o, change="up") for i, o in pairs)
+        self.same = nn.ModuleList(Layer(o, o) for _, o in pairs)
+        self.to_image = nn.ModuleList(Layer(n, n_colours, 1, 1.0) for n in c)
+
+    def forward(self, z, lod):
+        x = normed(active(self.dense(normed(z)).unflatten(1, (-1, 4, 4))))
+        x = normed(active(self.conv(x)))
+        image = self.to_image[0](x)
+        for k, (up, same) in enumerate(zip(self.up, self.same, strict=True), 1):
+            x = normed(active(same(normed(active(up(x))))))
+            old = F.interpolate(image, scale_factor=2)
+            share = min(max(lod - (len(self.up) - k), 0.0), 1.0)
+            image = torch.lerp(self.to_image[k](x), old, share)
+        return image
+
+
+class PlainTower(nn.Module):
+    """The way back, with the image at every resolution."""
+
+    def __init__(self, channels, n_colours, n_outputs, last=None):
+        super().__init__()
+        c = channels
+        pairs = list(zip(c, c[1:], strict=False))
+        self.same = nn.ModuleList(Layer(i, i) for _, i in pairs)
+        self.down = nn.ModuleList(Layer(i, o, change="down") for o, i in pairs)
+        self.from_image = nn.ModuleList(Layer(n_colours, n, 1) for n in c)
+        self.conv = Layer(c[0] + 1, c[0])
+        self.dense = Dense(16 * c[0], n_outputs)
+        self.last = last
+
+    def forward(self, image, lod):
+        x = active(self.from_image[-1](image))
+        for k in range(len(self.same), 0, -1):
+            x = active(self.down[k - 1](active(self.same[k - 1](x))))
+            image = F.avg_pool2d(image, 2)
+            share = min(max(lod - (len(self.same) - k), 0.0), 1.0)
+            x = torch.lerp(x, active(self.from_image[k - 1](image)), share)
+        groups = x.unflatten(0, (4, -1))
+        spread = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+        spread = spread.repeat(4)[:, None, None, None].expand(-1, 1, 4, 4)
+        x = active(self.conv(torch.cat([x, spread], 1)))
+        x = active(self.dense(x.flatten(1)))
+        return x if self.last is None else self.last(x).squeeze(1)
+
+
+class Straightforward:
+    """The game by hand."""
+
+    def __init__(self, latent_dim, channels, n_colours, device):
+        c = channels
+        critic = PlainTower(c, n_colours, c[0], Dense(c[0], 1, 1.0))
+        self.g = PlainGenerator(latent_dim, c, n_colours).to(device)
+        self.d = critic.to(device)
+        self.e = PlainTower(c, n_colours, latent_dim).to(device)
+        self.latent_dim = latent_dim
+        adam = partial(torch.optim.Adam, lr=LR, betas=(0.0, 0.99))
+        self.optimizers = {k: adam(getattr(self, k).parameters()) for k in "dge"}
+
+    def step(self, real, lod):
+        g, d, e = self.g, self.d, self.e
+        n = len(real)
+
+        def noise():
+            return torch.randn(n, self.latent_dim, device=real.device)
+
+        coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2)
+        real = torch.lerp(real, coarse, lod)
+        made = g(noise(), lod).detach()
+        half = n // 2  # as the package does
+        share = torch.rand(half, 1, 1, 1, device=real.device)
+        points = torch.lerp(real[:half], made[:half], share).requires_grad_()
+        slope = torch.autograd.grad(d(points, lod).sum(), points, create_graph=True)[0]
+        on_data = d(real, lod)
+        loss = d(made, lod).mean() - on_data.mean()
+        loss = loss + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        self.move("d", loss + 1e-3 * on_data.square().mean())
+        self.move("g", -d(g(noise(), lod), lod).mean())
+        made = g(noise(), lod).detach()
+        self.move("e", (made - g(e(made, lod), lod)).abs().mean())
+
+    def move(self, player, loss):
+        self.optimizers[player].zero_grad()
+        loss.backward()
+        self.optimizers[player].step()
+
+
+def held_by(optimizers):
+    """Return the bytes that optimisers hold."""
+    return sum(
+        value.numel() * value.element_size()
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+    )
+
+
+def compare(width, latent_dim, n_colours, batch_size, fading, n_threads, n_steps,
+            n_rounds, device="cpu"):  # fmt: skip
+    """Interleave both ways, and return the median ratio of their times."""
+    torch.set_num_threads(n_threads)
+    frame = Frame.of((n_colours, 32, 32))
+    networks = image_networks(frame, latent_dim, width, 512)
+    X = np.random.default_rng(0).integers(
+        0, 256, (n_steps * batch_size, n_colours, 32, 32), dtype=np.uint8
+    )
+    rows = Rows(X.astype(np.float32) / 127.5 - 1, device=device)
+    net = JointNet(
+        {role: partial(SideBySide.of, 1, build) for role, build in networks.items()},
+        latent_dim=latent_dim,
+        frame=frame,
+        clip=torch.clone,
+        encoder_loss="image",
+        cycle_updates_generator=False,
+        n_copies=1,
+        lr=LR,
+        device=device,
+    )
+    channels = channels_of(frame, width, 512)
+    plain = Straightforward(latent_dim, channels, n_colours, device)
+    phase = Phase(frame.finest, fading, batch_size, 1, n_steps, "32 x 32")
+
+    def by_hand():
+        order = torch.randperm(len(rows), device=rows.device)
+        for k, index in enumerate(order.chunk(n_steps)):
+            plain.step(rows[index], 1 - k / n_steps if fading else 0.0)
+
+    ways = {"package": lambda: net.run(rows, phase=phase), "plain": by_hand}
+    seconds = {name: [] for name in ways}
+    for _ in range(n_rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    pairs = zip(seconds["plain"][1:], seconds["package"][1:], strict=True)
+    ours = [net._optimizer(name) for name in net.players()]
+    return {
+        **{
+            f"{name}, ms per step": median(values[1:]) / n_steps * 1e3
+            for name, values in seconds.items()
+        },
+        "plain / package": median(plain / ours for plain, ours in pairs),
+        "optimiser memory, package / plain": held_by(ours)
+        / held_by(plain.optimizers.values()),
+    }
+
+
+SIZES = {"n_colours": [1], "batch_size": [32], "fading": [False, True]}
+EXPERIMENTS = [
+    Experiment(
+        "joint_encoder_gan_step",
+        compare,
+        grid(
+            width=[8, 32], latent_dim=[64], **SIZES, n_threads=[1, 2], n_steps=[3],
+            n_rounds=[7],
+        ),  # fmt: skip
+        alone=True,
+    ),
+    Experiment(
+        "joint_encoder_gan_step_gpu",
+        compare,
+        grid(
+            width=[512], latent_dim=[512], **SIZES | {"n_colours": [3]}, n_threads=[8],
+            n_steps=[20], n_rounds=[7], device=["cuda"],
+        ),  # fmt: skip
+        profile="gpu",
+        alone=True,
+    ),
+]
