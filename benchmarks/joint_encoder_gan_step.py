@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -77,7 +78,7 @@ class PlainGenerator(nn.Module):
         c = channels
         self.dense = Dense(latent_dim, 16 * c[0], 2**0.5 / 4)
         self.conv = Layer(c[0], c[0])
-        pairs = list(zip(c, c[1:], strict=False))
+        pairs = list(pairwise(c))
         self.up = nn.ModuleList(Layer(i, o, change="up") for i, o in pairs)
         self.same = nn.ModuleList(Layer(o, o) for _, o in pairs)
         self.to_image = nn.ModuleList(Layer(n, n_colours, 1, 1.0) for n in c)
@@ -100,7 +101,7 @@ class PlainTower(nn.Module):
     def __init__(self, channels, n_colours, n_outputs, last=None):
         super().__init__()
         c = channels
-        pairs = list(zip(c, c[1:], strict=False))
+        pairs = list(pairwise(c))
         self.same = nn.ModuleList(Layer(i, i) for _, i in pairs)
         self.down = nn.ModuleList(Layer(i, o, change="down") for o, i in pairs)
         self.from_image = nn.ModuleList(Layer(n_colours, n, 1) for n in c)
@@ -174,8 +175,17 @@ def held_by(optimizers):
     )
 
 
-def compare(width, latent_dim, n_colours, batch_size, fading, n_threads, n_steps,
-            n_rounds, device="cpu"):  # fmt: skip
+def compare(
+    width,
+    latent_dim,
+    n_colours,
+    batch_size,
+    fading,
+    n_threads,
+    n_steps,
+    n_rounds,
+    device="cpu",
+):
     """Interleave both ways, and return the median ratio of their times."""
     torch.set_num_threads(n_threads)
     frame = Frame.of((n_colours, 32, 32))
@@ -232,18 +242,27 @@ EXPERIMENTS = [
         "joint_encoder_gan_step",
         compare,
         grid(
-            width=[8, 32], latent_dim=[64], **SIZES, n_threads=[1, 2], n_steps=[3],
+            width=[8, 32],
+            latent_dim=[64],
+            **SIZES,
+            n_threads=[1, 2],
+            n_steps=[3],
             n_rounds=[7],
-        ),  # fmt: skip
+        ),
         alone=True,
     ),
     Experiment(
         "joint_encoder_gan_step_gpu",
         compare,
         grid(
-            width=[512], latent_dim=[512], **SIZES | {"n_colours": [3]}, n_threads=[8],
-            n_steps=[20], n_rounds=[7], device=["cuda"],
-        ),  # fmt: skip
+            width=[512],
+            latent_dim=[512],
+            **SIZES | {"n_colours": [3]},
+            n_threads=[8],
+            n_steps=[20],
+            n_rounds=[7],
+            device=["cuda"],
+        ),
         profile="gpu",
         alone=True,
     ),

@@ -118,7 +118,7 @@ class JointNet(AlternatingNet):
     def made(self, noise: Tensor) -> Tensor:
         """Return generated rows that the generator does not learn from."""
         with torch.no_grad():
-            return self.generator_(noise)
+            return self.generator_(noise).float()
 
     def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
         """Return what the critic minimises, on data and generated rows."""

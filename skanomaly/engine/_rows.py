@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,11 +51,7 @@ class Rows:
         """Return the scaled rows at `index` into the whole of X."""
         if self.resident is None:
             return self._scaled(self.X[index.cpu().numpy()])
-        batch = self.resident[index]
-        if batch.dtype == torch.uint8:
-            scale, shift = self._affine
-            batch = batch * scale + shift
-        return batch
+        return self._unpacked(self.resident[index])
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows at `index` as rows of their own, without a copy."""
@@ -78,8 +75,8 @@ class Rows:
         Returns
         -------
         Rows
-            Of rows that stay on the device, all are made now, and bytes are rounded
-            to bytes. Others are made batch by batch.
+            Of rows that stay on the device, all are made now; others are made batch
+            by batch. What is made of bytes is rounded to bytes.
         """
         changed = object.__new__(MappedRows)
         vars(changed).update(vars(self), function=function)
@@ -115,16 +112,21 @@ class Rows:
     def _to_device(self) -> Tensor:
         if self.X.dtype != np.uint8:
             return self._scaled(self.X)
-        scaler = self.scaler
-        self._affine = (
-            (1.0, 0.0)
-            if scaler is None
-            else (
-                torch.as_tensor(scaler.scale_, device=self.device),
-                torch.as_tensor(scaler.min_, device=self.device),
-            )
-        )
         return torch.tensor(self.X, device=self.device)
+
+    def _unpacked(self, rows: Tensor) -> Tensor:
+        """Return bytes as scaled numbers, and what has been scaled as it is."""
+        if rows.dtype != torch.uint8:
+            return rows
+        scale, shift = self._affine
+        return rows * scale + shift
+
+    @cached_property
+    def _affine(self):
+        if self.scaler is None:
+            return 1.0, 0.0
+        both = self.scaler.scale_, self.scaler.min_
+        return tuple(torch.as_tensor(values, device=self.device) for values in both)
 
     def _scaled(self, rows: np.ndarray) -> Tensor:
         if self.scaler is not None:
@@ -137,19 +139,23 @@ class MappedRows(Rows):
 
     def gather(self, index: Tensor) -> Tensor:
         """Return the scaled rows at `index` into the whole of X."""
-        batch = super().gather(index)
         if self.resident is not None:
-            return batch
-        return self.function(batch.flatten(0, index.ndim - 1)).unflatten(0, index.shape)
+            return super().gather(index)
+        if self.X.dtype != np.uint8:
+            batch = super().gather(index).flatten(0, index.ndim - 1)
+            return self.function(batch).unflatten(0, index.shape)
+        bytes_ = torch.tensor(self.X[index.flatten().cpu().numpy()], device=self.device)
+        return self._unpacked(self._changed(bytes_)).unflatten(0, index.shape)
+
+    def _changed(self, rows):
+        changed = self.function(rows.float())
+        return changed.round().to(rows.dtype) if rows.dtype == torch.uint8 else changed
 
     def _make(self):
         if self.resident is None:
             return
-        dtype, parts = self.resident.dtype, []
-        for index in self.chosen.split(1024):
-            part = self.function(self.resident[index].float())
-            parts.append(part.round().to(dtype) if dtype == torch.uint8 else part)
-        self.resident = torch.cat(parts)
+        parts = self.resident[self.chosen].split(1024)
+        self.resident = torch.cat([self._changed(part) for part in parts])
         self.chosen = torch.arange(len(self.resident), device=self.device)
 
 
