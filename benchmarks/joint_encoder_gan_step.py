@@ -189,7 +189,7 @@ def compare(
     """Interleave both ways, and return the median ratio of their times."""
     torch.set_num_threads(n_threads)
     frame = Frame.of((n_colours, 32, 32))
-    networks = image_networks(frame, latent_dim, width, 512)
+    networks = image_networks(frame, latent_dim, width, 512, rectified=True)
     X = np.random.default_rng(0).integers(
         0, 256, (n_steps * batch_size, n_colours, 32, 32), dtype=np.uint8
     )

@@ -488,6 +488,27 @@ def test_a_warm_start_goes_on_in_the_last_phase(images):
     assert n_moves() == 2 * moves  # and so does the optimiser
 
 
+def test_a_separate_encoder_is_trained_when_the_game_is_over(images):
+    detector = short(encoder_training="separate").fit(images)
+    games, alone = detector.history_[:3], detector.history_[3:]
+    assert [record["stage"] for record in games] == [
+        "8 x 6",
+        "16 x 12, fading in",
+        "16 x 12",
+    ]
+    assert not any("encoder_loss" in record for record in games)
+    assert all("critic_loss" not in record for record in alone)
+    assert all(record["stage"] == "encoder" for record in alone)
+    assert "encoder_loss" in alone[0]
+    with pytest.raises(ValueError, match="cycle_updates_generator"):
+        detector.set_params(cycle_updates_generator=True).fit(images)
+    phases = short(encoder_training="separate", max_epochs=5)
+    phases._row_shape = images.shape[1:]
+    phases = phases._phases(make_net(frame=Frame.of((1, 16, 12))), 400)
+    steps = [p.max_epochs * p.epoch_steps for p in phases]
+    assert sum(steps[:-1]) <= steps[-1] < sum(steps[:-1]) + phases[-1].epoch_steps
+
+
 def test_rows_are_shrunk_once_and_bytes_stay_bytes(images):
     frame = Frame.of(images.shape[1:])
     rows = Rows(images).take(torch.arange(5, 20))

@@ -77,6 +77,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         "distance": [sk.StrOptions({"auto", "mahalanobis", "origin"})],
         "standardize": ["boolean", sk.AUTO],
         "encoder_loss": [sk.StrOptions({"image", "latent"})],
+        "encoder_training": [sk.StrOptions({"joint", "separate"})],
         "cycle_updates_generator": ["boolean"],
         "n_games": sk.AUTO_COUNT,
         "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
@@ -93,6 +94,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         distance="auto",
         standardize="auto",
         encoder_loss="image",
+        encoder_training="joint",
         cycle_updates_generator=False,
         n_games="auto",
         averaging="auto",
@@ -120,6 +122,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         self.distance = distance
         self.standardize = standardize
         self.encoder_loss = encoder_loss
+        self.encoder_training = encoder_training
         self.cycle_updates_generator = cycle_updates_generator
         self.n_games = n_games
         self.averaging = averaging
@@ -182,7 +185,9 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             builders = table_networks(k, *shape, latent_dim, self._value("width"))
         else:
             frame = Frame.of(shape)
-            networks = image_networks(frame, latent_dim, *self._widths(frame))
+            rectified = self.preset == "paper"  # codes that may be anywhere are better
+            sizes = latent_dim, *self._widths(frame), rectified
+            networks = image_networks(frame, *sizes)
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
             shape = shape[0], *frame.sides(frame.finest)
         sizes = {
@@ -215,6 +220,12 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
 
     def _phases(self, net, n_rows):
         """Return the phases that are left to train."""
+        if self.encoder_training == "separate" and self.cycle_updates_generator:
+            raise ValueError(
+                "cycle_updates_generator=True needs encoder_training='joint': an "
+                "encoder that is trained afterwards has no part in the generator's "
+                "training."
+            )
         finest = net.frame.finest if net.frame else 0
         # Networks of a user do not grow, and what plays with them does not either.
         grows = finest and not self._own_networks()
@@ -224,10 +235,17 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             for level in range(first, finest + 1)
             for fading in ((True, False) if level > first else (False,))
         ]
-        if not net.initialized_:
-            return phases
-        level, fade = net.grown()
-        return [p for p in phases if (p.level, not p.fading) >= (level, not fade)]
+        if net.initialized_:
+            level, fade = net.grown()
+            done = level, not fade
+            phases = [p for p in phases if (p.level, not p.fading) >= done]
+        if self.encoder_training == "separate":
+            steps = sum(phase.max_epochs * phase.epoch_steps for phase in phases)
+            n_epochs = ceil(steps / phases[-1].epoch_steps)
+            alone = {"max_epochs": n_epochs, "name": "encoder", "turns": "encoder"}
+            games = [phase._replace(turns="game") for phase in phases]
+            phases = [*games, phases[-1]._replace(**alone)]
+        return phases
 
     def _phase(self, net, level, fading, n_rows):
         finest, name = 0, "training"

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..engine import (
     AlternatingNet,
     AverageWeights,
-    LinearDecay,
     MomentumFreeAdam,
     Player,
     Rows,
@@ -52,6 +51,9 @@ class Phase(NamedTuple):
         Its length.
     name : str
         For the progress bar and the history.
+    turns : {"all", "game", "encoder"}
+        Who plays: all three, or for an encoder that is trained separately the other
+        two before, and the encoder alone afterwards.
     """
 
     level: int
@@ -60,6 +62,7 @@ class Phase(NamedTuple):
     max_epochs: int
     epoch_steps: int
     name: str
+    turns: str = "all"
 
     @property
     def plan(self) -> dict[str, int]:
@@ -100,20 +103,22 @@ class JointNet(AlternatingNet):
         n = x.shape[1]
         # The authors' order is critic, generator, encoder; begun in another place, two
         # of them can learn from the same rows.
-        noise = self.draw_noise(n)
-        made = self.generator_(noise)
-        fooled = -self.critic_(made).float().mean(1).sum()
-        if self.cycle_updates_generator:  # eq. 1 to the letter
-            cycle = self.cycle(noise, made)
-            yield ("generator", fooled + cycle), ("encoder", cycle)
-            yield "critic", self.critic_loss(x, self.made(self.draw_noise(n)))
-            return
-        yield "generator", fooled
+        if self.phase_.turns != "encoder":
+            noise = self.draw_noise(n)
+            made = self.generator_(noise)
+            fooled = -self.critic_(made).float().mean(1).sum()
+            if self.cycle_updates_generator:  # eq. 1 to the letter
+                cycle = self.cycle(noise, made)
+                yield ("generator", fooled + cycle), ("encoder", cycle)
+            else:
+                yield "generator", fooled
 
         noise = self.draw_noise(n)
         made = self.made(noise)
-        yield "encoder", self.cycle(noise, made)
-        yield "critic", self.critic_loss(x, made)
+        if self.phase_.turns != "game" and not self.cycle_updates_generator:
+            yield "encoder", self.cycle(noise, made)
+        if self.phase_.turns != "encoder":
+            yield "critic", self.critic_loss(x, made)
 
     def made(self, noise: Tensor) -> Tensor:
         """Return generated rows that the generator does not learn from."""
@@ -246,9 +251,9 @@ def train_phases(net, rows, phases, decay, callbacks):
     """Train through all phases, and return the net."""
     start = len(net.history) if net.initialized_ else 0
     for phase in phases:
-        own = []
-        if phase is phases[-1]:
-            own = [LinearDecay(final=0.0, begin=0.5), AverageWeights(decay)]
+        # Averages over steps in which nothing grows any more.
+        done = not phase.fading and phase.level == phases[-1].level
+        own = [AverageWeights(decay)] if done else []
         net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         if net.interrupted_:
             break

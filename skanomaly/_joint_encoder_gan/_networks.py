@@ -325,10 +325,15 @@ class Tower(Growing):
         As in :class:`Generator`.
     n_outputs : int
         Length of a row.
+    rectified : bool
+        Whether it ends in a LeakyReLU.
     """
 
-    def __init__(self, coarse, channels, n_colours: int, n_outputs: int):
+    def __init__(
+        self, coarse, channels, n_colours: int, n_outputs: int, rectified: bool = True
+    ):
         super().__init__()
+        self.rectified = rectified
         first = channels[0]
         self.from_image = nn.ModuleList(EqualConv(n_colours, c, 1) for c in channels)
         self.blocks = nn.ModuleList(
@@ -351,7 +356,8 @@ class Tower(Growing):
                 coarser = self._entered(F.avg_pool2d(image, 2), level - 1)
                 x = faded(x, coarser, self.fade)
         x = F.leaky_relu(self.conv(self.spread(x)), SLOPE)
-        return F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
+        x = self.dense(x.flatten(1))
+        return F.leaky_relu(x, SLOPE) if self.rectified else x
 
     def _entered(self, image, level):
         return F.leaky_relu(self.from_image[level](image), SLOPE)
@@ -400,14 +406,6 @@ class TableCritic(StackedCritic):
         return super().forward(x).squeeze(-1)
 
 
-class TableEncoder(StackedMLP):
-    """Perceptrons that end as they go on, in a LeakyReLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (k, n, columns) to (k, n, latent_dim)."""
-        return F.leaky_relu(super().forward(x), self.slope)
-
-
 # Families ---------------------------------------------------------------------------
 
 
@@ -417,13 +415,15 @@ def channels_of(frame: Frame, width: int, max_width: int) -> list[int]:
     return [min(width * 2**k, max_width) for k in exponents]
 
 
-def image_networks(frame: Frame, latent_dim: int, width: int, max_width: int) -> dict:
+def image_networks(
+    frame: Frame, latent_dim: int, width: int, max_width: int, rectified: bool
+) -> dict:
     """Return what builds each network for images, one copy."""
     sizes = frame.coarse, channels_of(frame, width, max_width), frame.shape[0]
     return {
         "generator": partial(Generator, latent_dim, *sizes),
         "critic": partial(Critic, *sizes),
-        "encoder": partial(Tower, *sizes, latent_dim),
+        "encoder": partial(Tower, *sizes, latent_dim, rectified),
     }
 
 
@@ -433,5 +433,5 @@ def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
     return {
         "generator": partial(TableGenerator, k, sizes[::-1]),
         "critic": partial(TableCritic, k, (n_columns, width, width, 1)),
-        "encoder": partial(TableEncoder, k, sizes),
+        "encoder": partial(StackedMLP, k, sizes),
     }
