@@ -9,6 +9,8 @@ from . import (
     engine_overhead,
     history_ad,
     history_memory,
+    joint_encoder_gan,
+    joint_encoder_gan_step,
     transfer,
 )
 from .runner import run
@@ -19,6 +21,8 @@ EXPERIMENTS = [
     *history_ad.EXPERIMENTS,
     *aa_bigan_step.EXPERIMENTS,
     *aa_bigan.EXPERIMENTS,
+    *joint_encoder_gan_step.EXPERIMENTS,
+    *joint_encoder_gan.EXPERIMENTS,
     *transfer.EXPERIMENTS,
 ]
 

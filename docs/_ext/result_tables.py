@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
+from benchmarks.joint_encoder_gan import CLASSES as JOINT_CLASSES
 from benchmarks.runner import RESULTS
 
 NOT_RUN = "*Not run yet.*\n"
@@ -79,6 +80,8 @@ class Table(NamedTuple):
         key under which the settings are found after each has become a record.
     file : str
         Name of the file, where it is not that of the experiment.
+    where : callable or None
+        Says of a record whether the table shows it.
     """
 
     experiment: str
@@ -88,6 +91,7 @@ class Table(NamedTuple):
     row_title: str
     unfolded: str | None = None
     file: str = ""
+    where: Callable[[dict], bool] | None = None
 
 
 AUROC = Value("auroc", "AUROC (mean ± standard deviation over the seeds)")
@@ -133,7 +137,82 @@ STEP = (
     Value("script without looks / package", "Ratio without looks", middle(2)),
 )
 
+GROWING_STEP = (
+    Value("package, ms per step", "Package, ms per step", middle(0)),
+    Value("plain, ms per step", "Straightforward, ms per step", middle(0)),
+    Value("plain / package", "Ratio", middle(2)),
+    Value("optimiser memory, package / plain", "Memory of the optimisers", middle(2)),
+)
+GROWN = (
+    Value("auroc", "AUROC, mean over the classes", mean),
+    Value("fit_seconds", "Seconds to fit (median)", middle(0)),
+)
+
+
+def in_all_rates(record: dict) -> bool:
+    """Return whether a record is of a class that was tried at all contaminations."""
+    return record["normal"] in JOINT_CLASSES[record["name"]]
+
+
 TABLES = (
+    Table(
+        "joint_encoder_gan_images",
+        ("variant", "score"),
+        "contamination",
+        GROWN[:1],
+        "Encoder, score",
+        unfolded="score",
+        file="joint_encoder_gan_contamination",
+        where=lambda record: (
+            in_all_rates(record)
+            and record["variant"] in ("joint", "separate", "baselines")
+        ),
+    ),
+    Table(
+        "joint_encoder_gan_images",
+        ("name", "normal"),
+        "score",
+        (AUROC._replace(title="AUROC", average=True),),
+        "Class",
+        unfolded="score",
+        file="joint_encoder_gan_classes",
+        where=lambda record: (
+            record["contamination"] == 0.05
+            and record["variant"] in ("joint", "baselines")
+        ),
+    ),
+    Table(
+        "joint_encoder_gan_images",
+        ("variant",),
+        "score",
+        GROWN,
+        "Training",
+        unfolded="score",
+        file="joint_encoder_gan_ablation",
+        where=lambda record: (
+            record["contamination"] == 0.05
+            and record["name"] == "fashion_mnist"
+            and in_all_rates(record)
+            and record["variant"] != "baselines"
+        ),
+    ),
+    Table("joint_encoder_gan_tables", ("name",), "detector", DETECTION, "Table"),
+    Table(
+        "joint_encoder_gan_cifar10",
+        ("params", "score"),
+        "contamination",
+        (AUROC,),
+        "Setting, score",
+        unfolded="score",
+    ),
+    Table(
+        "joint_encoder_gan_step",
+        ("width", "fading", "n_threads"),
+        None,
+        GROWING_STEP,
+        "Channels, fading in, threads",
+    ),
+    Table("joint_encoder_gan_step_gpu", ("fading",), None, GROWING_STEP, "Fading in"),
     Table("history_ad_tables", ("name",), "detector", DETECTION, "Table"),
     Table("history_ad_mnist", ("anomaly",), "detector", DETECTION, "Digit"),
     Table("history_ad_digits", ("anomaly",), "detector", DETECTION, "Digit"),
@@ -286,6 +365,8 @@ def same(dicts: list[dict], key: str) -> bool:
 def render(table: Table) -> str:
     """Return the reStructuredText of an experiment."""
     records = read(table.experiment, table.unfolded)
+    if table.where is not None:
+        records = [record for record in records if table.where(record)]
     values = [v for v in table.values if any(v.key in r for r in records)]
     if not values:
         return NOT_RUN

@@ -1,0 +1,170 @@
+"""JointEncoderGAN: contaminated images and tables, and what its parts are worth.
+
+The CPU profile is sized for two cores and forty minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+
+from skanomaly import JointEncoderGAN, datasets
+
+from .detection import TABLES, detect, images
+from .runner import Experiment, grid
+
+N_NORMAL, N_COMPONENTS = 3000, 32
+
+# Ways to train; each is scored in all ways.
+VARIANTS = {
+    "joint": {},
+    "separate": {"encoder_training": "separate"},
+    "joint, latent loss": {"encoder_loss": "latent"},
+    "joint, eq. 1 to the letter": {"cycle_updates_generator": True},
+    "untrained": {"lr": 1e-12, "max_epochs": 1},
+}
+
+
+# Problems -----------------------------------------------------------------------------
+
+
+@cache
+def contaminated(name, normal, contamination, seed, n_normal=N_NORMAL):
+    """One class, with images of others among them; the whole official test split."""
+    X, y = images(name, "train")
+    X_test, y_test = images(name, "test")
+    pool = datasets.one_vs_rest(X, y, normal, test_size=0)
+    chosen = np.random.default_rng(seed).permutation(len(pool[0]))[:n_normal]
+    X_train = pool[0][chosen]
+    if contamination:
+        split = X_train, pool[1], np.ones(len(X_train)), pool[3]
+        X_train = datasets.contaminate(
+            *split, contamination=contamination, random_state=seed
+        )[0]
+    return X_train, X_test, y_test != normal
+
+
+# Detectors ----------------------------------------------------------------------------
+
+
+def auroc_of_terms(detector, X, is_anomaly):
+    """Return the AUROC of each term of the score, and of its sums, by one fit."""
+    ways = {
+        "both": {},
+        "residual": {"lam": 1.0},
+        "Mahalanobis distance": {"lam": 0.0, "distance": "mahalanobis"},
+        "origin distance": {"lam": 0.0, "distance": "origin", "standardize": False},
+        "eq. 5": {
+            "lam": 0.05,
+            "distance": "origin",
+            "residual_norm": "paper",
+            "standardize": False,
+        },
+    }
+    usual = detector.get_params(deep=False)
+    figures = {}
+    for name, params in ways.items():
+        detector.set_params(**usual | params)
+        figures[name] = {"auroc": roc_auc_score(is_anomaly, -detector.score_samples(X))}
+    detector.set_params(**usual)
+    return figures
+
+
+def joint(X, X_test, is_anomaly, seed, **params):
+    """Return the figures of a JointEncoderGAN, by score."""
+    start = time.perf_counter()
+    detector = JointEncoderGAN(random_state=seed, **params).fit(X)
+    of_fit = {
+        "fit_seconds": round(time.perf_counter() - start, 1),
+        "norm_auroc": detector.norm_auroc_,
+        "n_train": len(X),
+    }
+    found = auroc_of_terms(detector, X_test, is_anomaly)
+    return {score: figures | of_fit for score, figures in found.items()}
+
+
+def flat(X):
+    return X.reshape(len(X), -1).astype(np.float32)
+
+
+def baselines(X, X_test, is_anomaly, seed):
+    """Return the figures of what users have already, on raw pixels."""
+    X, X_test = flat(X), flat(X_test)
+    forest = IsolationForest(random_state=seed).fit(X)
+    pca = PCA(N_COMPONENTS, random_state=seed).fit(X)
+    rebuilt = pca.inverse_transform(pca.transform(X_test))
+    scores = {
+        "IsolationForest": -forest.score_samples(X_test),
+        f"PCA, {N_COMPONENTS}": np.square(X_test - rebuilt).sum(1),
+    }
+    return {
+        name: {"auroc": roc_auc_score(is_anomaly, score)}
+        for name, score in scores.items()
+    }
+
+
+def one_class(name, normal, contamination, variant, seed):
+    """Fit on one contaminated class; return figures by score."""
+    problem = contaminated(name, normal, contamination, seed)
+    if variant == "baselines":
+        return baselines(*problem, seed)
+    return joint(*problem, seed, **VARIANTS[variant])
+
+
+def cars(contamination, params, seed):
+    """Table 2: CIFAR-10 cars, 1,000 of them and 1,000 other images to test."""
+    X, X_test, is_anomaly = contaminated("cifar10", 1, contamination, seed, 5000)
+    rng = np.random.default_rng(seed)
+    others = rng.choice(np.flatnonzero(is_anomaly), 1000, replace=False)
+    chosen = np.r_[np.flatnonzero(~is_anomaly), others]
+    return joint(X, X_test[chosen], is_anomaly[chosen], seed, **params)
+
+
+# Experiments --------------------------------------------------------------------------
+
+RATES = [0.0, 0.02, 0.05, 0.1]
+CLASSES = {"fashion_mnist": [2, 6, 8], "mnist": [3, 4, 8]}
+
+
+def cells(variants, rates, **classes):
+    """Return the cells of some classes of each data set, which stand for its name."""
+    axes = {"variant": variants, "contamination": rates, "seed": [0]}
+    return [
+        cell
+        for name, normal in classes.items()
+        for cell in grid(name=[name], normal=normal, **axes)
+    ]
+
+
+IMAGES = [
+    *cells(["joint", "separate", "baselines"], RATES, **CLASSES),
+    *cells(["joint", "baselines"], [0.05], fashion_mnist=[0, 1, 3, 4, 5, 7, 9]),
+    *cells(list(VARIANTS)[2:], [0.05], fashion_mnist=CLASSES["fashion_mnist"]),
+]
+CARS = {"seed": range(3), "contamination": [0.0, 0.02]}
+PAPER = {"preset": "paper", "batch_size": 64}
+
+EXPERIMENTS = [
+    Experiment("joint_encoder_gan_images", one_class, IMAGES),
+    Experiment(
+        "joint_encoder_gan_tables",
+        detect,
+        grid(
+            problem=["table"],
+            name=TABLES,
+            detector=["JointEncoderGAN", "IsolationForest"],
+            seed=range(3),
+        ),
+    ),
+    Experiment(
+        "joint_encoder_gan_cifar10",
+        cars,
+        grid(**CARS, params=[{}, PAPER, {**PAPER, "max_epochs": 20}]),
+        profile="gpu",
+    ),
+]
