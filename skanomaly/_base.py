@@ -310,7 +310,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         "auto" stands for a number of steps, since rows may be few or many, in epochs
         of `length` steps; by default in passes over the rows, or one part of a pass.
         """
-        epoch_steps = max(n_rows // (batch_size or self.batch_size), 1)
+        epoch_steps = max(n_rows // (batch_size or self._value("batch_size")), 1)
         epochs = getattr(self, name)
         if epochs == "auto":
             steps = self._value(name) if steps is None else steps
@@ -339,7 +339,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     def _engine(self, device, seed):
         """Return the settings that every net takes."""
         return {
-            "batch_size": self.batch_size,
+            "batch_size": self._value("batch_size"),
             "seed": seed,
             "device": device,
             "precision": self.precision,

@@ -351,7 +351,7 @@ def record_history(gan, rows, history, plan, callbacks=()):
 
 @describe_common(
     auto_steps="1200 (tables) or 3000 (images)",
-    batch_size="32",
+    batch_size="int, default=32",
     auto_lr='It falls to a tenth. "auto" is 2e-3 for tables, 5e-4 for images.',
     roles='``{"generator": f, "critic": g}``, where ``f(latent_dim, shape)`` and '
     "``g(shape)`` return modules that map (n, latent_dim) to (n, \\*shape) and "

@@ -77,7 +77,7 @@ def n_parameters(network):
 def test_the_paper_s_networks_have_its_numbers_of_parameters(shape, counts):
     detector = JointEncoderGAN(preset="paper")
     detector._row_shape = shape
-    builders, _ = detector._builders(1, detector._value("latent_dim"))
+    builders = detector._builders(1, detector._value("latent_dim"))
     roles = "generator", "critic", "encoder"
     assert tuple(n_parameters(builders[role]()) for role in roles) == counts
 
@@ -270,8 +270,8 @@ def test_the_bulk_of_codes_does_not_make_room_for_outliers():
     clean = torch.randn(950, 2, generator=rng).double()
     odd = torch.tensor([40.0, 0.0]).double() + clean[:50]
     mean, precision = bulk_of(torch.cat([clean, odd]))
-    assert mean.abs().max() < 0.1
-    # A tenth left out makes what is kept narrower; outliers would make it 9 wide.
+    assert mean.abs().max() < 0.2  # with the outliers, 2
+    # A fifth left out makes what is kept narrower; outliers would make it 9 wide.
     assert 0.5 < float(precision[0, 0]) ** -0.5 < 1.1
     assert torch.isfinite(bulk_of(torch.zeros(5, 2).double())[1]).all()
 
@@ -636,7 +636,7 @@ def test_the_progress_bar_names_phases(images, capsys):
     short(verbose=1).fit(images)
     shown = capsys.readouterr().err
     assert "16 x 12, epoch 1/1" in shown
-    assert "3/3" in shown
+    assert "5/5" in shown
 
 
 def test_anomalies_are_found_in_contaminated_images():

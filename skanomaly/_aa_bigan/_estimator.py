@@ -201,7 +201,7 @@ class HeldOut(NamedTuple):
 
 @describe_common(
     auto_steps="500",
-    batch_size="64",
+    batch_size="int, default=64",
     auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
     '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
     "0 in the second half.",

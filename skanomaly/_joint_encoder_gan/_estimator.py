@@ -31,43 +31,177 @@ _ROLES = "generator", "critic", "encoder"
 _ENOUGH = 5000
 #: Below this, the norm of codes points the other way.
 _MISLEADS = 0.5
-#: The most rows of a batch at coarse levels, unless `batch_size` is more.
-_LARGEST_BATCH = 128
-#: Channels of the paper's networks, times the side of the image that they are of.
-_PAPER_CHANNELS = 16384
+#: Epochs of each phase in the paper: 32 in all, 4 at full resolution.
+_PAPER_EPOCHS = 4
 
 
 @describe_common(
-    auto_steps="x", batch_size="32", auto_lr="x", roles="x", width="x", auto_offset="x"
+    auto_steps="600 (tables), or for images 200 at the first resolution, 75 in each "
+    "phase of growth and 250 in the last,",
+    batch_size='int or "auto", default="auto"',
+    auto_batch=' For images, those at the finest resolution. "auto" is 32 for tables '
+    'and 16 for images, or with ``preset="paper"`` 2048 over the longer side.',
+    auto_lr='"auto" is 1e-3 for tables, and 3e-3 for images, or as `preset` says 1e-3.',
+    roles='``{"generator": g, "critic": d, "encoder": e}``, where '
+    "``g(latent_dim, shape)`` returns a module that maps (n, latent_dim) to "
+    "(n, \\*shape), ``d(shape)`` one that maps (n, \\*shape) to (n,), and "
+    "``e(shape, latent_dim)`` one that maps (n, \\*shape) to (n, latent_dim). Images "
+    "have been padded, 28 x 28 to 32 x 32 for one, and nothing grows then",
+    width="Hidden units for tables; for images channels at the finest resolution, "
+    'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, or with '
+    '``preset="paper"`` 16384 over the longer side.',
+    auto_offset="the median of the training scores less five times its distance to "
+    "their first quartile",
 )
 class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
-    r"""Progressive GAN with a jointly trained encoder."""
+    r"""Progressive GAN with a jointly trained encoder, for contaminated data.
+
+    A generator G learns, against a critic D, what rows look like; an encoder E learns
+    at the same time to find the noise from which G makes an image that looks the same
+    (eqs 1 and 6):
+
+    .. math:: \min_{G, E} \max_D \; E_x[D(x)] - E_z[D(G(z))]
+              + E_z\big[\|G(z) - G(E(G(z)))\|_1\big]
+
+    with a gradient penalty on D. For images, all three networks begin with few pixels
+    and grow: each finer resolution is faded in, then trained. Rare anomalies among the
+    training rows do little harm, since E learns from generated rows and G makes what
+    is frequent.
+
+    The score weighs two terms (eq. 5): how far a row is from its reconstruction, seen
+    without brightness and contrast (eqs 2 and 3), and where its code lies,
+
+    .. math:: a = \lambda \, \frac{1}{N_X} \|w(x) - w(G(E(x)))\|_2
+              + (1 - \lambda) \, L(E(x)),
+
+    in the paper :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are
+    anomalous. Nothing in the training moves the length of codes, since G sees their
+    direction alone, and it is different from data to data which of them are short. By
+    default L is the Mahalanobis distance of a code from the bulk of the codes of
+    training rows, and both terms are put on one scale.
+
+    Parameters
+    ----------
+    lam : float or "auto", default="auto"
+        Weight of the residual in the score (eq. 5), in [0, 1]. "auto" is 0.25, or with
+        ``preset="paper"`` 0.05.
+    residual_norm : {"auto", "paper", "rms"}, default="auto"
+        What the norm of a residual is divided by: "paper" is the number of pixels
+        :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
+        term; "rms" is :math:`\sqrt{N_X}`. "auto" is "rms", or as `preset` says.
+    distance : {"auto", "mahalanobis", "origin"}, default="auto"
+        What is measured on codes: the distance from the bulk of those of the training
+        rows, or how near they are to the origin (eq. 4). "auto" is "mahalanobis", or
+        as `preset` says. With "origin", a
+        :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
+        to be the normal ones; the sign is never changed.
+    standardize : bool or "auto", default="auto"
+        Whether the terms are replaced by their logarithms, less the median and over
+        the interquartile range of training rows. "auto" is True, or as `preset` says.
+    encoder_loss : {"image", "latent"}, default="image"
+        What the encoder minimises: the difference of images (eq. 6) or that of codes,
+        :math:`\|z - E(G(z))\|_1` (eq. 7).
+    encoder_training : {"joint", "separate"}, default="joint"
+        "separate" trains the encoder when the game is over, on a generator that does
+        not change any more, as other methods do.
+    cycle_updates_generator : bool, default=False
+        Whether the generator minimises the third term of eq. 1 too, as the equation
+        has it. The authors' code, and so the figures in the paper, have it for the
+        encoder alone.
+    n_games : int or "auto", default="auto"
+        Games that are played side by side, each with networks of its own; the score
+        is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
+        from 257 columns on (2048 / d).
+    averaging : float or "auto", default="auto"
+        In [0, 1): the share of itself that the moving average of the weights keeps at
+        each step of the last phase. The average is what scores. "auto" is 0.99, or
+        as `preset` says 0.999.
+    preset : {"paper"} or None, default=None
+        "paper" makes "auto" stand for the paper's networks and score: codes of 512
+        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels, four
+        epochs in each phase, eqs 2 to 5 as printed. On images of 32 x 32 these are 62
+        million parameters, for a GPU; the paper has ``batch_size=64`` there.
+    max_width : int or "auto", default="auto"
+        The most channels at any resolution of images. "auto" is 64, or as `preset`
+        says 512.
+    memory : str or joblib.Memory, default=None
+        Where to keep the trained networks, so that fits which differ only in the
+        score (`lam`, `residual_norm`, `distance`, `standardize`) share them. Needs an
+        integer `random_state`.
+    latent_dim : int or "auto", default="auto"
+        Length of noise and codes. "auto" is 16 for tables, 64 for images, or as
+        `preset` says 512.
+    %(common_parameters)s
+
+    Attributes
+    ----------
+    norm_auroc_ : float
+        Share of the pairs of a generated row and a held-out one in which the held-out
+        one, on which the encoder was not trained, has the shorter code, in [0, 1]. The
+        paper's cue, short codes for what is unusual, wants it above 0.5.
+    %(common_attributes)s
+
+    See Also
+    --------
+    skanomaly.datasets.contaminate : Puts anomalies among training rows.
+    skanomaly.metrics.TrainingHistoryDisplay : Shows the losses of all phases.
+
+    Notes
+    -----
+    In each phase, `max_epochs` passes are made over the data. A batch is twice as
+    large at each coarser resolution, up to 128 rows. ``history_`` names the phase of
+    each epoch as its stage, "16 x 16, fading in" for one.
+
+    References
+    ----------
+    .. [1] A. Berg, M. Felsberg and J. Ahlberg, "Unsupervised adversarial learning of
+       anomaly detection in the wild", ECAI 2020.
+    .. [2] T. Karras, T. Aila, S. Laine and J. Lehtinen, "Progressive growing of GANs
+       for improved quality, stability, and variation", ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import JointEncoderGAN
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.r_[rng.normal(size=(300, 2)), rng.uniform(-6, 6, size=(6, 2))]
+    >>> detector = JointEncoderGAN(random_state=0).fit(X)
+    >>> detector.predict([[0.0, 0.0], [9.0, -9.0]])
+    array([ 1, -1])
+    """
 
     _auto_values = {  # noqa: RUF012
-        "lam": (0.5, 0.5),
+        "lam": (0.25, 0.25),
         "residual_norm": ("rms", "rms"),
         "distance": ("mahalanobis", "mahalanobis"),
         "standardize": (True, True),
         "averaging": (0.99, 0.99),
         "latent_dim": (16, 64),
-        "max_epochs": (100, 100),
-        "last_epochs": (600, 300),
+        "first_epochs": (600, 200),
+        "max_epochs": (600, 75),
+        "last_epochs": (600, 250),
         "first_level": (0, 1),
+        "batch_size": (32, 16),
+        "largest_batch": (32, 32),
         "lr": (1e-3, 3e-3),
         "width": (64, 8),
         "max_width": (64, 64),
     }
-    #: The same for ``preset="paper"``.
+    #: The same for ``preset="paper"``; what is missing, or None, is as without it.
     _paper_values = {  # noqa: RUF012
-        "lam": 0.05,
-        "residual_norm": "paper",
-        "distance": "origin",
-        "standardize": False,
-        "averaging": 0.999,
-        "latent_dim": 512,
-        "first_level": 0,
-        "lr": 1e-3,
-        "max_width": 512,
+        "lam": (0.05, 0.05),
+        "residual_norm": ("paper", "paper"),
+        "distance": ("origin", "origin"),
+        "standardize": (False, False),
+        "averaging": (None, 0.999),
+        "latent_dim": (None, 512),
+        "first_level": (None, 0),
+        "largest_batch": (None, 128),
+        "lr": (None, 1e-3),
+        "max_width": (None, 512),
+        # These two over the longer side.
+        "width": (None, 16384),
+        "batch_size": (None, 2048),
     }
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -80,6 +214,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         "encoder_training": [sk.StrOptions({"joint", "separate"})],
         "cycle_updates_generator": ["boolean"],
         "n_games": sk.AUTO_COUNT,
+        "batch_size": [*BaseDeepDetector._parameter_constraints["batch_size"], sk.AUTO],
         "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         "preset": [sk.StrOptions({"paper"}), None],
         "max_width": sk.AUTO_COUNT,
@@ -103,7 +238,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         memory=None,
         latent_dim="auto",
         max_epochs="auto",
-        batch_size=32,
+        batch_size="auto",
         lr="auto",
         scaling="auto",
         image_shape=None,
@@ -148,20 +283,27 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
     # Networks
 
     def _value(self, name):
-        asked = getattr(self, name, "auto")
-        of_paper = self._paper_values if self.preset == "paper" else {}
-        if isinstance(asked, str) and asked == "auto" and name in of_paper:
-            return of_paper[name]
-        return super()._value(name)
+        asked, values = getattr(self, name, "auto"), self._paper_values
+        automatic = isinstance(asked, str) and asked == "auto"
+        if not (automatic and self.preset == "paper" and name in values):
+            return super()._value(name)
+        value = values[name][len(self._row_shape) > 1]
+        if name in ("width", "batch_size") and value is not None:
+            value = max(value // max(self._frame().sides(self._frame().finest)), 2)
+        return super()._value(name) if value is None else value
+
+    def _frame(self):
+        """Return the frame of images, None of tables."""
+        return Frame.of(self._row_shape) if len(self._row_shape) > 1 else None
 
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(self.n_games), self._value("latent_dim")
-        builders, frame = self._builders(k, latent_dim)
+        builders = self._builders(k, latent_dim)
         builders["abnormality"] = partial(Abnormality, k, latent_dim)
         net = JointNet(
             builders,
             latent_dim=latent_dim,
-            frame=frame,
+            frame=self._frame(),
             clip=self._clipping(),
             encoder_loss=self.encoder_loss,
             cycle_updates_generator=self.cycle_updates_generator,
@@ -179,15 +321,14 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         return super()._clipping()
 
     def _builders(self, k, latent_dim):
-        """Return what builds k of each network, and the frame of images."""
-        shape, frame = self._row_shape, None
+        """Return what builds k of each network."""
+        shape, frame = self._row_shape, self._frame()
         if self._family(_ROLES) == "mlp":
             builders = table_networks(k, *shape, latent_dim, self._value("width"))
         else:
-            frame = Frame.of(shape)
+            widths = self._value("width"), self._value("max_width")
             rectified = self.preset == "paper"  # codes that may be anywhere are better
-            sizes = latent_dim, *self._widths(frame), rectified
-            networks = image_networks(frame, *sizes)
+            networks = image_networks(frame, latent_dim, *widths, rectified)
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
             shape = shape[0], *frame.sides(frame.finest)
         sizes = {
@@ -195,14 +336,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             "critic": (shape,),
             "encoder": (shape, latent_dim),
         }
-        return builders | self._own_builders(k, sizes), frame
-
-    def _widths(self, frame):
-        """Return the channels of the finest level, and the most of any."""
-        most = self._value("max_width")
-        if self.width == "auto" and self.preset == "paper":
-            return max(_PAPER_CHANNELS // max(frame.sides(frame.finest)), 1), most
-        return self._value("width"), most
+        return builders | self._own_builders(k, sizes)
 
     # Training
 
@@ -231,7 +365,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         grows = finest and not self._own_networks()
         first = min(self._value("first_level"), finest) if grows else finest
         phases = [
-            self._phase(net, level, fading, n_rows)
+            self._phase(level, fading, n_rows, level == first)
             for level in range(first, finest + 1)
             for fading in ((True, False) if level > first else (False,))
         ]
@@ -247,17 +381,20 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             phases = [*games, phases[-1]._replace(**alone)]
         return phases
 
-    def _phase(self, net, level, fading, n_rows):
+    def _phase(self, level, fading, n_rows, begins):
         finest, name = 0, "training"
-        if net.frame is not None:
-            finest = net.frame.finest
-            height, width = net.frame.sides(level)
+        if frame := self._frame():
+            finest, (height, width) = frame.finest, frame.sides(level)
             name = f"{height} x {width}" + (", fading in" if fading else "")
-        # Coarse images are cheap, and what is learned from them first has to be right.
-        most = max(_LARGEST_BATCH, self.batch_size)
-        batch_size = min(self.batch_size * 2 ** (finest - level), most)
-        last = level == finest and not fading
-        steps = self._value("last_epochs" if last else "max_epochs")
+        full = self._value("batch_size")
+        most = max(self._value("largest_batch"), full)
+        batch_size = min(full * 2 ** (finest - level), most)
+        if self.preset == "paper" and frame:
+            steps = _PAPER_EPOCHS * max(n_rows // batch_size, 1)
+        elif level == finest and not fading:
+            steps = self._value("last_epochs")
+        else:
+            steps = self._value("first_epochs" if begins else "max_epochs")
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
         return Phase(level, fading, batch_size, **plan, name=name)
 

@@ -11,9 +11,9 @@ from ..objectives import origin_distance
 
 #: Share of the training rows that are left out as too far, time and again, when the
 #: bulk of the codes is found, and how often.
-_LEFT_OUT, _ROUNDS = 0.1, 5
+_LEFT_OUT, _ROUNDS = 0.2, 5
 #: The part of the covariance of codes that is the same in all directions.
-_SHARE_OF_VARIANCE = 1e-3
+_SHARE_OF_VARIANCE = 0.1
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
 _QUARTILES = torch.tensor([0.25, 0.5, 0.75])
 
@@ -95,7 +95,7 @@ class Abnormality(nn.Module):
 def bulk_of(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of most codes, and the inverse of their covariance.
 
-    Anomalies among the rows would make room for themselves: the tenth of the codes
+    Anomalies among the rows would make room for themselves: the fifth of the codes
     that is furthest away is left out, time and again.
 
     Parameters

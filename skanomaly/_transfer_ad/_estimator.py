@@ -41,7 +41,7 @@ _SATURATED = 0.01, 0.99
 
 @describe_common(
     auto_steps="300 (tables, images) or 200 (clips)",
-    batch_size="32",
+    batch_size="int, default=32",
     auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
     "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
     roles='``{"encoder": f, "decoder": d, "classifier": c}``, where '

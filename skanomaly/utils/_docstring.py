@@ -12,7 +12,7 @@ PARAMETERS = {
         'Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the '
         "number of rows; an epoch of a larger data set is then cut after that many."
     ),
-    "batch_size : int, default={batch_size}": "Rows per optimiser step, at least 2.",
+    "batch_size : {batch_size}": "Rows per optimiser step, at least 2.{auto_batch}",
     'lr : float or "auto", default="auto"': (
         "Learning rate at the start, above 0. {auto_lr}"
     ),
@@ -100,7 +100,8 @@ def describe_common(**values: str):
                 ("parameters", PARAMETERS),
                 ("attributes", ATTRIBUTES),
             ):
-                block = "\n".join(_entry(*item, values) for item in entries.items())
+                texts = {"auto_batch": "", **values}
+                block = "\n".join(_entry(*item, texts) for item in entries.items())
                 cls.__doc__ = cls.__doc__.replace(f"    %(common_{name})s", block)
         return cls
 
