@@ -50,7 +50,7 @@ _PAPER_EPOCHS = 4
     width="Hidden units for tables; for images channels at the finest resolution, "
     'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, or with '
     '``preset="paper"`` 16384 over the longer side.',
-    auto_offset="the median of the training scores less five times its distance to "
+    auto_offset="the median of the training scores less three times its distance to "
     "their first quartile",
 )
 class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
@@ -420,6 +420,10 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             )
 
     # Scores, codes, rows
+
+    def _auto_offset(self, scores):
+        low, middle = np.percentile(scores, [25, 50])  # of logarithms, with short tails
+        return float(middle - 3 * (middle - low))
 
     def _score_batch(self, batch):
         return -self.net_.abnormality_(
