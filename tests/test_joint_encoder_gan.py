@@ -251,7 +251,7 @@ def test_standardised_terms_count_alike():
     figures = Figures(1e-3 * torch.rand(500, generator=rng), codes)
     for distance in ("origin", "mahalanobis"):
         score = Abnormality(1, 3)
-        score.adapt(figures, distance)
+        score.adapt(figures, distance, 0.2)
         ranks = [
             score(figures, lam, distance, True).argsort().argsort().double()
             for lam in (0.0, 0.5, 1.0)
@@ -269,11 +269,11 @@ def test_the_bulk_of_codes_does_not_make_room_for_outliers():
     rng = torch.Generator().manual_seed(0)
     clean = torch.randn(950, 2, generator=rng).double()
     odd = torch.tensor([40.0, 0.0]).double() + clean[:50]
-    mean, precision = bulk_of(torch.cat([clean, odd]))
+    mean, precision = bulk_of(torch.cat([clean, odd]), 0.2)
     assert mean.abs().max() < 0.2  # with the outliers, 2
     # A fifth left out makes what is kept narrower; outliers would make it 9 wide.
     assert 0.5 < float(precision[0, 0]) ** -0.5 < 1.1
-    assert torch.isfinite(bulk_of(torch.zeros(5, 2).double())[1]).all()
+    assert torch.isfinite(bulk_of(torch.zeros(5, 2).double(), 0.2)[1]).all()
 
 
 # The optimiser ------------------------------------------------------------------------
@@ -577,16 +577,9 @@ def test_the_direction_of_the_norm_is_measured_and_warned_about(share, monkeypat
 
     detector = JointEncoderGAN(distance="origin")
     detector._row_shape = (4,)
-    detector.net_ = type(
-        "Net",
-        (),
-        {
-            "draw": lambda self, n, seed: "made",
-            "encoder_": lambda self, rows: codes_of(True),
-            "coded": lambda self, rows: codes_of(False),
-        },
-    )()
-    held_out = Rows(np.zeros((2000, 4)))
+    made = type("Net", (), {"codes_of_made": lambda self, n, seed: codes_of(True)})
+    detector.net_ = made()
+    held_out = codes_of(False)
     if share < 0.5:
         with pytest.warns(NormDirectionWarning, match="longer codes"):
             detector._compare_norms(held_out, 0)

@@ -24,11 +24,13 @@ from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
-from ._score import Abnormality
+from ._score import Abnormality, Figures
 
 _ROLES = "generator", "critic", "encoder"
 #: Rows that are enough to learn from what is usual, and to compare norms on.
 _ENOUGH = 5000
+#: Share of the training rows without which the bulk of the codes is found.
+_LEFT_OUT = 0.2
 #: Below this, the norm of codes points the other way.
 _MISLEADS = 0.5
 #: Epochs of each phase in the paper: 32 in all, 4 at full resolution.
@@ -91,7 +93,8 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         term; "rms" is :math:`\sqrt{N_X}`. "auto" is "rms", or as `preset` says.
     distance : {"auto", "mahalanobis", "origin"}, default="auto"
         What is measured on codes: the distance from the bulk of those of the training
-        rows, or how near they are to the origin (eq. 4). "auto" is "mahalanobis", or
+        rows, of which the furthest fifth, or `contamination` if that is more, is left
+        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis", or
         as `preset` says. With "origin", a
         :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
         to be the normal ones; the sign is never changed.
@@ -348,9 +351,23 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
             stage = train_phases, net, train, phases, self._value("averaging")
             (self.net_,) = self._cached(*stage, callbacks=callbacks)
         self._record(training=self.net_)
-        usual = self.net_.figures_of(train, self._value("residual_norm"), _ENOUGH)
-        self.net_.abnormality_.adapt(usual, self._value("distance"))
-        self._compare_norms(held_out, seed)
+        # Most rows are normal; as many as are not must not say what is.
+        share = _LEFT_OUT if self.contamination == "auto" else self.contamination
+        usual = self._figures_of(train), self._value("distance")
+        self.net_.abnormality_.adapt(*usual, max(share, _LEFT_OUT))
+        self._compare_norms(self._figures_of(held_out).codes, seed)
+
+    def _figures_of(self, rows):
+        """Return the figures of the first rows, as many as are enough."""
+        index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
+
+        def figures_of_batch(batch):
+            residuals, codes = self._figures(batch)
+            return torch.cat([residuals[:, None], codes.transpose(0, 1).flatten(1)], 1)
+
+        table = torch.from_numpy(self._map_rows(figures_of_batch, rows.take(index)))
+        codes = table[:, 1:].unflatten(1, (self.net_.n_copies, -1)).transpose(0, 1)
+        return Figures(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
     def _phases(self, net, n_rows):
         """Return the phases that are left to train."""
@@ -399,15 +416,12 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         return Phase(level, fading, batch_size, **plan, name=name)
 
     def _compare_norms(self, held_out, seed):
-        """Measure whether the norm of codes is a cue, and warn where it misleads."""
-        held_out = held_out.head(_ENOUGH)
-        net, n = self.net_, len(held_out)
-        with torch.inference_mode():
-            made = net.draw(n, seed)
-            codes = net.encoder_(made), net.coded(held_out)
-            distances = torch.cat([origin_distance(part) for part in codes], 1)
+        """Measure whether held-out rows have shorter codes than generated ones."""
+        n = held_out.shape[1]
+        made = self.net_.codes_of_made(n, seed)
+        far = origin_distance(torch.cat([made, held_out], 1)).numpy(force=True)
         y = np.repeat([0, 1], n)
-        each = [roc_auc_score(y, far) for far in distances.numpy(force=True)]
+        each = [roc_auc_score(y, far_of_game) for far_of_game in far]
         self.norm_auroc_ = float(np.mean(each))
         counts = self._value("distance") == "origin" and self._value("lam") < 1
         if counts and self.norm_auroc_ < _MISLEADS:

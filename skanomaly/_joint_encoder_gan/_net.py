@@ -18,7 +18,6 @@ from ..engine import (
     AverageWeights,
     MomentumFreeAdam,
     Player,
-    Rows,
     input_gradient,
 )
 from ..objectives import (
@@ -34,8 +33,8 @@ from ._score import Figures
 
 #: Weights of the gradient penalty and of the critic's drift.
 _PENALTY, _DRIFT = 10.0, 1e-3
-#: Rows whose figures are taken at once.
-_AT_ONCE = 512
+#: Rows that are generated at once.
+_AT_ONCE = 64
 
 
 class Phase(NamedTuple):
@@ -169,7 +168,9 @@ class JointNet(AlternatingNet):
         self.rng_ = torch.Generator(self.device).manual_seed(seed)
         noise = self.draw_noise(n)
         del self.rng_
-        return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
+        return torch.cat(
+            [self.generator_(part) for part in noise.split(_AT_ONCE, 1)], 1
+        )
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) of the size of the data, prepared, for each game."""
@@ -204,12 +205,10 @@ class JointNet(AlternatingNet):
         return Figures(far.unflatten(0, codes.shape[:2]).mean(0), codes)
 
     @torch.no_grad()
-    def figures_of(self, rows: Rows, residual_norm: str, most: int) -> Figures:
-        """Return the figures of the first rows, `most` at most."""
-        index = torch.arange(min(most, len(rows)), device=rows.device)
-        parts = [self.figures(rows[i], residual_norm) for i in index.split(_AT_ONCE)]
-        far, codes = zip(*parts, strict=True)
-        return Figures(torch.cat(far), torch.cat(codes, 1))
+    def codes_of_made(self, n: int, seed: int) -> Tensor:
+        """Return the codes of n generated rows of each game, (k, n, l)."""
+        made = self.draw(n, seed).split(_AT_ONCE, 1)
+        return torch.cat([self.encoder_(part) for part in made], 1)
 
     # Growth
 

@@ -97,7 +97,8 @@ class Frame(NamedTuple):
         (top, bottom), (left, right) = self._margins()
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom), mode="replicate")
-        return F.avg_pool2d(images, 2 ** (self.finest - level))
+        factor = 2 ** (self.finest - level)
+        return F.avg_pool2d(images, factor) if factor > 1 else images
 
     def enlarged(self, images: Tensor, level: int) -> Tensor:
         """Return images of a level in the size of the data."""

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..objectives import origin_distance
 
-#: Share of the training rows that are left out as too far, time and again, when the
-#: bulk of the codes is found, and how often.
-_LEFT_OUT, _ROUNDS = 0.2, 5
+#: How often the bulk of the codes is found, each time without what is far from it.
+_ROUNDS = 5
 #: The part of the covariance of codes that is the same in all directions.
 _SHARE_OF_VARIANCE = 0.1
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
@@ -56,10 +55,10 @@ class Abnormality(nn.Module):
         self.register_buffer("spread", torch.ones(2, 1))
 
     @torch.no_grad()
-    def adapt(self, figures: Figures, distance: str) -> None:
-        """Learn from rows what is usual; most of them have to be normal."""
-        for k, codes in enumerate(figures.codes.double()):
-            self.centre[k], self.precision[k] = bulk_of(codes)
+    def adapt(self, figures: Figures, distance: str, left_out: float) -> None:
+        """Learn from rows what is usual; a share of them may be anomalous."""
+        for k, codes in enumerate(figures.codes.cpu().double()):
+            self.centre[k], self.precision[k] = bulk_of(codes, left_out)
         logs = self.logs(self.terms(figures, distance), distance)
         low, middle, high = torch.quantile(logs, _QUARTILES.to(logs), 1, keepdim=True)
         self.location.copy_(middle)
@@ -92,16 +91,18 @@ class Abnormality(nn.Module):
         return lam * residual + (1 - lam) * far
 
 
-def bulk_of(codes: Tensor) -> tuple[Tensor, Tensor]:
+def bulk_of(codes: Tensor, left_out: float) -> tuple[Tensor, Tensor]:
     """Return the mean of most codes, and the inverse of their covariance.
 
-    Anomalies among the rows would make room for themselves: the fifth of the codes
-    that is furthest away is left out, time and again.
+    Anomalies among the rows would make room for themselves: those that are furthest
+    away are left out, time and again.
 
     Parameters
     ----------
     codes : Tensor of shape (n, l), float64
         Codes of training rows.
+    left_out : float
+        Share of the codes to leave out, in [0, 1).
 
     Returns
     -------
@@ -120,5 +121,5 @@ def bulk_of(codes: Tensor) -> tuple[Tensor, Tensor]:
         precision = torch.linalg.inv(covariance)
         centred = codes - mean
         squares = ((centred @ precision) * centred).sum(1)
-        kept = codes[squares <= torch.quantile(squares, 1 - _LEFT_OUT)]
+        kept = codes[squares <= torch.quantile(squares, 1 - left_out)]
     return mean, precision
