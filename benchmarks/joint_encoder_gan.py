@@ -147,7 +147,7 @@ IMAGES = [
     *cells(["untrained"], [0.05], range(1, 5), fashion_mnist=CLASSES["fashion_mnist"]),
 ]
 CARS = {"seed": range(3), "contamination": [0.0, 0.02]}
-PAPER = {"preset": "paper", "batch_size": 64}
+PAPER = {"preset": "paper"}
 
 EXPERIMENTS = [
     Experiment("joint_encoder_gan_images", one_class, IMAGES),

@@ -44,6 +44,7 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
 # Examples whose data are not there are shown, and not run.
 EXAMPLES_WITH_DATA = {
+    "contaminated_images": ("fashion_mnist.npz",),
     "transfer_digits": ("mnist.npz", "usps.npz"),
     "transfer_video": ("ucsd_ped2.npz",),
 }

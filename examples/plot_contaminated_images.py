@@ -90,9 +90,9 @@ for row, (kind, images) in zip(axes, rows, strict=True):
         show(ax, image[0], kind)
 
 # %%
-# The generator has learned the outlines of bags, without handles and without detail.
-# That is as far as a small network gets in a minute. No trousers and no shirts are
-# among its images: it makes what is frequent.
+# The generator has learned the outlines of bags, mostly without handles and without
+# detail. That is as far as a small network gets in a minute; some of its images are in
+# tatters. None is clearly a shoe or a pair of trousers: it makes what is frequent.
 #
 # Coefficients of codes, and their norm
 # -------------------------------------

@@ -39,8 +39,8 @@ class SaturatedWeightsWarning(UserWarning):
 
 
 class NormDirectionWarning(UserWarning):
-    """Codes are no shorter where a detector takes short ones for anomalous.
+    """The length of codes may point the wrong way.
 
-    Held-out rows have longer codes than generated ones, which the encoder was trained
-    on; the cue that anomalies have short codes may point the wrong way.
+    A detector takes rows with short codes for anomalous, but rows that its encoder was
+    not trained on have the longer ones.
     """

@@ -251,7 +251,7 @@ def test_standardised_terms_count_alike():
     figures = Figures(1e-3 * torch.rand(500, generator=rng), codes)
     for distance in ("origin", "mahalanobis"):
         score = Abnormality(1, 3)
-        score.adapt(figures, distance, 0.2)
+        score.adapt(figures, 0.2)
         ranks = [
             score(figures, lam, distance, True).argsort().argsort().double()
             for lam in (0.0, 0.5, 1.0)

@@ -24,7 +24,7 @@ from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
-from ._score import Abnormality, Figures
+from ._score import DISTANCES, Abnormality, Figures
 
 _ROLES = "generator", "critic", "encoder"
 #: Rows that are enough to learn from what is usual, and to compare norms on.
@@ -33,7 +33,7 @@ _ENOUGH = 5000
 _LEFT_OUT = 0.2
 #: Below this, the norm of codes points the other way.
 _MISLEADS = 0.5
-#: Epochs of each phase in the paper: 32 in all, 4 at full resolution.
+#: Epochs of each phase in the paper, as at full resolution.
 _PAPER_EPOCHS = 4
 
 
@@ -41,17 +41,18 @@ _PAPER_EPOCHS = 4
     auto_steps="600 (tables), or for images 200 at the first resolution, 75 in each "
     "phase of growth and 250 in the last,",
     batch_size='int or "auto", default="auto"',
-    auto_batch=' For images, those at the finest resolution. "auto" is 32 for tables '
-    'and 16 for images, or with ``preset="paper"`` 2048 over the longer side.',
-    auto_lr='"auto" is 1e-3 for tables, and 3e-3 for images, or as `preset` says 1e-3.',
+    auto_batch=' For images, those at the finest resolution. "auto" is 32 for tables, '
+    '16 for images, and 2048 over the longer side for images with ``preset="paper"``.',
+    auto_lr='"auto" is 1e-3 for tables, 3e-3 for images, and 1e-3 for images with '
+    '``preset="paper"``.',
     roles='``{"generator": g, "critic": d, "encoder": e}``, where '
     "``g(latent_dim, shape)`` returns a module that maps (n, latent_dim) to "
     "(n, \\*shape), ``d(shape)`` one that maps (n, \\*shape) to (n,), and "
     "``e(shape, latent_dim)`` one that maps (n, \\*shape) to (n, latent_dim). Images "
     "have been padded, 28 x 28 to 32 x 32 for one, and nothing grows then",
     width="Hidden units for tables; for images channels at the finest resolution, "
-    'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, or with '
-    '``preset="paper"`` 16384 over the longer side.',
+    'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, and 16384 over '
+    'the longer side for images with ``preset="paper"``.',
     auto_offset="the median of the training scores less three times its distance to "
     "their first quartile",
 )
@@ -74,33 +75,35 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
     without brightness and contrast (eqs 2 and 3), and where its code lies,
 
     .. math:: a = \lambda \, \frac{1}{N_X} \|w(x) - w(G(E(x)))\|_2
-              + (1 - \lambda) \, L(E(x)),
+              + (1 - \lambda) \, L(E(x))
 
-    in the paper :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are
-    anomalous. Nothing in the training moves the length of codes, since G sees their
-    direction alone, and it is different from data to data which of them are short. By
-    default L is the Mahalanobis distance of a code from the bulk of the codes of
-    training rows, and both terms are put on one scale.
+    By default L is the Mahalanobis distance of a code from the bulk of the codes of
+    training rows, and both terms are put on one scale. In the paper it is
+    :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are anomalous. Nothing in
+    the training moves the length of codes, since G sees their direction alone, and
+    which rows have short ones differs from data to data.
 
     Parameters
     ----------
     lam : float or "auto", default="auto"
-        Weight of the residual in the score (eq. 5), in [0, 1]. "auto" is 0.25, or with
-        ``preset="paper"`` 0.05.
+        Weight of the residual in the score (eq. 5), in [0, 1]. "auto" is 0.25, and
+        0.05 with ``preset="paper"``.
     residual_norm : {"auto", "paper", "rms"}, default="auto"
         What the norm of a residual is divided by: "paper" is the number of pixels
         :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
-        term; "rms" is :math:`\sqrt{N_X}`. "auto" is "rms", or as `preset` says.
+        term; "rms" is :math:`\sqrt{N_X}`. "auto" is "rms", and "paper" with
+        ``preset="paper"``.
     distance : {"auto", "mahalanobis", "origin"}, default="auto"
         What is measured on codes: the distance from the bulk of those of the training
         rows, of which the furthest fifth, or `contamination` if that is more, is left
-        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis", or
-        as `preset` says. With "origin", a
+        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis",
+        and "origin" with ``preset="paper"``. With "origin", a
         :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
         to be the normal ones; the sign is never changed.
     standardize : bool or "auto", default="auto"
         Whether the terms are replaced by their logarithms, less the median and over
-        the interquartile range of training rows. "auto" is True, or as `preset` says.
+        the interquartile range of training rows. "auto" is True, and False
+        with ``preset="paper"``.
     encoder_loss : {"image", "latent"}, default="image"
         What the encoder minimises: the difference of images (eq. 6) or that of codes,
         :math:`\|z - E(G(z))\|_1` (eq. 7).
@@ -117,23 +120,24 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         from 257 columns on (2048 / d).
     averaging : float or "auto", default="auto"
         In [0, 1): the share of itself that the moving average of the weights keeps at
-        each step of the last phase. The average is what scores. "auto" is 0.99, or
-        as `preset` says 0.999.
+        each step of the last phase. The average is what scores. "auto" is 0.99, and
+        0.999 for images with ``preset="paper"``.
     preset : {"paper"} or None, default=None
         "paper" makes "auto" stand for the paper's networks and score: codes of 512
-        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels, four
-        epochs in each phase, eqs 2 to 5 as printed. On images of 32 x 32 these are 62
-        million parameters, for a GPU; the paper has ``batch_size=64`` there.
+        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
+        from 8 x 8, four epochs in each phase, eqs 2 to 5 as printed. On images of
+        32 x 32 these are 62 million parameters, for a GPU. For tables it is the score
+        alone.
     max_width : int or "auto", default="auto"
-        The most channels at any resolution of images. "auto" is 64, or as `preset`
-        says 512.
+        The most channels at any resolution of images. "auto" is 64, and 512 with
+        ``preset="paper"``.
     memory : str or joblib.Memory, default=None
         Where to keep the trained networks, so that fits which differ only in the
         score (`lam`, `residual_norm`, `distance`, `standardize`) share them. Needs an
         integer `random_state`.
     latent_dim : int or "auto", default="auto"
-        Length of noise and codes. "auto" is 16 for tables, 64 for images, or as
-        `preset` says 512.
+        Length of noise and codes. "auto" is 16 for tables, 64 for images, and 512 for
+        images with ``preset="paper"``.
     %(common_parameters)s
 
     Attributes
@@ -141,7 +145,8 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
     norm_auroc_ : float
         Share of the pairs of a generated row and a held-out one in which the held-out
         one, on which the encoder was not trained, has the shorter code, in [0, 1]. The
-        paper's cue, short codes for what is unusual, wants it above 0.5.
+        paper's cue, short codes for what is unusual, wants it above 0.5; but both kinds
+        are mostly normal, so that it is no proof either way.
     %(common_attributes)s
 
     See Also
@@ -151,14 +156,16 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
 
     Notes
     -----
-    In each phase, `max_epochs` passes are made over the data. A batch is twice as
-    large at each coarser resolution, up to 128 rows. ``history_`` names the phase of
-    each epoch as its stage, "16 x 16, fading in" for one.
+    Images grow from 8 pixels on the longer side, 28 x 28 for one in five phases: 8, 16
+    fading in, 16, 32 fading in, 32. In each, `max_epochs` passes are made over the
+    data. A batch is twice as large at each coarser resolution, up to 32 rows, or 128
+    with ``preset="paper"``. ``history_`` names the phase of each epoch as its stage,
+    "16 x 16, fading in" for one.
 
     References
     ----------
     .. [1] A. Berg, M. Felsberg and J. Ahlberg, "Unsupervised adversarial learning of
-       anomaly detection in the wild", ECAI 2020.
+       anomaly detection in the wild", 2019.
     .. [2] T. Karras, T. Aila, S. Laine and J. Lehtinen, "Progressive growing of GANs
        for improved quality, stability, and variation", ICLR 2018.
 
@@ -211,7 +218,7 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         **BaseDeepDetector._parameter_constraints,
         "lam": [sk.Interval(sk.Real, 0, 1, closed="both"), sk.AUTO],
         "residual_norm": [sk.StrOptions({"auto", "paper", "rms"})],
-        "distance": [sk.StrOptions({"auto", "mahalanobis", "origin"})],
+        "distance": [sk.StrOptions({"auto", *DISTANCES})],
         "standardize": ["boolean", sk.AUTO],
         "encoder_loss": [sk.StrOptions({"image", "latent"})],
         "encoder_training": [sk.StrOptions({"joint", "separate"})],
@@ -353,8 +360,8 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         self._record(training=self.net_)
         # Most rows are normal; as many as are not must not say what is.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
-        usual = self._figures_of(train), self._value("distance")
-        self.net_.abnormality_.adapt(*usual, max(share, _LEFT_OUT))
+        usual = self._figures_of(train)
+        self.net_.abnormality_.adapt(usual, max(share, _LEFT_OUT))
         self._compare_norms(self._figures_of(held_out).codes, seed)
 
     def _figures_of(self, rows):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..objectives import origin_distance
 
+#: What may be measured on codes.
+DISTANCES = "mahalanobis", "origin"
 #: How often the bulk of the codes is found, each time without what is far from it.
 _ROUNDS = 5
 #: The part of the covariance of codes that is the same in all directions.
@@ -48,46 +50,48 @@ class Abnormality(nn.Module):
 
     def __init__(self, n_copies: int, latent_dim: int):
         super().__init__()
-        k, n = n_copies, latent_dim
+        k, n, n_terms = n_copies, latent_dim, 1 + len(DISTANCES)
         self.register_buffer("centre", torch.zeros(k, 1, n))
         self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
-        self.register_buffer("location", torch.zeros(2, 1))
-        self.register_buffer("spread", torch.ones(2, 1))
+        self.register_buffer("location", torch.zeros(n_terms, 1))
+        self.register_buffer("spread", torch.ones(n_terms, 1))
 
     @torch.no_grad()
-    def adapt(self, figures: Figures, distance: str, left_out: float) -> None:
+    def adapt(self, figures: Figures, left_out: float) -> None:
         """Learn from rows what is usual; a share of them may be anomalous."""
         for k, codes in enumerate(figures.codes.cpu().double()):
             self.centre[k], self.precision[k] = bulk_of(codes, left_out)
-        logs = self.logs(self.terms(figures, distance), distance)
+        logs = self.logs(self.all_terms(figures))
         low, middle, high = torch.quantile(logs, _QUARTILES.to(logs), 1, keepdim=True)
         self.location.copy_(middle)
         self.spread.copy_((high - low).clamp(min=_LEAST_SPREAD))
 
     def terms(self, figures: Figures, distance: str) -> Tensor:
-        """Return residual and distance of each row, (2, n): means over the games."""
-        if distance == "origin":
-            far = origin_distance(figures.codes)
-        else:
-            centred = figures.codes - self.centre
-            squares = ((centred @ self.precision) * centred).sum(2)
-            far = (squares / centred.shape[2]).clamp(min=0).sqrt()
-        return torch.stack([figures.residual, far.mean(0)])
+        """Return residual and distance of each row, (2, n)."""
+        return self.all_terms(figures)[[0, 1 + DISTANCES.index(distance)]]
+
+    def all_terms(self, figures: Figures) -> Tensor:
+        """Return the residual and both distances, (3, n): means over the games."""
+        centred = figures.codes - self.centre
+        squares = ((centred @ self.precision) * centred).sum(2)
+        far = (squares / centred.shape[2]).clamp(min=0).sqrt()
+        origin = origin_distance(figures.codes)
+        return torch.stack([figures.residual, far.mean(0), origin.mean(0)])
 
     @staticmethod
-    def logs(terms: Tensor, distance: str) -> Tensor:
-        """Return logarithms that grow as the terms do; eq. 4 is below 0."""
-        logs = terms.abs().clamp(min=_TINY).log()
-        return logs * logs.new_tensor([[1], [-1 if distance == "origin" else 1]])
+    def logs(terms: Tensor) -> Tensor:
+        """Return logarithms that grow as the terms do; eq. 4, the last, is below 0."""
+        signs = terms.new_tensor([[1], [1], [-1]])
+        return terms.abs().clamp(min=_TINY).log() * signs
 
     def forward(
         self, figures: Figures, lam: float, distance: str, standardized: bool
     ) -> Tensor:
         """Return the score of each row, (n,)."""
-        terms = self.terms(figures, distance)
+        terms = self.all_terms(figures)
         if standardized:
-            terms = (self.logs(terms, distance) - self.location) / self.spread
-        residual, far = terms
+            terms = (self.logs(terms) - self.location) / self.spread
+        residual, far = terms[[0, 1 + DISTANCES.index(distance)]]
         return lam * residual + (1 - lam) * far
 
 
