@@ -125,9 +125,10 @@ class PlainTower(nn.Module):
 
 
 class Straightforward:
-    """The game by hand."""
+    """The game by hand, with the gradient penalty on a share of each batch."""
 
-    def __init__(self, latent_dim, channels, n_colours, device):
+    def __init__(self, latent_dim, channels, n_colours, device, penalised):
+        self.penalised = penalised
         c = channels
         critic = PlainTower(c, n_colours, c[0], Dense(c[0], 1, 1.0))
         self.g = PlainGenerator(latent_dim, c, n_colours).to(device)
@@ -147,9 +148,9 @@ class Straightforward:
         coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2)
         real = torch.lerp(real, coarse, lod)
         made = g(noise(), lod).detach()
-        half = n // 2  # as the package does
-        share = torch.rand(half, 1, 1, 1, device=real.device)
-        points = torch.lerp(real[:half], made[:half], share).requires_grad_()
+        k = round(n * self.penalised)
+        share = torch.rand(k, 1, 1, 1, device=real.device)
+        points = torch.lerp(real[:k], made[:k], share).requires_grad_()
         slope = torch.autograd.grad(d(points, lod).sum(), points, create_graph=True)[0]
         on_data = d(real, lod)
         loss = d(made, lod).mean() - on_data.mean()
@@ -206,15 +207,21 @@ def compare(
         device=device,
     )
     channels = channels_of(frame, width, 512)
-    plain = Straightforward(latent_dim, channels, n_colours, device)
+    # The package takes half of each batch for the penalty, the authors all of it.
+    sizes = latent_dim, channels, n_colours, device
+    plain = {
+        "plain": Straightforward(*sizes, penalised=1.0),
+        "plain, half a penalty": Straightforward(*sizes, penalised=0.5),
+    }
     phase = Phase(frame.finest, fading, batch_size, 1, n_steps, "32 x 32")
 
-    def by_hand():
+    def by_hand(way):
         order = torch.randperm(len(rows), device=rows.device)
         for k, index in enumerate(order.chunk(n_steps)):
-            plain.step(rows[index], 1 - k / n_steps if fading else 0.0)
+            way.step(rows[index], 1 - k / n_steps if fading else 0.0)
 
-    ways = {"package": lambda: net.run(rows, phase=phase), "plain": by_hand}
+    ways = {"package": lambda: net.run(rows, phase=phase)}
+    ways |= {name: partial(by_hand, way) for name, way in plain.items()}
     seconds = {name: [] for name in ways}
     for _ in range(n_rounds + 1):
         for name, way in ways.items():
@@ -223,17 +230,16 @@ def compare(
             if device != "cpu":
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
-    pairs = zip(seconds["plain"][1:], seconds["package"][1:], strict=True)
-    ours = [net._optimizer(name) for name in net.players()]
-    return {
-        **{
-            f"{name}, ms per step": median(values[1:]) / n_steps * 1e3
-            for name, values in seconds.items()
-        },
-        "plain / package": median(plain / ours for plain, ours in pairs),
-        "optimiser memory, package / plain": held_by(ours)
-        / held_by(plain.optimizers.values()),
+    figures = {
+        f"{name}, ms per step": median(values[1:]) / n_steps * 1e3
+        for name, values in seconds.items()
     }
+    for name in plain:
+        pairs = zip(seconds[name][1:], seconds["package"][1:], strict=True)
+        figures[f"{name} / package"] = median(other / ours for other, ours in pairs)
+    ours = held_by(net._optimizer(name) for name in net.players())
+    theirs = held_by(plain["plain"].optimizers.values())
+    return figures | {"optimiser memory, package / plain": ours / theirs}
 
 
 SIZES = {"n_colours": [1], "batch_size": [32], "fading": [False, True]}

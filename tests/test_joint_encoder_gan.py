@@ -18,6 +18,7 @@ from skanomaly._joint_encoder_gan._networks import (
     DownConv,
     EqualConv,
     EqualLinear,
+    EqualPoint,
     Frame,
     Generator,
     MinibatchSpread,
@@ -114,6 +115,14 @@ def test_weights_are_scaled_when_used():
     by_hand = F.conv2d(x, conv.weight * 2**0.5 / (6 * 9) ** 0.5, padding=1)
     torch.testing.assert_close(conv(x), by_hand)
     assert 0.8 < EqualLinear(50, 50).weight.std() < 1.2
+
+
+@pytest.mark.parametrize("n_colours", [1, 3])
+def test_a_convolution_of_one_pixel_leaves_channels_last(n_colours):
+    point, x = EqualPoint(n_colours, 8), torch.randn(2, n_colours, 5, 5)
+    kernel = (point.weight * point.scale)[:, :, None, None]
+    torch.testing.assert_close(point(x), F.conv2d(x, kernel, point.bias))
+    assert point(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_fused_convolutions_are_their_two_steps():

@@ -141,6 +141,7 @@ GROWING_STEP = (
     Value("package, ms per step", "Package, ms per step", middle(0)),
     Value("plain, ms per step", "Straightforward, ms per step", middle(0)),
     Value("plain / package", "Ratio", middle(2)),
+    Value("plain, half a penalty / package", "Ratio, same penalty", middle(2)),
     Value("optimiser memory, package / plain", "Memory of the optimisers", middle(2)),
 )
 GROWN = (
