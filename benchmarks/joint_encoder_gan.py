@@ -62,12 +62,14 @@ def auroc_of_terms(detector, X, is_anomaly):
     residuals, distances = detector.score_terms(X).T
     codes = detector.encode(X)
     origin = -np.linalg.norm(codes, axis=1) / codes.shape[1] ** 0.5
+    errors = detector.reconstruct(X).astype(np.float64) - X
     n_numbers = np.prod(X.shape[1:])
     if detector.residual_norm != "paper" and detector.preset is None:
         residuals = residuals / n_numbers**0.5  # as eq. 2 has it
     scores = {
         "both": -detector.score_samples(X),
         "residual": residuals,
+        "residual, eq. 8": np.square(errors).sum((1, 2, 3)),
         "distance": distances,
         "origin distance": origin,
         "eq. 5": 0.05 * residuals + 0.95 * origin,
