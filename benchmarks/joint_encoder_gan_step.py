@@ -242,19 +242,16 @@ def compare(
     return figures | {"optimiser memory, package / plain": ours / theirs}
 
 
-SIZES = {"n_colours": [1], "batch_size": [32], "fading": [False, True]}
+SIZES = {"latent_dim": [64], "n_colours": [1], "batch_size": [32]}
+ROUNDS = {"n_steps": [3], "n_rounds": [7]}
 EXPERIMENTS = [
     Experiment(
         "joint_encoder_gan_step",
         compare,
-        grid(
-            width=[8, 32],
-            latent_dim=[64],
-            **SIZES,
-            n_threads=[1, 2],
-            n_steps=[3],
-            n_rounds=[7],
-        ),
+        [
+            *grid(width=[8], **SIZES, fading=[False, True], n_threads=[1, 2], **ROUNDS),
+            *grid(width=[32], **SIZES, fading=[False], n_threads=[1], **ROUNDS),
+        ],
         alone=True,
     ),
     Experiment(
@@ -263,7 +260,9 @@ EXPERIMENTS = [
         grid(
             width=[512],
             latent_dim=[512],
-            **SIZES | {"n_colours": [3]},
+            n_colours=[3],
+            batch_size=[64],
+            fading=[False, True],
             n_threads=[8],
             n_steps=[20],
             n_rounds=[7],
