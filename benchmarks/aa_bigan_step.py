@@ -8,7 +8,6 @@ after each step; it does so in torch's usual memory format.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from statistics import median
 
@@ -23,6 +22,7 @@ from skanomaly.engine import Rows
 from skanomaly.networks import SideBySide
 
 from .runner import Experiment, grid
+from .timing import interleaved, milliseconds_per_step, ratios
 
 LATENT_DIM, WIDTH, LR = 100, 32, 1e-4
 A, B, C = 1.0, 0.0, 0.75
@@ -127,21 +127,10 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
     ways = {"package": lambda: net.run(rows, known=known, **plan(n_steps))}
     for name, script in scripts.items():
         ways[name] = lambda script=script: by_hand(script, rows, known, n_steps)
-    seconds = {name: [] for name in ways}
-    for _ in range(n_rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    result = {
-        f"{name}, ms per step": median(values[1:]) / n_steps * 1e3
-        for name, values in seconds.items()
-    }
+    seconds = interleaved(ways, n_rounds, device)
+    result = milliseconds_per_step(seconds, n_steps)
     for name in scripts:
-        pairs = zip(seconds[name][1:], seconds["package"][1:], strict=True)
-        result[f"{name} / package"] = median(other / ours for other, ours in pairs)
+        result[f"{name} / package"] = median(ratios(seconds, name, "package"))
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from statistics import median
 
@@ -13,6 +12,7 @@ from torch import nn
 from skanomaly.engine import AlternatingNet, Player, Rows
 
 from .runner import Experiment, grid
+from .timing import interleaved, ratios
 
 N_COLUMNS, N_STEPS, N_ROUNDS = 32, 300, 15
 ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -65,19 +65,13 @@ def overhead(batch_size):
             module, optimizer, rows.resident, batch_size, N_STEPS
         ),
     }
-    seconds = {name: [] for name in ways}
-    for _ in range(N_ROUNDS + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    pairs = zip(seconds["engine"][1:], seconds["bare"][1:], strict=True)
-    ratios = sorted(engine / bare for engine, bare in pairs)
+    seconds = interleaved(ways, N_ROUNDS)
+    found = ratios(seconds, "engine", "bare")
     return {
-        "ratio": median(ratios),
-        "ratio_quartiles": [ratios[N_ROUNDS // 4], ratios[-N_ROUNDS // 4]],
-        "engine_us_per_step": median(seconds["engine"][1:]) / N_STEPS * 1e6,
-        "bare_us_per_step": median(seconds["bare"][1:]) / N_STEPS * 1e6,
+        "ratio": median(found),
+        "ratio_quartiles": [found[N_ROUNDS // 4], found[-N_ROUNDS // 4]],
+        "engine_us_per_step": median(seconds["engine"]) / N_STEPS * 1e6,
+        "bare_us_per_step": median(seconds["bare"]) / N_STEPS * 1e6,
     }
 
 

@@ -10,7 +10,6 @@ memory format. Memory is what the optimisers hold.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from itertools import pairwise
 from statistics import median
@@ -30,6 +29,7 @@ from skanomaly.engine import Rows
 from skanomaly.networks import SideBySide
 
 from .runner import Experiment, grid
+from .timing import interleaved, milliseconds_per_step, ratios
 
 LR, SLOPE = 1e-3, 0.2
 
@@ -222,21 +222,10 @@ def compare(
 
     ways = {"package": lambda: net.run(rows, phase=phase)}
     ways |= {name: partial(by_hand, way) for name, way in plain.items()}
-    seconds = {name: [] for name in ways}
-    for _ in range(n_rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    figures = {
-        f"{name}, ms per step": median(values[1:]) / n_steps * 1e3
-        for name, values in seconds.items()
-    }
+    seconds = interleaved(ways, n_rounds, device)
+    figures = milliseconds_per_step(seconds, n_steps)
     for name in plain:
-        pairs = zip(seconds[name][1:], seconds["package"][1:], strict=True)
-        figures[f"{name} / package"] = median(other / ours for other, ours in pairs)
+        figures[f"{name} / package"] = median(ratios(seconds, name, "package"))
     ours = held_by(net._optimizer(name) for name in net.players())
     theirs = held_by(plain["plain"].optimizers.values())
     return figures | {"optimiser memory, package / plain": ours / theirs}

@@ -5,7 +5,6 @@ The CPU profile is sized for two cores and forty minutes.
 
 from __future__ import annotations
 
-import time
 from statistics import median
 
 import numpy as np
@@ -17,6 +16,7 @@ from skanomaly.metrics import detector_roc_auc_score
 from . import domains
 from .domains import AUTOENCODERS, DETECTORS, Problem, detect, over_rates
 from .runner import Experiment, grid
+from .timing import interleaved, ratios
 
 RATES = [0.05, 0.15, 0.25, 0.35, 0.45]
 DIRECTIONS = ["mnist to usps", "usps to mnist"]
@@ -160,19 +160,13 @@ def scoring(kind, n_rows, n_rounds):
         "detector": lambda: detector.score_samples(X),
         "autoencoder": lambda: detector._compute(bare, X),
     }
-    seconds = {name: [] for name in ways}
-    for _ in range(n_rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    ratios = np.divide(seconds["detector"][1:], seconds["autoencoder"][1:])
+    seconds = interleaved(ways, n_rounds)
     return {
         **{
-            f"{name}, us per row": median(values[1:]) / n_rows * 1e6
+            f"{name}, us per row": median(values) / n_rows * 1e6
             for name, values in seconds.items()
         },
-        "ratio": float(np.median(ratios)),
+        "ratio": median(ratios(seconds, "detector", "autoencoder")),
     }
 
 

@@ -37,7 +37,7 @@ from .utils._sklearn_compat import (
     fit_context,
 )
 
-__all__ = ["BaseDeepDetector", "ReconstructionMixin"]
+__all__ = ["BaseDeepDetector", "ReconstructionMixin", "SamplingMixin"]
 
 _TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
@@ -397,11 +397,6 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             )
         return natural
 
-    def _sampling_seed(self, random_state):
-        """Return a seed for one call of ``sample``."""
-        chosen = self.random_state if random_state is None else random_state
-        return check_random_state(chosen).randint(2**31 - 1)
-
     def _side_by_side(self, wanted):
         """Return how many networks to train at once: "auto" is 8 or fewer, or 1."""
         if wanted != "auto":
@@ -569,6 +564,37 @@ class ReconstructionMixin:
 
     def _squared_errors(self, batch):
         return (batch - self._reconstruct_batch(batch)).square().sum(1)
+
+
+class SamplingMixin:
+    """For detectors with generators side by side.
+
+    A child writes ``_draw_rows(n, seed)``, which returns n scaled rows of each of k
+    generators, (k, n, ...).
+    """
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw rows from the model of normal rows.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many; each game makes its part of them.
+        random_state : int, RandomState instance or None, default=None
+            Draws the noise; None stands for the `random_state` of the detector.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+            In the units of the training data.
+        """
+        check_is_fitted(self)
+        n_per_game = ceil(n_samples / self.net_.n_copies)
+        chosen = self.random_state if random_state is None else random_state
+        seed = check_random_state(chosen).randint(2**31 - 1)
+        made = self._draw_rows(n_per_game, seed)
+        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
+        return self._unscaled(rows.numpy(force=True))
 
 
 def _shortened(y):

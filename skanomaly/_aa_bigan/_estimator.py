@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from .._base import BaseDeepDetector, ReconstructionMixin
+from .._base import BaseDeepDetector, ReconstructionMixin, SamplingMixin
 from ..engine import AlternatingNet, AverageWeights, KeepBest, LinearDecay, Player
 from ..networks import SideBySide
 from ..objectives import anomaly_aware_loss, least_squares_loss
@@ -216,7 +215,7 @@ class HeldOut(NamedTuple):
     auto_offset="the median of the training scores less five times its distance to "
     "their first quartile",
 )
-class AABiGAN(ReconstructionMixin, BaseDeepDetector):
+class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     r"""Bidirectional GAN that keeps away from known anomalies.
 
     A generator G and an encoder E learn the distribution of the normal rows, and
@@ -479,26 +478,10 @@ class AABiGAN(ReconstructionMixin, BaseDeepDetector):
         codes = self.net_.encoder_(self.net_.for_all(batch))
         return _resized(self.net_.generator_(codes).mean(0), self._row_shape[1:])
 
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw rows from the model of normal rows.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            How many; each game makes its part of them.
-        random_state : int, RandomState instance or None, default=None
-            Draws the noise; None stands for the `random_state` of the detector.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
-            In the units of the training data.
-        """
-        check_is_fitted(self)
-        n_per_game = -(-n_samples // self.net_.n_copies)
-        made = self.net_.draw(n_per_game, self._sampling_seed(random_state))
-        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
-        return self._unscaled(_resized(rows, self._row_shape[1:]).numpy(force=True))
+    def _draw_rows(self, n, seed):
+        made = self.net_.draw(n, seed)
+        rows = _resized(made.flatten(0, 1), self._row_shape[1:])
+        return rows.unflatten(0, made.shape[:2])
 
 
 def _resized(rows: Tensor, sides: tuple[int, ...]) -> Tensor:

@@ -14,9 +14,8 @@ from math import ceil
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from sklearn.utils.validation import check_is_fitted
 
-from .._base import BaseDeepDetector, ReconstructionMixin
+from .._base import BaseDeepDetector, ReconstructionMixin, SamplingMixin
 from ..exceptions import NormDirectionWarning
 from ..networks import SideBySide
 from ..objectives import origin_distance
@@ -56,7 +55,7 @@ _PAPER_EPOCHS = 4
     auto_offset="the median of the training scores less three times its distance to "
     "their first quartile",
 )
-class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
+class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     r"""Progressive GAN with a jointly trained encoder, for contaminated data.
 
     A generator G learns, against a critic D, what rows look like; an encoder E learns
@@ -483,24 +482,5 @@ class JointEncoderGAN(ReconstructionMixin, BaseDeepDetector):
         """
         return self._compute(self._terms_batch, X)
 
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw rows from the generator.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            How many; each game makes its part of them.
-        random_state : int, RandomState instance or None, default=None
-            Draws the noise; None stands for the `random_state` of the detector.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
-            In the units of the training data.
-        """
-        check_is_fitted(self)
-        net = self.net_
-        n_per_game = ceil(n_samples / net.n_copies)
-        made = net.draw(n_per_game, self._sampling_seed(random_state))
-        rows = net.shown(net.clip(made)).transpose(0, 1).flatten(0, 1)[:n_samples]
-        return self._unscaled(rows.numpy(force=True))
+    def _draw_rows(self, n, seed):
+        return self.net_.shown(self.net_.clip(self.net_.draw(n, seed)))
