@@ -230,7 +230,7 @@ class JointNet(AlternatingNet):
                 if isinstance(module, Growing):
                     yield module
 
-    def run(self, rows, *, phase: Phase, callbacks=()):
+    def run(self, rows, *, phase, **plan):
         """Train in one phase, on rows of the size of the data."""
         if self.initialized_:
             level, fade = self.grown()
@@ -239,7 +239,7 @@ class JointNet(AlternatingNet):
         if self.frame is not None:
             rows = rows.mapped(partial(self.frame.shrunk, level=phase.level))
         self.phase_, self.batch_size = phase, phase.batch_size
-        return super().run(rows, callbacks=callbacks, **phase.plan)
+        return super().run(rows, **phase.plan, **plan)
 
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)

@@ -273,6 +273,22 @@ class Growing(nn.Module):
         self.level, self.fade = state
 
 
+def _active(layer):
+    return [layer, nn.LeakyReLU(SLOPE)]
+
+
+def _normed(layer):
+    return [*_active(layer), Normed()]
+
+
+class Normed(nn.Module):
+    """Pixel normalisation as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to the same shape."""
+        return pixel_norm(x)
+
+
 class Generator(Growing):
     """Images from noise.
 
@@ -295,7 +311,7 @@ class Generator(Growing):
         self.bias = nn.Parameter(torch.zeros(first, 1, 1))
         self.conv = EqualConv(first, first)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([UpConv(i, o), EqualConv(o, o)])
+            nn.Sequential(*_normed(UpConv(i, o)), *_normed(EqualConv(o, o)))
             for i, o in pairwise(channels)
         )
         self.to_image = nn.ModuleList(
@@ -311,9 +327,7 @@ class Generator(Growing):
         x = x.contiguous(memory_format=torch.channels_last)
         x = below = pixel_norm(F.leaky_relu(self.conv(x), SLOPE))
         for block in self.blocks[: self.level]:
-            below = x
-            for conv in block:
-                x = pixel_norm(F.leaky_relu(conv(x), SLOPE))
+            below, x = x, block(x)
         image = self.to_image[self.level](x)
         if self.level and self.fade:
             coarser = upsampled(self.to_image[self.level - 1](below))
@@ -342,7 +356,7 @@ class Tower(Growing):
         first = channels[0]
         self.from_image = nn.ModuleList(EqualPoint(n_colours, c) for c in channels)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([EqualConv(i, i), DownConv(i, o)])
+            nn.Sequential(*_active(EqualConv(i, i)), *_active(DownConv(i, o)))
             for o, i in pairwise(channels)
         )
         self.spread = MinibatchSpread()
@@ -355,8 +369,7 @@ class Tower(Growing):
         image = image.contiguous(memory_format=torch.channels_last)
         x = self._entered(image, self.level)
         for level in range(self.level, 0, -1):
-            for conv in self.blocks[level - 1]:
-                x = F.leaky_relu(conv(x), SLOPE)
+            x = self.blocks[level - 1](x)
             if level == self.level and self.fade:
                 coarser = self._entered(F.avg_pool2d(image, 2), level - 1)
                 x = faded(x, coarser, self.fade)

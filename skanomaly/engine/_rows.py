@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -136,6 +136,8 @@ class Rows:
 
 class MappedRows(Rows):
     """Rows that a function has been over; made by :meth:`Rows.mapped`."""
+
+    function: Callable[[Tensor], Tensor]
 
     def gather(self, index: Tensor) -> Tensor:
         """Return the scaled rows at `index` into the whole of X."""
