@@ -358,11 +358,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         return result
 
     @staticmethod
-    def _hold_out(rows, seed):
-        """Return nine tenths of the rows to train, and one to validate."""
+    def _hold_out(rows, seed, most=None):
+        """Return nine tenths of the rows to train, and one, or `most`, to validate."""
         order = np.random.default_rng(seed).permutation(len(rows))
         index = torch.from_numpy(order).to(rows.device)
-        n_held_out = max(len(rows) // 10, 1)
+        n_held_out = min(max(len(rows) // 10, 1), most or len(rows))
         return rows.take(index[n_held_out:]), rows.take(index[:n_held_out])
 
     @contextmanager
@@ -403,6 +403,10 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             return wanted
         n, *sides = self._row_shape
         return 1 if sides else min(max(2048 // n, 1), 8)
+
+    def _bounded(self):
+        """Return whether scaled images have the range [-1, 1]."""
+        return self.scaling in ("auto", "minmax")
 
     def _clipping(self):
         """Return what cuts scaled columns, lest one wild value make a row's error."""
@@ -484,12 +488,16 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             rows = self.scaler_.inverse_transform(rows)
         return rows if self._fitted_ndim > _TABLE else rows.reshape(len(rows), -1)
 
-    def _threshold(self, scores):
+    @staticmethod
+    def _check_finite(scores):
         if not np.isfinite(scores).all():
             raise TrainingDivergedError(
                 "The scores of some training rows are not finite. A lower `lr` or "
                 "scaled inputs (`scaling='auto'`) help."
             )
+
+    def _threshold(self, scores):
+        self._check_finite(scores)
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))

@@ -580,8 +580,7 @@ class HistoryAD(BaseDeepDetector):
             critic = partial(StackedCritic, k, (*shape, width, width, 1))
             noise_dim = TableGenerator.noise_dim(*sizes)
         else:
-            bounded = self.scaling in ("auto", "minmax")
-            sizes = latent_dim, shape, width, bounded
+            sizes = latent_dim, shape, width, self._bounded()
             generator = partial(SideBySide.of, k, partial(ConvGenerator, *sizes))
             critic = partial(SideBySide.of, k, partial(ConvCritic, shape, width))
         own = self._own_networks()

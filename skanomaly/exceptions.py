@@ -41,6 +41,6 @@ class SaturatedWeightsWarning(UserWarning):
 class NormDirectionWarning(UserWarning):
     """The length of codes may point the wrong way.
 
-    A detector takes rows with short codes for anomalous, but rows that its encoder was
-    not trained on have the longer ones.
+    A detector takes rows with short codes for anomalous, but real rows, which its
+    encoder was not trained on, have longer ones than generated rows.
     """

@@ -22,6 +22,7 @@ __all__ = [
     "history_weights",
     "importance_weights",
     "least_squares_loss",
+    "mahalanobis_squared",
     "min_max_normalised",
     "origin_distance",
     "ramp",
@@ -378,6 +379,32 @@ def ramp(progress: float) -> float:
         0 at the start, 0.462 at the end.
     """
     return math.tanh(progress / 2)
+
+
+# Where codes lie, for several methods.
+
+
+def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
+    r"""Return how far points are from a centre, in units of the spread there.
+
+    .. math:: (z - \mu)^T \Sigma^{-1} (z - \mu)
+
+    Parameters
+    ----------
+    points : Tensor of shape (..., n, l)
+        Points z.
+    centre : Tensor of shape (..., 1, l) or (l,)
+        Their mean :math:`\mu`.
+    precision : Tensor of shape (..., l, l)
+        The inverse of their covariance :math:`\Sigma`.
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        At least 0, but for rounding.
+    """
+    centred = points - centre
+    return ((centred @ precision) * centred).sum(-1)
 
 
 # Berg, Felsberg & Ahlberg (2019), "Unsupervised adversarial learning of anomaly

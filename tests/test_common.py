@@ -496,9 +496,11 @@ def test_warm_start_takes_changed_parameters(cls, X):
 
 
 @every_detector
-def test_precision_bfloat16_trains(cls, X):
-    detector = short(cls, precision="bfloat16").fit(X)
-    assert np.isfinite(detector.score_samples(X)).all()
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_precision_bfloat16_trains(cls, kind, request):
+    data = request.getfixturevalue(kind)
+    detector = short(cls, precision="bfloat16").fit(data)
+    assert np.isfinite(detector.score_samples(data)).all()
 
 
 # Files -------------------------------------------------------------------------------

@@ -422,8 +422,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             builders = table_networks(k, *shape, latent_dim, width)
         else:
             shape = working_shape(shape)
-            bounded = self.scaling in ("auto", "minmax")
-            networks = image_networks(shape, latent_dim, width, bounded)
+            networks = image_networks(shape, latent_dim, width, self._bounded())
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
         sizes = {
             "encoder": (shape, latent_dim),

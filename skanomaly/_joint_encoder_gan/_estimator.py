@@ -21,13 +21,14 @@ from ..networks import SideBySide
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ._abnormality import DISTANCES, Abnormality, Figures
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
-from ._score import DISTANCES, Abnormality, Figures
 
 _ROLES = "generator", "critic", "encoder"
 #: Rows that are enough to learn from what is usual, and to compare norms on.
 _ENOUGH = 5000
+_ENOUGH_NORMS = 1000
 #: Share of the training rows without which the bulk of the codes is found.
 _LEFT_OUT = 0.2
 #: Below this, the norm of codes points the other way.
@@ -70,8 +71,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     training rows do little harm, since E learns from generated rows and G makes what
     is frequent.
 
-    The score weighs two terms (eq. 5): how far a row is from its reconstruction, seen
-    without brightness and contrast (eqs 2 and 3), and where its code lies,
+    The score weighs two terms (eq. 5): how far a row is from its reconstruction, images
+    seen without brightness and contrast (eqs 2 and 3), and where its code lies,
 
     .. math:: a = \lambda \, \frac{1}{N_X} \|w(x) - w(G(E(x)))\|_2
               + (1 - \lambda) \, L(E(x))
@@ -90,8 +91,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     residual_norm : {"auto", "paper", "rms"}, default="auto"
         What the norm of a residual is divided by: "paper" is the number of pixels
         :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
-        term; "rms" is :math:`\sqrt{N_X}`. "auto" is "rms", and "paper" with
-        ``preset="paper"``.
+        term; "rms" is :math:`\sqrt{N_X}`. It makes no difference once the terms are
+        standardised. "auto" is "rms", and "paper" with ``preset="paper"``.
     distance : {"auto", "mahalanobis", "origin"}, default="auto"
         What is measured on codes: the distance from the bulk of those of the training
         rows, of which the furthest fifth, or `contamination` if that is more, is left
@@ -132,7 +133,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         ``preset="paper"``.
     memory : str or joblib.Memory, default=None
         Where to keep the trained networks, so that fits which differ only in the
-        score (`lam`, `residual_norm`, `distance`, `standardize`) share them. Needs an
+        score (`lam`, `distance`, `standardize`, `residual_norm`) share them. Needs an
         integer `random_state`.
     latent_dim : int or "auto", default="auto"
         Length of noise and codes. "auto" is 16 for tables, 64 for images, and 512 for
@@ -142,10 +143,10 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     norm_auroc_ : float
-        Share of the pairs of a generated row and a held-out one in which the held-out
-        one, on which the encoder was not trained, has the shorter code, in [0, 1]. The
-        paper's cue, short codes for what is unusual, wants it above 0.5; but both kinds
-        are mostly normal, so that it is no proof either way.
+        Share of the pairs of a generated row and a real one in which the real one, of
+        up to 1000 that took no part in the training, has the shorter code, in [0, 1].
+        The paper's cue, short codes for what is unusual, wants it above 0.5; but both
+        kinds are mostly normal, so that it is no proof either way.
     %(common_attributes)s
 
     See Also
@@ -155,11 +156,12 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     Notes
     -----
-    Images grow from 8 pixels on the longer side, 28 x 28 for one in five phases: 8, 16
-    fading in, 16, 32 fading in, 32. In each, `max_epochs` passes are made over the
-    data. A batch is twice as large at each coarser resolution, up to 32 rows, or 128
-    with ``preset="paper"``. ``history_`` names the phase of each epoch as its stage,
-    "16 x 16, fading in" for one.
+    Images grow from at most 8 pixels on the longer side, 28 x 28 for one in five
+    phases: 8, 16 fading in, 16, 32 fading in, 32. In each, `max_epochs` passes are made
+    over the data. A batch is twice as large at each coarser resolution, up to 32 rows,
+    or 128 with ``preset="paper"``. ``history_`` names the phase of each epoch as its
+    stage, "16 x 16, fading in" for one. Critic and encoder see how different the images
+    of groups of four are, so that `batch_size` had better be a multiple of 4.
 
     References
     ----------
@@ -324,8 +326,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _clipping(self):
         """Return what cuts columns, and what the generator makes of images."""
-        bounded = self.scaling in ("auto", "minmax")
-        if len(self._row_shape) > 1 and bounded:
+        if len(self._row_shape) > 1 and self._bounded():
             return partial(torch.clamp, min=-1.0, max=1.0)
         return super()._clipping()
 
@@ -351,17 +352,18 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _train(self, rows, others, seed):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
-        train, held_out = self._hold_out(rows, seed)
-        phases = self._phases(net, len(train))
+        train, held_out = self._hold_out(rows, seed, most=_ENOUGH_NORMS)
+        phases = self._phases(len(train))
         with self._progress(*(phase.plan for phase in phases)) as callbacks:
             stage = train_phases, net, train, phases, self._value("averaging")
-            (self.net_,) = self._cached(*stage, callbacks=callbacks)
+            self.net_, self._reached = self._cached(*stage, callbacks=callbacks)
         self._record(training=self.net_)
         # Most rows are normal; as many as are not must not say what is.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
         usual = self._figures_of(train)
         self.net_.abnormality_.adapt(usual, max(share, _LEFT_OUT))
-        self._compare_norms(self._figures_of(held_out).codes, seed)
+        codes = self._figures_of(held_out).codes
+        self._compare_norms(self.net_.codes_of_made(codes.shape[1], seed), codes)
 
     def _figures_of(self, rows):
         """Return the figures of the first rows, as many as are enough."""
@@ -371,11 +373,13 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             residuals, codes = self._figures(batch)
             return torch.cat([residuals[:, None], codes.transpose(0, 1).flatten(1)], 1)
 
-        table = torch.from_numpy(self._map_rows(figures_of_batch, rows.take(index)))
+        table = self._map_rows(figures_of_batch, rows.take(index))
+        self._check_finite(table)
+        table = torch.from_numpy(table)
         codes = table[:, 1:].unflatten(1, (self.net_.n_copies, -1)).transpose(0, 1)
         return Figures(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
-    def _phases(self, net, n_rows):
+    def _phases(self, n_rows):
         """Return the phases that are left to train."""
         if self.encoder_training == "separate" and self.cycle_updates_generator:
             raise ValueError(
@@ -383,7 +387,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
                 "encoder that is trained afterwards has no part in the generator's "
                 "training."
             )
-        finest = net.frame.finest if net.frame else 0
+        frame = self._frame()
+        finest = frame.finest if frame else 0
         # Networks of a user do not grow, and what plays with them does not either.
         grows = finest and not self._own_networks()
         first = min(self._value("first_level"), finest) if grows else finest
@@ -392,16 +397,16 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             for level in range(first, finest + 1)
             for fading in ((True, False) if level > first else (False,))
         ]
-        if net.initialized_:
-            level, fade = net.grown()
-            done = level, not fade
-            phases = [p for p in phases if (p.level, not p.fading) >= done]
         if self.encoder_training == "separate":
             steps = sum(phase.max_epochs * phase.epoch_steps for phase in phases)
             n_epochs = ceil(steps / phases[-1].epoch_steps)
             alone = {"max_epochs": n_epochs, "name": "encoder", "turns": "encoder"}
             games = [phase._replace(turns="game") for phase in phases]
             phases = [*games, phases[-1]._replace(**alone)]
+        if self._goes_on():
+            keys = [phase.key for phase in phases]
+            done = keys.index(self._reached) if self._reached in keys else -1
+            phases = phases[done:]
         return phases
 
     def _phase(self, level, fading, n_rows, begins):
@@ -421,12 +426,11 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
         return Phase(level, fading, batch_size, **plan, name=name)
 
-    def _compare_norms(self, held_out, seed):
+    def _compare_norms(self, made, held_out):
         """Measure whether held-out rows have shorter codes than generated ones."""
-        n = held_out.shape[1]
-        made = self.net_.codes_of_made(n, seed)
         far = origin_distance(torch.cat([made, held_out], 1)).numpy(force=True)
-        y = np.repeat([0, 1], n)
+        self._check_finite(far)
+        y = np.repeat([0, 1], made.shape[1])
         each = [roc_auc_score(y, far_of_game) for far_of_game in far]
         self.norm_auroc_ = float(np.mean(each))
         counts = self._value("distance") == "origin" and self._value("lam") < 1

@@ -6,6 +6,7 @@ encoder; the critic is high on data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..engine import (
     AlternatingNet,
     AverageWeights,
+    MappedRows,
     MomentumFreeAdam,
     Player,
     input_gradient,
@@ -28,8 +30,8 @@ from ..objectives import (
     residual,
     wasserstein_critic_loss,
 )
-from ._networks import Growing, faded, upsampled
-from ._score import Figures
+from ._abnormality import Figures
+from ._networks import GROUP, Growing, faded, upsampled
 
 #: Weights of the gradient penalty and of the critic's drift.
 _PENALTY, _DRIFT = 10.0, 1e-3
@@ -62,6 +64,11 @@ class Phase(NamedTuple):
     epoch_steps: int
     name: str
     turns: str = "all"
+
+    @property
+    def key(self) -> tuple[int, bool, str]:
+        """What tells it from the others."""
+        return self.level, self.fading, self.turns
 
     @property
     def plan(self) -> dict[str, int]:
@@ -126,8 +133,10 @@ class JointNet(AlternatingNet):
 
     def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
         """Return what the critic minimises, on data and generated rows."""
-        on_data, on_made = self.critic_(torch.cat([x, made], 1)).float().chunk(2, 1)
-        half = max(x.shape[1] // 2, 1)  # as good for the penalty, and half its price
+        # One after the other: the critic's groups must not hold rows of both kinds.
+        on_data, on_made = self.critic_(x).float(), self.critic_(made).float()
+        half = x.shape[1] // 2  # as good for the penalty, and half its price
+        half = max(half - half % GROUP if half > GROUP else half, 1)
         shape = (x.shape[0], half, *[1] * (x.ndim - 2))
         share = torch.rand(shape, generator=self.rng_, device=self.device)
         points = torch.lerp(x[:, :half], made[:, :half], share)
@@ -165,12 +174,15 @@ class JointNet(AlternatingNet):
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n generated rows of each game, (k, n, ...), at the present level."""
+        return torch.cat(list(self.drawn(n, seed)), 1)
+
+    def drawn(self, n: int, seed: int) -> Iterator[Tensor]:
+        """Yield n generated rows of each game, some at a time."""
         self.rng_ = torch.Generator(self.device).manual_seed(seed)
         noise = self.draw_noise(n)
         del self.rng_
-        return torch.cat(
-            [self.generator_(part) for part in noise.split(_AT_ONCE, 1)], 1
-        )
+        for part in noise.split(_AT_ONCE, 1):
+            yield self.generator_(part)
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) of the size of the data, prepared, for each game."""
@@ -207,8 +219,7 @@ class JointNet(AlternatingNet):
     @torch.no_grad()
     def codes_of_made(self, n: int, seed: int) -> Tensor:
         """Return the codes of n generated rows of each game, (k, n, l)."""
-        made = self.draw(n, seed).split(_AT_ONCE, 1)
-        return torch.cat([self.encoder_(part) for part in made], 1)
+        return torch.cat([self.encoder_(made) for made in self.drawn(n, seed)], 1)
 
     # Growth
 
@@ -219,7 +230,7 @@ class JointNet(AlternatingNet):
 
     def grown(self) -> tuple[int, float]:
         """Return the level in use, and the share of the one below."""
-        for module in self.growing():
+        if module := next(self.growing(), None):
             return module.level, module.fade
         return (self.frame.finest if self.frame else 0), 0.0
 
@@ -236,8 +247,8 @@ class JointNet(AlternatingNet):
             level, fade = self.grown()
             if (level, fade > 0) != (phase.level, phase.fading):
                 self.initialize_optimizer()  # its state speaks of other layers
-        if self.frame is not None:
-            rows = rows.mapped(partial(self.frame.shrunk, level=phase.level))
+        if self.frame is not None and self.frame.changes(phase.level):
+            rows = MappedRows(rows, partial(self.frame.shrunk, level=phase.level))
         self.phase_, self.batch_size = phase, phase.batch_size
         return super().run(rows, **phase.plan, **plan)
 
@@ -247,14 +258,19 @@ class JointNet(AlternatingNet):
 
 
 def train_phases(net, rows, phases, decay, callbacks):
-    """Train through all phases, and return the net."""
+    """Train through all phases, and return the net and the last phase begun."""
     start = len(net.history) if net.initialized_ else 0
     for phase in phases:
         # Averages over steps in which nothing grows any more.
         done = not phase.fading and phase.level == phases[-1].level
         own = [AverageWeights(decay)] if done else []
-        net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
+        try:
+            net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
+        except KeyboardInterrupt:
+            if phase is phases[0]:
+                raise  # nothing is there to be kept
+            net.interrupted_ = True  # between two phases
         if net.interrupted_:
             break
     net.run_start_ = start  # all phases are one run
-    return (net,)
+    return net, phase.key

@@ -21,38 +21,8 @@ from ..networks import SLOPE, StackedCritic, StackedMLP, coarse_shape, n_halving
 
 _COARSEST = 4  # pixels of the longer side, at level 0
 _GAIN = 2**0.5  # of He initialisation
-_GROUP = 4  # rows whose spread is one figure
+GROUP = 4  # rows whose spread is one figure
 _MOMENTUM = 0.02  # of that figure's running mean
-
-
-class PixelNorm(torch.autograd.Function):
-    """Vectors of the last dimension with a mean square of 1.
-
-    The layer is short of memory's speed, not of arithmetic's: with its own gradient
-    it reads and writes images half as often as the same formula in tensors.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        """Return x over its root mean square."""
-        squares = torch.linalg.vecdot(x, x).unsqueeze(-1)
-        scale = squares.div_(x.shape[-1]).add_(1e-8).rsqrt_()
-        y = x * scale
-        ctx.save_for_backward(y, scale)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        """Return the part of the gradient that is at right angles to y, scaled."""
-        y, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(y.shape[-1])
-        return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
-
-
-def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
-    """Return `x` with a mean square of 1 along `dim`: a norm of sqrt(its length)."""
-    return PixelNorm.apply(x.movedim(dim, -1)).movedim(-1, dim)
 
 
 def upsampled(x: Tensor) -> Tensor:
@@ -108,6 +78,10 @@ class Frame(NamedTuple):
         _, height, width = self.shape
         return images[..., top : top + height, left : left + width]
 
+    def changes(self, level: int) -> bool:
+        """Return whether images of a level are others than those of the data."""
+        return self.sides(level) != self.shape[1:]
+
     def _margins(self):
         full, sides = self.sides(self.finest), self.shape[1:]
         missing = [wide - side for wide, side in zip(full, sides, strict=True)]
@@ -117,7 +91,7 @@ class Frame(NamedTuple):
 # Layers with an equalised learning rate ---------------------------------------------
 
 
-class EqualLinear(nn.Module):
+class EqualizedLinear(nn.Module):
     """A linear layer whose weights are scaled when used, not when made.
 
     All weights start from N(0, 1), so that a step of Adam moves each by the same
@@ -146,7 +120,7 @@ class EqualLinear(nn.Module):
         return F.linear(x, self.weight * self.scale, self.bias)
 
 
-class EqualConv(nn.Module):
+class EqualizedConv(nn.Module):
     """A convolution of 3 x 3 pixels whose weights are scaled when used.
 
     Parameters
@@ -166,7 +140,7 @@ class EqualConv(nn.Module):
         return F.conv2d(x, self.weight * self.scale, self.bias, padding=1)
 
 
-class EqualPoint(EqualLinear):
+class PointwiseConv(EqualizedLinear):
     """A convolution of 1 x 1 pixels.
 
     It is a linear map of channels, and computed as such: what comes out has the
@@ -179,7 +153,7 @@ class EqualPoint(EqualLinear):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class FusedConv(EqualConv):
+class FusedConv(EqualizedConv):
     """A convolution together with a change of size, by one larger kernel.
 
     Each weight of that kernel is the sum of up to four neighbours, so that one
@@ -219,7 +193,47 @@ class DownConv(FusedConv):
         return F.conv2d(x, self.kernel(), self.bias, stride=2, padding=1)
 
 
-class MinibatchSpread(nn.Module):
+class _PixelNorm(torch.autograd.Function):
+    """Vectors of the last dimension with a mean square of 1.
+
+    The layer is short of memory's speed, not of arithmetic's: with its own gradient
+    it reads and writes images half as often as the same formula in tensors.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        """Return x over its root mean square."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        with torch.autocast(x.device.type, enabled=False):
+            squares = torch.linalg.vecdot(wide, wide).unsqueeze(-1)
+        scale = squares.div_(x.shape[-1]).add_(1e-8).rsqrt_()
+        y = (x * scale).to(x.dtype)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        """Return the part of the gradient that is at right angles to y, scaled."""
+        y, scale = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(y.shape[-1])
+        return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
+
+
+def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
+    """Return `x` with a mean square of 1 along `dim`: a norm of sqrt(its length)."""
+    return _PixelNorm.apply(x.movedim(dim, -1)).movedim(-1, dim)
+
+
+class PixelNorm(nn.Module):
+    """Pixel normalisation as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to the same shape."""
+        return pixel_norm(x)
+
+
+class MinibatchStdDev(nn.Module):
     """One more channel: how different the images of a group are.
 
     In training the figure is the mean standard deviation in groups of four images;
@@ -236,14 +250,15 @@ class MinibatchSpread(nn.Module):
         """Map (n, c, h, w) to (n, c + 1, h, w)."""
         n, _, h, w = x.shape
         if not self.training:
-            return torch.cat([x, self.spread.expand(n, 1, h, w)], 1)
-        groups = x.unflatten(0, (-1, gcd(n, _GROUP)))
+            return torch.cat([x, self.spread.to(x.dtype).expand(n, 1, h, w)], 1)
+        groups = x.float().unflatten(0, (-1, gcd(n, GROUP)))
         centred = groups - groups.mean(1, keepdim=True)
         figure = (centred.square().mean(1) + 1e-8).sqrt().mean((1, 2, 3))
         with torch.no_grad():
             self.spread.lerp_(figure.mean(), _MOMENTUM)
-        figure = figure.repeat_interleave(gcd(n, _GROUP))
-        return torch.cat([x, figure[:, None, None, None].expand(n, 1, h, w)], 1)
+        figure = figure.repeat_interleave(gcd(n, GROUP))
+        figure = figure.to(x.dtype)[:, None, None, None]
+        return torch.cat([x, figure.expand(n, 1, h, w)], 1)
 
 
 # Networks for images ----------------------------------------------------------------
@@ -278,15 +293,7 @@ def _active(layer):
 
 
 def _normed(layer):
-    return [*_active(layer), Normed()]
-
-
-class Normed(nn.Module):
-    """Pixel normalisation as a layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, c, h, w) to the same shape."""
-        return pixel_norm(x)
+    return [*_active(layer), PixelNorm()]
 
 
 class Generator(Growing):
@@ -307,15 +314,15 @@ class Generator(Growing):
     def __init__(self, latent_dim: int, coarse, channels, n_colours: int):
         super().__init__()
         first = channels[0]
-        self.dense = EqualLinear(latent_dim, first * prod(coarse), _GAIN / 4, False)
+        self.dense = EqualizedLinear(latent_dim, first * prod(coarse), _GAIN / 4, False)
         self.bias = nn.Parameter(torch.zeros(first, 1, 1))
-        self.conv = EqualConv(first, first)
+        self.conv = EqualizedConv(first, first)
         self.blocks = nn.ModuleList(
-            nn.Sequential(*_normed(UpConv(i, o)), *_normed(EqualConv(o, o)))
+            nn.Sequential(*_normed(UpConv(i, o)), *_normed(EqualizedConv(o, o)))
             for i, o in pairwise(channels)
         )
         self.to_image = nn.ModuleList(
-            EqualPoint(c, n_colours, gain=1.0) for c in channels
+            PointwiseConv(c, n_colours, gain=1.0) for c in channels
         )
         self.coarse = coarse
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -354,14 +361,14 @@ class Tower(Growing):
         super().__init__()
         self.rectified = rectified
         first = channels[0]
-        self.from_image = nn.ModuleList(EqualPoint(n_colours, c) for c in channels)
+        self.from_image = nn.ModuleList(PointwiseConv(n_colours, c) for c in channels)
         self.blocks = nn.ModuleList(
-            nn.Sequential(*_active(EqualConv(i, i)), *_active(DownConv(i, o)))
+            nn.Sequential(*_active(EqualizedConv(i, i)), *_active(DownConv(i, o)))
             for o, i in pairwise(channels)
         )
-        self.spread = MinibatchSpread()
-        self.conv = EqualConv(first + 1, first)
-        self.dense = EqualLinear(first * prod(coarse), n_outputs)
+        self.spread = MinibatchStdDev()
+        self.conv = EqualizedConv(first + 1, first)
+        self.dense = EqualizedLinear(first * prod(coarse), n_outputs)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -386,7 +393,7 @@ class Critic(nn.Sequential):
 
     def __init__(self, coarse, channels, n_colours: int):
         tower = Tower(coarse, channels, n_colours, channels[0])
-        super().__init__(tower, EqualLinear(channels[0], 1, gain=1.0))
+        super().__init__(tower, EqualizedLinear(channels[0], 1, gain=1.0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images of the present level to (n,)."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..objectives import mahalanobis_squared
+
 #: Added to the detail of a row, as a share of its mean; and the part of the covariance
 #: of codes that is the same in all directions. A plain row, or a direction in which
 #: codes hardly vary, should not decide alone.
@@ -92,8 +94,7 @@ class Abnormality(nn.Module):
     def terms(self, figures: Figures) -> Tensor:
         """Return a and b of each row, (2, n): means over the autoencoders."""
         lost = figures.loss / (figures.detail + self.floor)
-        centred = figures.codes - self.centre
-        distance = ((centred @ self.precision) * centred).sum(2)
+        distance = mahalanobis_squared(figures.codes, self.centre, self.precision)
         terms = torch.stack([lost, distance]).clamp(min=_TINY).log()
         return terms.mean(1)
 

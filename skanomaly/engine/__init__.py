@@ -8,7 +8,7 @@ from ._callbacks import (
     StopTraining,
 )
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
-from ._rows import Batches, Rows
+from ._rows import Batches, MappedRows, Rows
 
 __all__ = [
     "AlternatingNet",
@@ -16,6 +16,7 @@ __all__ = [
     "Batches",
     "KeepBest",
     "LinearDecay",
+    "MappedRows",
     "MomentumFreeAdam",
     "Player",
     "ProgressBar",

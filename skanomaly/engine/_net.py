@@ -80,10 +80,11 @@ class MomentumFreeAdam(torch.optim.RMSprop):
             correction = (1 - group["alpha"] ** n_steps) ** 0.5
             group["lr"] *= correction
             group["eps"] *= correction
-        loss = super().step(closure)
-        for group, (lr, eps) in zip(self.param_groups, before, strict=True):
-            group.update(lr=lr, eps=eps)
-        return loss
+        try:
+            return super().step(closure)
+        finally:
+            for group, (lr, eps) in zip(self.param_groups, before, strict=True):
+                group.update(lr=lr, eps=eps)
 
 
 class Player(NamedTuple):

@@ -49,9 +49,23 @@ class Rows:
 
     def gather(self, index: Tensor) -> Tensor:
         """Return the scaled rows at `index` into the whole of X."""
-        if self.resident is None:
-            return self._scaled(self.X[index.cpu().numpy()])
-        return self._unpacked(self.resident[index])
+        return self.unpacked(self.stored(index))
+
+    def stored(self, index: Tensor) -> Tensor:
+        """Return the rows at `index` into the whole of X: bytes, or scaled numbers."""
+        if self.resident is not None:
+            return self.resident[index]
+        rows = self.X[index.cpu().numpy()]
+        if rows.dtype != np.uint8:
+            return self._scaled(rows)
+        return torch.tensor(rows, device=self.device)
+
+    def unpacked(self, rows: Tensor) -> Tensor:
+        """Return bytes as scaled numbers, and what has been scaled as it is."""
+        if rows.dtype != torch.uint8:
+            return rows
+        scale, shift = self._affine
+        return rows * scale + shift
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows at `index` as rows of their own, without a copy."""
@@ -62,26 +76,6 @@ class Rows:
     def head(self, n: int) -> Tensor:
         """Return the first rows, n at most."""
         return self[torch.arange(min(n, len(self)), device=self.device)]
-
-    def mapped(self, function) -> Rows:
-        """Return rows that are `function` of these, in the same order.
-
-        Parameters
-        ----------
-        function : callable
-            Maps images (n, c, h, w) to images of other sides, before their scaling or
-            after it: it pads, or takes means of pixels.
-
-        Returns
-        -------
-        Rows
-            Of rows that stay on the device, all are made now; others are made batch
-            by batch. What is made of bytes is rounded to bytes.
-        """
-        changed = object.__new__(MappedRows)
-        vars(changed).update(vars(self), function=function)
-        changed._make()
-        return changed
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -114,13 +108,6 @@ class Rows:
             return self._scaled(self.X)
         return torch.tensor(self.X, device=self.device)
 
-    def _unpacked(self, rows: Tensor) -> Tensor:
-        """Return bytes as scaled numbers, and what has been scaled as it is."""
-        if rows.dtype != torch.uint8:
-            return rows
-        scale, shift = self._affine
-        return rows * scale + shift
-
     @cached_property
     def _affine(self):
         if self.scaler is None:
@@ -134,31 +121,52 @@ class Rows:
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
 
-class MappedRows(Rows):
-    """Rows that a function has been over; made by :meth:`Rows.mapped`."""
+class MappedRows:
+    """Images that a function has been over, in the same order.
 
-    function: Callable[[Tensor], Tensor]
+    Of rows that stay on the device, all are made at once; others are made batch by
+    batch. What is made of bytes is rounded to bytes.
 
-    def gather(self, index: Tensor) -> Tensor:
-        """Return the scaled rows at `index` into the whole of X."""
-        if self.resident is not None:
-            return super().gather(index)
-        if self.X.dtype != np.uint8:
-            batch = super().gather(index).flatten(0, index.ndim - 1)
-            return self.function(batch).unflatten(0, index.shape)
-        bytes_ = torch.tensor(self.X[index.flatten().cpu().numpy()], device=self.device)
-        return self._unpacked(self._changed(bytes_)).unflatten(0, index.shape)
+    Parameters
+    ----------
+    rows : Rows
+        Images (n, c, h, w).
+    function : callable
+        Maps images to images of other sides, before their scaling or after it: it
+        pads, or takes means of pixels.
+    """
 
-    def _changed(self, rows):
-        changed = self.function(rows.float())
-        return changed.round().to(rows.dtype) if rows.dtype == torch.uint8 else changed
+    def __init__(self, rows: Rows, function: Callable[[Tensor], Tensor]):
+        self.rows, self.function, self.device = rows, function, rows.device
+        self.made = self._make() if rows.resident is not None else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the scaled images at `index`, any shape of int64."""
+        if self.made is not None:
+            return self.rows.unpacked(self.made[index])
+        made = self._changed(index.flatten())
+        return self.rows.unpacked(made).unflatten(0, index.shape)
+
+    def _changed(self, index):
+        stored = self.rows.stored(self.rows.chosen[index])
+        changed = self.function(stored.float())
+        return (
+            changed.round().to(stored.dtype)
+            if stored.dtype == torch.uint8
+            else (changed)
+        )
 
     def _make(self):
-        if self.resident is None:
-            return
-        parts = self.resident[self.chosen].split(1024)
-        self.resident = torch.cat([self._changed(part) for part in parts])
-        self.chosen = torch.arange(len(self.resident), device=self.device)
+        # Few at a time: all as numbers would take many times the memory of bytes.
+        index = torch.arange(len(self), device=self.device)
+        first = self._changed(index[:1])
+        made = first.new_empty(len(self), *first.shape[1:])
+        for part in index.split(max(2**20 // first[0].numel(), 1)):
+            made[part] = self._changed(part)
+        return made
 
 
 class Batches:

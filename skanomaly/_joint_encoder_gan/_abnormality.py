@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..objectives import origin_distance
+from ..objectives import mahalanobis_squared, origin_distance
 
 #: What may be measured on codes.
 DISTANCES = "mahalanobis", "origin"
@@ -39,7 +39,7 @@ class Abnormality(nn.Module):
 
     Parameters
     ----------
-    n_copies, latent_dim : int
+    n_copies, n_codes : int
         Number of games, k, and length of their codes, l.
     """
 
@@ -48,9 +48,9 @@ class Abnormality(nn.Module):
     location: Tensor
     spread: Tensor
 
-    def __init__(self, n_copies: int, latent_dim: int):
+    def __init__(self, n_copies: int, n_codes: int):
         super().__init__()
-        k, n, n_terms = n_copies, latent_dim, 1 + len(DISTANCES)
+        k, n, n_terms = n_copies, n_codes, 1 + len(DISTANCES)
         self.register_buffer("centre", torch.zeros(k, 1, n))
         self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
         self.register_buffer("location", torch.zeros(n_terms, 1))
@@ -72,9 +72,8 @@ class Abnormality(nn.Module):
 
     def all_terms(self, figures: Figures) -> Tensor:
         """Return the residual and both distances, (3, n): means over the games."""
-        centred = figures.codes - self.centre
-        squares = ((centred @ self.precision) * centred).sum(2)
-        far = (squares / centred.shape[2]).clamp(min=0).sqrt()
+        squares = mahalanobis_squared(figures.codes, self.centre, self.precision)
+        far = (squares / figures.codes.shape[2]).clamp(min=0).sqrt()
         origin = origin_distance(figures.codes)
         return torch.stack([figures.residual, far.mean(0), origin.mean(0)])
 
@@ -85,11 +84,11 @@ class Abnormality(nn.Module):
         return terms.abs().clamp(min=_TINY).log() * signs
 
     def forward(
-        self, figures: Figures, lam: float, distance: str, standardized: bool
+        self, figures: Figures, lam: float, distance: str, standardize: bool
     ) -> Tensor:
         """Return the score of each row, (n,)."""
         terms = self.all_terms(figures)
-        if standardized:
+        if standardize:
             terms = (self.logs(terms) - self.location) / self.spread
         residual, far = terms[[0, 1 + DISTANCES.index(distance)]]
         return lam * residual + (1 - lam) * far
@@ -125,7 +124,6 @@ def bulk_of(codes: Tensor, left_out: float) -> tuple[Tensor, Tensor]:
         size = covariance.diagonal().mean() + _TINY
         covariance.diagonal().add_(_SHARE_OF_VARIANCE * size)
         precision = torch.linalg.inv(covariance)
-        centred = codes - mean
-        squares = ((centred @ precision) * centred).sum(1)
+        squares = mahalanobis_squared(codes, mean, precision)
         kept = codes[squares <= torch.quantile(squares, 1 - left_out)]
     return mean, precision
