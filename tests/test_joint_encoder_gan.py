@@ -698,7 +698,8 @@ def test_networks_of_a_user_do_not_grow(images):
 
 
 @pytest.mark.parametrize("n_games", [1, 2])
-def test_a_user_s_critic_and_generator_play(n_games, images):
+@pytest.mark.parametrize("ends", [nn.Flatten, nn.Identity])
+def test_a_user_s_critic_and_generator_play(n_games, ends, images):
     def generator(latent_dim, shape):
         return nn.Sequential(
             nn.Linear(latent_dim, int(np.prod(shape))), nn.Unflatten(1, shape)
@@ -706,7 +707,7 @@ def test_a_user_s_critic_and_generator_play(n_games, images):
 
     def critic(shape):
         n = int(np.prod(shape))
-        return nn.Sequential(nn.Flatten(), nn.Linear(n, 1), nn.Flatten(0))
+        return nn.Sequential(nn.Flatten(), nn.Linear(n, 1), ends(0))
 
     own = {"generator": generator, "critic": critic}
     detector = short(architecture=own, n_games=n_games).fit(images)

@@ -47,7 +47,7 @@ _PAPER_EPOCHS = 4
     '``preset="paper"``.',
     roles='``{"generator": g, "critic": d, "encoder": e}``, where '
     "``g(latent_dim, shape)`` returns a module that maps (n, latent_dim) to "
-    "(n, \\*shape), ``d(shape)`` one that maps (n, \\*shape) to (n,), and "
+    "(n, \\*shape), ``d(shape)`` one that maps (n, \\*shape) to (n,) or (n, 1), and "
     "``e(shape, latent_dim)`` one that maps (n, \\*shape) to (n, latent_dim). Images "
     "have been padded, 28 x 28 to 32 x 32 for one, and nothing grows then",
     width="Hidden units for tables; for images channels at the finest resolution, "

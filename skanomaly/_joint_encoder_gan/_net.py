@@ -112,7 +112,7 @@ class JointNet(AlternatingNet):
         if self.phase_.turns != "encoder":
             noise = self.draw_noise(n)
             made = self.generator_(noise)
-            fooled = -self.critic_(made).float().mean(1).sum()
+            fooled = -self.values(made).mean(1).sum()
             if self.cycle_updates_generator:  # eq. 1 to the letter
                 cycle = self.cycle(noise, made)
                 yield ("generator", fooled + cycle), ("encoder", cycle)
@@ -131,10 +131,14 @@ class JointNet(AlternatingNet):
         with torch.no_grad():
             return self.generator_(noise).float()
 
+    def values(self, rows: Tensor) -> Tensor:
+        """Return the critic's values of rows, (k, n)."""
+        return self.critic_(rows).float().flatten(1)
+
     def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
         """Return what the critic minimises, on data and generated rows."""
         # One after the other: the critic's groups must not hold rows of both kinds.
-        on_data, on_made = self.critic_(x).float(), self.critic_(made).float()
+        on_data, on_made = self.values(x), self.values(made)
         half = x.shape[1] // 2  # as good for the penalty, and half its price
         half = max(half - half % GROUP if half > GROUP else half, 1)
         shape = (x.shape[0], half, *[1] * (x.ndim - 2))
