@@ -145,6 +145,9 @@ IMAGES = [
     *cells(["separate"], [RATES[0], RATES[-1]], **CLASSES),
     *cells(["joint", "baselines"], [0.05], fashion_mnist=[0, 1, 3, 4, 5, 7, 9]),
     *cells(list(VARIANTS)[2:], [0.05], fashion_mnist=CLASSES["fashion_mnist"]),
+    # What contamination costs is a small difference, and wants more seeds.
+    *cells(["joint", "separate"], [RATES[0], RATES[-1]], [1], **CLASSES),
+    *cells(["joint", "separate"], [RATES[0], RATES[-1]], [2], **CLASSES),
     # Random weights differ more than trained ones.
     *cells(["untrained"], [0.05], range(1, 5), fashion_mnist=CLASSES["fashion_mnist"]),
 ]
