@@ -136,8 +136,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         score (`lam`, `distance`, `standardize`, `residual_norm`) share them. Needs an
         integer `random_state`.
     latent_dim : int or "auto", default="auto"
-        Length of noise and codes. "auto" is 16 for tables, 64 for images, and 512 for
-        images with ``preset="paper"``.
+        Length of noise and codes. "auto" is 64, and 512 for images with
+        ``preset="paper"``.
     %(common_parameters)s
 
     Attributes
@@ -187,7 +187,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "distance": ("mahalanobis", "mahalanobis"),
         "standardize": (True, True),
         "averaging": (0.99, 0.99),
-        "latent_dim": (16, 64),
+        "latent_dim": (64, 64),
         "first_epochs": (600, 200),
         "max_epochs": (600, 75),
         "last_epochs": (600, 250),
