@@ -83,14 +83,14 @@ class PlainGenerator(nn.Module):
         self.same = nn.ModuleList(Layer(o, o) for _, o in pairs)
         self.to_image = nn.ModuleList(Layer(n, n_colours, 1, 1.0) for n in c)
 
-    def forward(self, z, lod):
+    def forward(self, z, blend):
         x = normed(active(self.dense(normed(z)).unflatten(1, (-1, 4, 4))))
         x = normed(active(self.conv(x)))
         image = self.to_image[0](x)
         for k, (up, same) in enumerate(zip(self.up, self.same, strict=True), 1):
             x = normed(active(same(normed(active(up(x))))))
             old = F.interpolate(image, scale_factor=2)
-            share = min(max(lod - (len(self.up) - k), 0.0), 1.0)
+            share = min(max(blend - (len(self.up) - k), 0.0), 1.0)
             image = torch.lerp(self.to_image[k](x), old, share)
         return image
 
@@ -109,12 +109,12 @@ class PlainTower(nn.Module):
         self.dense = Dense(16 * c[0], n_outputs)
         self.last = last
 
-    def forward(self, image, lod):
+    def forward(self, image, blend):
         x = active(self.from_image[-1](image))
         for k in range(len(self.same), 0, -1):
             x = active(self.down[k - 1](active(self.same[k - 1](x))))
             image = F.avg_pool2d(image, 2)
-            share = min(max(lod - (len(self.same) - k), 0.0), 1.0)
+            share = min(max(blend - (len(self.same) - k), 0.0), 1.0)
             x = torch.lerp(x, active(self.from_image[k - 1](image)), share)
         groups = x.unflatten(0, (4, -1))
         spread = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
@@ -138,7 +138,7 @@ class Straightforward:
         adam = partial(torch.optim.Adam, lr=LR, betas=(0.0, 0.99))
         self.optimizers = {k: adam(getattr(self, k).parameters()) for k in "dge"}
 
-    def step(self, real, lod):
+    def step(self, real, blend):
         g, d, e = self.g, self.d, self.e
         n = len(real)
 
@@ -146,19 +146,19 @@ class Straightforward:
             return torch.randn(n, self.latent_dim, device=real.device)
 
         coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2)
-        real = torch.lerp(real, coarse, lod)
-        made = g(noise(), lod).detach()
+        real = torch.lerp(real, coarse, blend)
+        made = g(noise(), blend).detach()
         k = round(n * self.penalised)
         share = torch.rand(k, 1, 1, 1, device=real.device)
         points = torch.lerp(real[:k], made[:k], share).requires_grad_()
-        slope = torch.autograd.grad(d(points, lod).sum(), points, create_graph=True)[0]
-        on_data = d(real, lod)
-        loss = d(made, lod).mean() - on_data.mean()
+        slope = torch.autograd.grad(d(points, blend).sum(), points, create_graph=True)[0]
+        on_data = d(real, blend)
+        loss = d(made, blend).mean() - on_data.mean()
         loss = loss + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()
         self.move("d", loss + 1e-3 * on_data.square().mean())
-        self.move("g", -d(g(noise(), lod), lod).mean())
-        made = g(noise(), lod).detach()
-        self.move("e", (made - g(e(made, lod), lod)).abs().mean())
+        self.move("g", -d(g(noise(), blend), blend).mean())
+        made = g(noise(), blend).detach()
+        self.move("e", (made - g(e(made, blend), blend)).abs().mean())
 
     def move(self, player, loss):
         self.optimizers[player].zero_grad()
