@@ -151,7 +151,8 @@ class Straightforward:
         k = round(n * self.penalised)
         share = torch.rand(k, 1, 1, 1, device=real.device)
         points = torch.lerp(real[:k], made[:k], share).requires_grad_()
-        slope = torch.autograd.grad(d(points, blend).sum(), points, create_graph=True)[0]
+        value = d(points, blend).sum()
+        slope = torch.autograd.grad(value, points, create_graph=True)[0]
         on_data = d(real, blend)
         loss = d(made, blend).mean() - on_data.mean()
         loss = loss + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()
