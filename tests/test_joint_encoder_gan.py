@@ -120,6 +120,8 @@ def test_weights_are_scaled_when_used():
     by_hand = F.conv2d(x, conv.weight * 2**0.5 / (6 * 9) ** 0.5, padding=1)
     torch.testing.assert_close(conv(x), by_hand)
     assert 0.8 < EqualizedLinear(50, 50).weight.std() < 1.2
+    # The gain of the first layer is a quarter of that of the others.
+    assert Generator(6, *SMALL).dense.scale == pytest.approx(2**0.5 / 4 / 6**0.5)
 
 
 @pytest.mark.parametrize("n_colours", [1, 3])
@@ -208,6 +210,8 @@ def test_frames_hold_images_of_any_size(shape, coarse, finest, rng):
     torch.testing.assert_close(frame.enlarged(full, finest), x)
     assert frame.shrunk(x, 0).shape[2:] == coarse
     assert frame.enlarged(frame.shrunk(x, 0), 0).shape == x.shape
+    if shape == (1, 28, 28):
+        assert torch.equal(full[..., 2:30, 2:30], x)  # in the middle
     # Edges are repeated: there is nothing in the margins that is not in the image.
     assert full.amin() == x.amin()
     assert full.amax() == x.amax()
@@ -391,6 +395,13 @@ class LinearCritic(nn.Module):
         return self.slope * x.flatten(2).sum(2) + self.level
 
 
+def test_the_generator_raises_the_critic_s_values():
+    net = make_net()
+    net.critic_ = LinearCritic(0.0, 3.0)
+    player, loss = next(net.turns(torch.zeros(1, 8, 1, 8, 8)))
+    assert (player, float(loss)) == ("generator", -3.0)
+
+
 @pytest.mark.parametrize("n", [8, 6])
 def test_the_critic_s_loss_is_the_paper_s(n):
     net = make_net()
@@ -411,6 +422,7 @@ def test_groups_of_the_critic_hold_one_kind_of_rows():
     net.critic_loss(x, made)
     assert [len(part.unique()) for part in seen[:2]] == [1, 1]
     assert [part.shape[1] for part in seen] == [6, 6, 3]
+    assert (seen[2].abs() < 1).all()  # between them
     seen.clear()
     net.critic_loss(x.repeat(1, 3, 1, 1, 1), made.repeat(1, 3, 1, 1, 1))
     assert seen[-1].shape[1] == 8  # whole groups
