@@ -153,7 +153,7 @@ for kind, label in (("normal", 1), ("anomalous", -1)):
     of_kind = points[y_test[shown] == label]
     ax.scatter(*of_kind.T, s=18, alpha=0.7, linewidth=0, c=COLOURS[kind], label=kind)
 ax.set(xticks=[], yticks=[])
-ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+_ = ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 # %%
 # Most anomalies lie apart from the bags, and some bags lie among the anomalies. The
@@ -196,7 +196,7 @@ for ax, (name, (score, threshold)) in zip(axes, panels.items(), strict=True):
     ax.get_legend().remove()
     ax.spines[["top", "right", "left"]].set_visible(False)
 handles = axes[2].get_legend_handles_labels()
-fig.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
+_ = fig.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
 
 # %%
 # The distance, ``lam=0``, does nearly all of the work. The residual, ``lam=1``, is

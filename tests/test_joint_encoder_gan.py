@@ -399,7 +399,7 @@ def test_the_generator_raises_the_critic_s_values():
     net = make_net()
     net.critic_ = LinearCritic(0.0, 3.0)
     player, loss = next(net.turns(torch.zeros(1, 8, 1, 8, 8)))
-    assert (player, float(loss)) == ("generator", -3.0)
+    assert (player, float(loss.detach())) == ("generator", -3.0)
 
 
 @pytest.mark.parametrize("n", [8, 6])
