@@ -522,6 +522,25 @@ def test_a_warm_start_goes_on_in_the_last_phase(images):
     assert n_moves() == 2 * moves  # and so does the optimiser
 
 
+@pytest.mark.parametrize(
+    ("how", "averaged"),
+    [("joint", ["16 x 12"]), ("separate", ["16 x 12", "encoder"])],
+)
+def test_weights_are_averaged_when_nothing_grows_any_more(
+    how, averaged, images, monkeypatch
+):
+    seen = []
+
+    class Watched(_net.AverageWeights):
+        def on_train_begin(self, net, *args, **kwargs):
+            seen.append((net.phase_.name, self.decay))
+            super().on_train_begin(net)
+
+    monkeypatch.setattr(_net, "AverageWeights", Watched)
+    short(encoder_training=how, averaging=0.7).fit(images)
+    assert seen == [(name, 0.7) for name in averaged]
+
+
 def test_a_separate_encoder_is_trained_when_the_game_is_over(images):
     detector = short(encoder_training="separate").fit(images)
     games, alone = detector.history_[:3], detector.history_[3:]
