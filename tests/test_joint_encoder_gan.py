@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import JointEncoderGAN, load, save
-from skanomaly._joint_encoder_gan import _net
+from skanomaly._joint_encoder_gan import _abnormality, _net
 from skanomaly._joint_encoder_gan._abnormality import Abnormality, Figures, bulk_of
 from skanomaly._joint_encoder_gan._net import JointNet, Phase
 from skanomaly._joint_encoder_gan._networks import (
@@ -281,6 +281,34 @@ def test_standardised_terms_count_alike():
         terms = score.terms(figures, distance)
         assert torch.equal(ranks[0], terms[1].argsort().argsort().double())
         assert torch.equal(ranks[2], terms[0].argsort().argsort().double())
+
+
+def test_standardised_terms_have_median_zero_and_an_interquartile_range_of_one():
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randn(2, 500, 3, generator=rng) * 100
+    figures = Figures(torch.rand(500, generator=rng), codes)
+    score = Abnormality(2, 3)
+    score.adapt(figures, 0.2)
+    terms = (score.logs(score.all_terms(figures)) - score.location) / score.spread
+    low, middle, high = torch.quantile(terms, torch.tensor([0.25, 0.5, 0.75]), 1)
+    torch.testing.assert_close(middle, torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(high - low, torch.ones(3), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("contamination", "left_out"), [("auto", 0.2), (0, 0.2), (0.1, 0.2), (0.4, 0.4)]
+)
+def test_more_is_left_out_where_more_is_anomalous(contamination, left_out, monkeypatch):
+    seen = []
+
+    def watched(codes, share):
+        seen.append(share)
+        return bulk_of(codes, share)
+
+    monkeypatch.setattr(_abnormality, "bulk_of", watched)
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    short(contamination=contamination, n_games=1).fit(X)
+    assert seen == [left_out]
 
 
 def test_the_bulk_of_codes_does_not_make_room_for_outliers():
@@ -767,6 +795,18 @@ def test_variants_train_images(params, precision, images):
 def test_a_late_divergence_is_named(images):
     with pytest.raises(TrainingDivergedError, match="lr"):
         short(lr=1e10).fit(images[:8, :, :4, :4])
+
+
+@pytest.mark.parametrize("level", [-9.0, 9.0])
+def test_what_is_made_stays_in_the_range_of_the_data(level, images):
+    X = images / np.float32(255)
+    detector = short().fit(X)
+    for point in detector.net_.generator_.members[0].to_image:
+        nn.init.constant_(point.bias, level)
+    end = X.max() if level > 0 else X.min()
+    for made in (detector.reconstruct(X[:3]), detector.sample(3)):
+        np.testing.assert_allclose(made, end, atol=1e-6)
+    assert np.isfinite(detector.score_samples(X)).all()
 
 
 def test_a_flat_image_has_a_finite_score(images):
