@@ -88,6 +88,26 @@ def test_the_paper_s_networks_have_its_numbers_of_parameters(shape, counts):
     assert tuple(n_parameters(builders[role]()) for role in roles) == counts
 
 
+def test_the_paper_s_preset():
+    detector = JointEncoderGAN(preset="paper")
+    detector._row_shape = (3, 32, 32)
+    phases = detector._phases(5000)
+    assert [phase.max_epochs for phase in phases] == [4] * 7
+    assert [phase.batch_size for phase in phases] == [128] * 5 + [64] * 2
+    assert [phase.epoch_steps for phase in phases] == [39] * 5 + [78] * 2
+    assert detector._builders(1, 8)["encoder"]().members[0].rectified
+    score = [detector._value(k) for k in ("lam", "residual_norm", "distance")]
+    assert score == [0.05, "paper", "origin"]
+    assert detector._value("standardize") is False
+    detector.set_params(preset=None)
+    assert not detector._builders(1, 8)["encoder"]().members[0].rectified
+    # For tables it is the score alone.
+    detector.set_params(preset="paper", width=8)
+    detector._row_shape = (3,)
+    assert detector._value("latent_dim") == 64
+    assert detector._value("distance") == "origin"
+
+
 def test_pixel_norm_makes_the_mean_square_one():
     x = pixel_norm(torch.randn(5, 7, 3, 3) * 9)
     torch.testing.assert_close(x.square().mean(1), torch.ones(5, 3, 3))
