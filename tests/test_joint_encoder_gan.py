@@ -817,6 +817,12 @@ def test_a_late_divergence_is_named(images):
         short(lr=1e10).fit(images[:8, :, :4, :4])
 
 
+def test_the_threshold_without_a_known_contamination(images):
+    detector = short().fit(images)
+    low, middle = np.percentile(detector.score_samples(images), [25, 50])
+    assert detector.offset_ == pytest.approx(middle - 3 * (middle - low))
+
+
 @pytest.mark.parametrize("level", [-9.0, 9.0])
 def test_what_is_made_stays_in_the_range_of_the_data(level, images):
     X = images / np.float32(255)
