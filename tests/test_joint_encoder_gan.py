@@ -179,6 +179,14 @@ def test_the_ends_of_a_fade():
         assert not torch.allclose(grown(tower, 2)(image), small, atol=1e-2)
 
 
+def test_codes_are_rectified_or_not():
+    tower, image = grown(Tower(*SMALL, 6), 2), torch.randn(9, 1, 16, 16)
+    rectified, tower.rectified = tower(image), False
+    codes = tower(image)
+    assert (codes < 0).any()
+    torch.testing.assert_close(rectified, F.leaky_relu(codes, 0.2))
+
+
 def test_what_is_not_reached_yet_is_not_computed_and_not_moved():
     tower = grown(Tower(*SMALL, 6), 1)
     tower(torch.randn(4, 1, 8, 8)).sum().backward()
@@ -345,12 +353,13 @@ def test_the_bulk_of_codes_does_not_make_room_for_outliers():
 # The optimiser ------------------------------------------------------------------------
 
 
-def test_adam_without_momentum_is_adam_with_half_the_memory():
+@pytest.mark.parametrize("eps", [1e-8, 0.1])
+def test_adam_without_momentum_is_adam_with_half_the_memory(eps):
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(7, 5)) for _ in range(2)]
     weights[1].data.copy_(weights[0].data)
-    ours = MomentumFreeAdam(weights[:1], lr=0.01)
-    adam = torch.optim.Adam(weights[1:], lr=0.01, betas=(0.0, 0.99))
+    ours = MomentumFreeAdam(weights[:1], lr=0.01, eps=eps)
+    adam = torch.optim.Adam(weights[1:], lr=0.01, betas=(0.0, 0.99), eps=eps)
     for _ in range(20):
         gradient = torch.randn(7, 5) * 10 ** float(torch.randn(()))
         for weight, optimizer in zip(weights, (ours, adam), strict=True):
