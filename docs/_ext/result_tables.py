@@ -399,6 +399,8 @@ def crossed(records, table, value) -> dict[str, dict[str, str]]:
     """Return the entries by row and column, and the row of means."""
     rows = grouped(records, lambda record: row_name(record, table.rows))
     columns = list(dict.fromkeys(label(r[table.columns]) for r in records))
+    if all(map(is_number, columns)):
+        columns.sort(key=float)
     found = {
         name: {
             column: numbers
