@@ -19,10 +19,12 @@ from skanomaly.datasets import (
     across_domains,
     contaminate,
     fetch_cifar10,
+    fetch_emnist_letters,
     fetch_fashion_mnist,
     fetch_kmnist,
     fetch_mnist,
     fetch_odds,
+    fetch_tiny_imagenet,
     fetch_usps,
     hold_one_out,
     labelled_anomalies,
@@ -689,6 +691,156 @@ def test_data_home_must_be_a_path(fetch):
         fetch(data_home=3)
 
 
+# ------------------------------------------------- images that nothing downloads
+
+
+def test_letters(tmp_path):
+    path = tmp_path / "emnist_letters.npz"
+    arrays = write_images(path, (28, 28), y_train=np.arange(20, 26, dtype=np.uint8))
+    bunch = fetch_emnist_letters(data_home=tmp_path)
+    np.testing.assert_array_equal(bunch.data[:, 0], arrays["X_train"])
+    assert bunch.data.flags.c_contiguous
+    assert bunch.target.dtype == np.int64
+    assert [bunch.target_names[k] for k in bunch.target] == list("UVWXYZ")
+    assert len(bunch.target_names) == 26
+    assert bunch.filename == str(path)
+    assert bunch.DESCR.startswith("Load EMNIST Letters")
+    assert "Rights: " in bunch.DESCR
+    X, y = fetch_emnist_letters(subset="all", data_home=tmp_path, return_X_y=True)
+    np.testing.assert_array_equal(X[6:, 0], arrays["X_test"])
+    assert y.tolist() == [20, 21, 22, 23, 24, 25, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match='"train", "test" or "all"'):
+        fetch_emnist_letters(subset="letters", data_home=tmp_path)
+
+
+CLASSES = {
+    "n02123045": "tabby, tabby cat",
+    "n02814533": "beach wagon, station wagon, wagon",
+    "n01443537": "goldfish, Carassius auratus",
+    "n03977966": "police van, wagon",
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Write eight images of four classes, and return how to write others."""
+
+    def write(**changes):
+        arrays = {
+            "X": np.random.RandomState(0).randint(256, size=(8, 32, 32, 3), dtype="u1"),
+            "y": np.int16([3, 0, 1, 2, 2, 1, 0, 3]),
+            "class_ids": np.array(list(CLASSES)),
+            "class_names": np.array(list(CLASSES.values())),
+        } | changes
+        np.savez(tmp_path / "tiny_imagenet_32.npz", **arrays)
+        return arrays
+
+    return write
+
+
+def test_tiny_imagenet(photos, tmp_path):
+    arrays = photos()
+    bunch = fetch_tiny_imagenet(data_home=tmp_path)
+    assert bunch.data.dtype == np.uint8
+    assert bunch.data.flags.c_contiguous
+    np.testing.assert_array_equal(np.moveaxis(bunch.data, 1, -1), arrays["X"])
+    assert bunch.target.dtype == np.int64
+    assert bunch.target.tolist() == arrays["y"].tolist()
+    names = ["tabby", "beach wagon", "goldfish", "police van"]
+    assert bunch.target_names == names
+    assert bunch.class_ids == list(CLASSES)
+    assert bunch.filename == str(tmp_path / "tiny_imagenet_32.npz")
+    assert bunch.DESCR.startswith("Load Tiny ImageNet")
+    assert "Rights: " in bunch.DESCR
+    assert "Parameters" not in bunch.DESCR
+    X, y = fetch_tiny_imagenet(data_home=str(tmp_path), return_X_y=True)
+    np.testing.assert_array_equal(X, bunch.data)
+    np.testing.assert_array_equal(y, bunch.target)
+
+
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        (["tabby"], [1, 2, 3]),
+        (["n02123045"], [1, 2, 3]),
+        ("tabby cat", [1, 2, 3]),
+        (np.array(["goldfish", "n02123045", "tabby"]), [1, 3]),
+        (["wagon"], [0, 2]),
+        (("station wagon",), [0, 2, 3]),
+        ([], [0, 1, 2, 3]),
+    ],
+)
+def test_tiny_imagenet_without_classes(without, left, photos, tmp_path):
+    arrays = photos()
+    bunch = fetch_tiny_imagenet(without=without, data_home=tmp_path)
+    rows = np.isin(arrays["y"], left)
+    np.testing.assert_array_equal(np.moveaxis(bunch.data, 1, -1), arrays["X"][rows])
+    assert bunch.class_ids == [list(CLASSES)[k] for k in left]
+    # Numbers, ids and names are of the classes that are left.
+    ids = np.array(bunch.class_ids)[bunch.target]
+    np.testing.assert_array_equal(ids, arrays["class_ids"][arrays["y"][rows]])
+    firsts = [name.split(",")[0] for name in CLASSES.values()]
+    assert bunch.target_names == [firsts[k] for k in left]
+    _, y = fetch_tiny_imagenet(without=without, data_home=tmp_path, return_X_y=True)
+    np.testing.assert_array_equal(y, bunch.target)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        (
+            ["gold fish"],
+            r"'gold fish', which is .* 4 classes\. Did you mean 'goldfish'",
+        ),
+        (["goldfish", "n0"], r"without has 'n0', which is neither the WordNet id nor"),
+        ("cat", "without has 'cat'"),
+        ([3], "without has '3'"),
+        (list(CLASSES), "without leaves no class"),
+    ],
+)
+def test_tiny_imagenet_refuses_unknown_classes(without, message, photos, tmp_path):
+    photos()
+    with pytest.raises(ValueError, match=message):
+        fetch_tiny_imagenet(without=without, data_home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"X": np.zeros((8, 64, 64, 3), np.uint8)}, "must hold uint8 images"),
+        ({"X": np.zeros((8, 32, 32, 3))}, "must hold uint8 images"),
+        ({"y": np.arange(3)}, "with one label each, got .* with 3 labels"),
+        ({"y": np.full(8, 4)}, "got 4 ids, 4 names and the labels 4 to 4"),
+        ({"class_names": np.array(["tabby"])}, "got 4 ids, 1 names"),
+    ],
+)
+def test_tiny_imagenet_of_another_kind_is_refused(changes, message, photos, tmp_path):
+    photos(**changes)
+    with pytest.raises(ValueError, match=message):
+        fetch_tiny_imagenet(data_home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fetch", "expected"),
+    [
+        (
+            fetch_emnist_letters,
+            ["emnist_letters.npz", "X_train, y_train", "nist.gov", "0 for A"],
+        ),
+        (
+            fetch_tiny_imagenet,
+            ["tiny_imagenet_32.npz", "class_names", "stanford.edu", "32 x 32"],
+        ),
+    ],
+)
+def test_what_nothing_downloads_says_what_to_store(fetch, expected, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        fetch(data_home=tmp_path)
+    for part in [*expected, str(tmp_path), "SKANOMALY_DATA, which is not set"]:
+        assert part in str(caught.value)
+    assert "no network" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------- tables
 
 
@@ -789,6 +941,8 @@ SHARED = os.environ.get("SKANOMALY_DATA")
         (fetch_kmnist, "test", (10000, 1, 28, 28), (1000,) * 10),
         (fetch_usps, "test", (2007, 1, 16, 16), _images._USPS.test_counts),
         (fetch_usps, "all", (9298, 1, 16, 16), None),
+        (fetch_emnist_letters, "train", (10400, 1, 28, 28), (400,) * 26),
+        (fetch_emnist_letters, "test", (2600, 1, 28, 28), (100,) * 26),
     ],
 )
 def test_real_images(fetch, subset, shape, counts, shared_data):
@@ -806,6 +960,15 @@ def test_real_cifar10_holds_what_the_loader_reads(shared_data):
         assert {"X_train", "y_train", "X_test", "y_test"} <= set(file.files)
         assert tuple(np.bincount(file["y_test"])) == _images._CIFAR10.test_counts
         assert tuple(file["class_names"]) == _images._CIFAR10.classes
+
+
+def test_real_tiny_imagenet(shared_data):
+    bunch = fetch_tiny_imagenet(without=["wagon", "tabby", "n02123394"])
+    assert bunch.data.shape == (196 * 50, 3, 32, 32)
+    assert np.bincount(bunch.target).tolist() == [50] * 196
+    assert len(set(bunch.target_names)) == len(set(bunch.class_ids)) == 196
+    assert "Egyptian cat" in bunch.target_names
+    assert not {"tabby", "Persian cat", "police van"} & set(bunch.target_names)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ training row too. Videos are read by `read_frames`, cut by `make_clips`, and jud
 
 from ._images import (
     fetch_cifar10,
+    fetch_emnist_letters,
     fetch_fashion_mnist,
     fetch_kmnist,
     fetch_mnist,
+    fetch_tiny_imagenet,
     fetch_usps,
 )
 from ._protocols import (
@@ -35,10 +37,12 @@ __all__ = [
     "across_domains",
     "contaminate",
     "fetch_cifar10",
+    "fetch_emnist_letters",
     "fetch_fashion_mnist",
     "fetch_kmnist",
     "fetch_mnist",
     "fetch_odds",
+    "fetch_tiny_imagenet",
     "fetch_ucsd_ped2",
     "fetch_usps",
     "frame_scores",

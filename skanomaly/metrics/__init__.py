@@ -2,9 +2,12 @@
 
 Everywhere in this package `y` holds +1 (normal) and -1 (anomaly), and a score is
 higher for a more normal row: scikit-learn's conventions for outlier detection.
+
+`dci_scores` is of another kind: it judges codes by the factors that rows are made from.
 """
 
 from ._curves import DetectorPrecisionRecallDisplay, DetectorRocDisplay
+from ._disentanglement import dci_scores
 from ._score_distribution import ScoreDistributionDisplay
 from ._scorer import (
     detector_average_precision,
@@ -19,6 +22,7 @@ __all__ = [
     "DetectorRocDisplay",
     "ScoreDistributionDisplay",
     "TrainingHistoryDisplay",
+    "dci_scores",
     "detector_average_precision",
     "detector_average_precision_score",
     "detector_roc_auc",
