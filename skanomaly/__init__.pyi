@@ -1,11 +1,13 @@
 from . import datasets, exceptions, metrics, model_selection
 from ._aa_bigan import AABiGAN
+from ._adra import ADRA
 from ._history_ad import HistoryAD
 from ._joint_encoder_gan import JointEncoderGAN
 from ._persistence import load, save
 from ._transfer_ad import TransferAD
 
 __all__ = [
+    "ADRA",
     "AABiGAN",
     "HistoryAD",
     "JointEncoderGAN",

@@ -5,6 +5,8 @@ from ._callbacks import (
     KeepBest,
     LinearDecay,
     ProgressBar,
+    RateSchedule,
+    StepDecay,
     StopTraining,
 )
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
@@ -20,7 +22,9 @@ __all__ = [
     "MomentumFreeAdam",
     "Player",
     "ProgressBar",
+    "RateSchedule",
     "Rows",
+    "StepDecay",
     "StopTraining",
     "input_gradient",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from skorch.callbacks import Callback
@@ -12,7 +15,36 @@ class StopTraining(Exception):  # noqa: N818
     """Raised by a callback to end a run early and regularly."""
 
 
-class LinearDecay(Callback):
+class RateSchedule(Callback, ABC):
+    """Change all learning rates along a run; a subclass says how."""
+
+    @abstractmethod
+    def share(self, progress: float) -> float:
+        """Return the rate, as a share of the first one, at a progress in [0, 1]."""
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Remember the rates to start from."""
+        self.groups_ = [
+            (group, group.setdefault("initial_lr", group["lr"]))
+            for name in net.players()
+            for group in net._optimizer(name).param_groups
+        ]
+        self._set(0.0)
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        """Set the rates for the next step."""
+        self._set(net.progress)
+
+    def _set(self, progress):
+        for group, lr in self.groups_:
+            group["lr"] = lr * self.share(progress)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Let go of the optimisers."""
+        del self.groups_
+
+
+class LinearDecay(RateSchedule):
     """Lower all learning rates linearly over a run, or its last part.
 
     Parameters
@@ -27,26 +59,30 @@ class LinearDecay(Callback):
         self.final = final
         self.begin = begin
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Remember the rates to start from."""
-        self.groups_ = [
-            (group, group.setdefault("initial_lr", group["lr"]))
-            for name in net.players()
-            for group in net._optimizer(name).param_groups
-        ]
-        self._set(0.0)
+    def share(self, progress: float) -> float:
+        """Return the rate as a share of the first one."""
+        done = max(progress - self.begin, 0.0) / (1 - self.begin)
+        return 1 - (1 - self.final) * done
 
-    def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Set the rates for the next step."""
-        self._set(max(net.progress - self.begin, 0.0) / (1 - self.begin))
 
-    def _set(self, done):
-        for group, lr in self.groups_:
-            group["lr"] = lr * (1 - (1 - self.final) * done)
+class StepDecay(RateSchedule):
+    """Lower all learning rates at certain points of a run.
 
-    def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Let go of the optimisers."""
-        del self.groups_
+    Parameters
+    ----------
+    points : sequence of float
+        Shares of the run, in (0, 1).
+    factor : float
+        What the rates are multiplied by at each of them.
+    """
+
+    def __init__(self, points: Sequence[float] = (2 / 3, 5 / 6), factor: float = 0.1):
+        self.points = points
+        self.factor = factor
+
+    def share(self, progress: float) -> float:
+        """Return the rate as a share of the first one."""
+        return self.factor ** sum(progress >= point for point in self.points)
 
 
 class AverageWeights(Callback):

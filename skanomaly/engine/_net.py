@@ -395,8 +395,12 @@ class AlternatingNet(NeuralNet, ABC):
 
     def __getstate__(self):
         # Callbacks hold what does not pickle, such as a progress bar, and serve
-        # the run that they were made for alone.
-        return super().__getstate__() | {"callbacks": [], "callbacks_": []}
+        # the run that they were made for alone. What builds the modules may hold
+        # modules itself, and has served as well.
+        gone = {"callbacks": [], "callbacks_": [], "modules": dict(self.modules)}
+        if self.initialized_:
+            gone["modules"] = dict.fromkeys(self.modules)
+        return super().__getstate__() | gone
 
     def _optimizer(self, name):
         return getattr(self, f"optimizer_{name}_")

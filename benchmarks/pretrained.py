@@ -1,0 +1,167 @@
+"""Two networks pretrained on ImageNet, from arrays of weights in the data folder.
+
+Both take RGB images (n, 3, h, w) scaled to [-1, 1], of 32 pixels a side or more, and
+return features averaged over the image. They are sequences of stages, so that
+``network[:n]`` is the part below stage n.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+MOBILENET = "mobilenet_v2_1.0_224_imagenet_float32.npz"
+SQUEEZENET = "squeezenet_v1.0_imagenet_float32.npz"
+
+
+def mobilenet_v2(folder, classify=False):
+    """Return MobileNetV2 1.0 with batch norm folded into its convolutions.
+
+    Parameters
+    ----------
+    folder : str or path
+        Data folder, which has the weights in its subfolder ``weights``.
+    classify : bool, default=False
+        Return the logits of 1001 classes, the first of them background, in place of
+        the 1280 pooled features.
+
+    Returns
+    -------
+    network : torch.nn.Sequential
+        Stages ``stem``, ``block1`` to ``block17``, ``last`` and ``pool``.
+    """
+    arrays = _arrays(folder, MOBILENET)
+    graph = json.loads(str(arrays.pop("graph")))
+    stages, layers = OrderedDict(), []
+    for op, following in pairwise(graph):
+        if op["op"] != "conv":
+            continue
+        key, activated = op["key"], op["act"] == "relu6"
+        layers += _same_conv(_tensors(arrays, key), op["stride"], op["groups"])
+        layers += [nn.ReLU6()] * activated
+        if key == "00":
+            stages["stem"], layers = nn.Sequential(*layers), []
+        elif not activated:  # a block ends in a convolution without an activation
+            block = Shortcut if following["op"] == "add" else nn.Sequential
+            stages[f"block{len(stages)}"], layers = block(*layers), []
+    stages["last"] = nn.Sequential(*layers)
+    stages["pool"] = _pool()
+    if classify:
+        weight, bias = _tensors(arrays, "52")
+        stages["classes"] = nn.Linear(*weight.shape[1::-1])
+        _fill(stages["classes"], weight[:, :, 0, 0], bias)
+    return nn.Sequential(stages).eval()
+
+
+def squeezenet(folder, classify=False):
+    """Return SqueezeNet 1.0 in the pruned form of Deep Compression.
+
+    Parameters
+    ----------
+    folder : str or path
+        Data folder, which has the weights in its subfolder ``weights``.
+    classify : bool, default=False
+        Return the logits of 1000 classes in place of the 512 pooled features.
+
+    Returns
+    -------
+    network : torch.nn.Sequential
+        Stages ``stem``, ``pool1``, ``fire2`` to ``fire9`` with ``pool4`` and ``pool8``
+        between them, and ``pool``.
+    """
+    arrays = _arrays(folder, SQUEEZENET)
+    # The network was trained on BGR in 0..255 less a mean. Nothing is padded before
+    # the first convolution, so that its weights can take all of that on exactly.
+    weight, bias = _tensors(arrays, "conv1")
+    shift = 127.5 - torch.tensor([104.0, 117.0, 123.0])
+    bias = bias + (weight * shift[:, None, None]).sum((1, 2, 3))
+    conv = _conv((weight.flip(1) * 127.5, bias), stride=2)
+    stages = OrderedDict(stem=nn.Sequential(conv, nn.ReLU()), pool1=_halve())
+    for number in range(2, 10):
+        name = f"fire{number}"
+        parts = ("squeeze1x1", "expand1x1", "expand3x3")
+        stages[name] = Fire(*(_tensors(arrays, f"{name}.{part}") for part in parts))
+        if number in (4, 8):
+            stages[f"pool{number}"] = _halve()
+    if classify:
+        conv = _conv(_tensors(arrays, "conv10"), padding=1)
+        stages["classes"] = nn.Sequential(conv, nn.ReLU())
+    stages["pool"] = _pool()
+    return nn.Sequential(stages).eval()
+
+
+class Shortcut(nn.Sequential):
+    """Layers whose output is added to their input."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class SamePad(nn.Module):
+    """What TensorFlow pads before a 3 x 3 convolution of stride 2.
+
+    An even side is padded at its end only, an odd one at both ends.
+    """
+
+    def forward(self, x):
+        return F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1))
+
+
+class Fire(nn.Module):
+    """A narrow 1 x 1 convolution, then 1 x 1 and 3 x 3 ones side by side."""
+
+    def __init__(self, squeeze, expand1, expand3):
+        super().__init__()
+        self.squeeze = _conv(squeeze)
+        self.expand1 = _conv(expand1)
+        self.expand3 = _conv(expand3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1(x), self.expand3(x)], dim=1))
+
+
+def _arrays(folder, name):
+    with np.load(Path(folder) / "weights" / name, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _tensors(arrays, key):
+    parts = ("weight", "bias")
+    return tuple(torch.from_numpy(arrays[f"{key}_{part}"]) for part in parts)
+
+
+def _conv(tensors, **options):
+    weight, bias = tensors
+    groups = options.get("groups", 1)
+    n_out, n_in, *kernel = weight.shape
+    return _fill(nn.Conv2d(n_in * groups, n_out, kernel, **options), weight, bias)
+
+
+def _same_conv(tensors, stride, groups):
+    kernel = tensors[0].shape[-1]
+    padding = kernel // 2 if stride == 1 else 0
+    conv = _conv(tensors, stride=stride, padding=padding, groups=groups)
+    return [conv] if stride == 1 else [SamePad(), conv]
+
+
+@torch.no_grad()
+def _fill(layer, weight, bias):
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+    return layer
+
+
+def _halve():
+    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+
+def _pool():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())

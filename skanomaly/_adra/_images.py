@@ -1,0 +1,94 @@
+"""What is done to images before a backbone sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: What a crop may cut off, as a share of a side: 4 of 32 pixels.
+_CROP = 1 / 8
+
+
+class ImagePreparation(NamedTuple):
+    """Bring scaled images to what a backbone was trained on.
+
+    Attributes
+    ----------
+    sides : tuple of int
+        Height and width; images are interpolated.
+    mean, spread : tuple of float, or None
+        Mean and standard deviation of each channel, of pixels in [0, 1]; None leaves
+        pixels in [-1, 1].
+    """
+
+    sides: tuple[int, int]
+    mean: tuple[float, ...] | None = None
+    spread: tuple[float, ...] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map scaled images (n, c, h, w) to (n, c, \\*sides), or grey ones to (n, 3)."""
+        if images.shape[2:] != self.sides:
+            images = resized(images, self.sides)
+        if self.mean is not None:
+            mean, spread = (
+                torch.tensor(values, device=images.device).view(-1, 1, 1)
+                for values in (self.mean, self.spread)
+            )
+            images = ((images + 1) / 2 - mean) / spread
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Return images (n, c, h, w) with other sides, interpolated."""
+    # Enlarging needs no smoothing, which is slow.
+    shrinks = any(new < old for new, old in zip(sides, images.shape[2:], strict=True))
+    return F.interpolate(images, sides, mode="bilinear", antialias=shrinks)
+
+
+class Augmentation(NamedTuple):
+    """Change images at random, each in its own way, on their device.
+
+    Attributes
+    ----------
+    kinds : sequence of {"flip", "crop"}
+        "flip" mirrors half of the images from left to right; "crop" moves each by up
+        to an eighth of its sides, and repeats its edges.
+    """
+
+    kinds: Sequence[str]
+
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Return images of the same shape."""
+        n, device = len(images), images.device
+        *_, height, width = images.shape
+
+        def drawn(low, high):
+            return torch.randint(low, high, (n, 1), generator=rng, device=device)
+
+        rows, columns = (
+            torch.arange(side, device=device).expand(n, side)
+            for side in (height, width)
+        )
+        if "flip" in self.kinds:
+            columns = torch.where(drawn(0, 2) == 1, columns.flip(1), columns)
+        if "crop" in self.kinds:
+            far = [round(_CROP * side) for side in (height, width)]
+            rows = (rows + drawn(-far[0], far[0] + 1)).clamp(0, height - 1)
+            columns = (columns + drawn(-far[1], far[1] + 1)).clamp(0, width - 1)
+        image = torch.arange(n, device=device)[:, None, None]
+        moved = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]]
+        return moved.permute(0, 3, 1, 2)
+
+
+def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
+    """Return what a function of the user, which draws by itself, makes of images."""
+    return function(images)
+
+
+def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:
+    """Return rows as they are."""
+    return rows

@@ -1,0 +1,145 @@
+"""What the package's own networks are taught before they are frozen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..engine import AlternatingNet, LinearDecay, Player, Rows
+from ._adapters import StackedLinear
+
+#: Shares of the columns that are hidden at once.
+_HIDDEN = 0.1, 0.9
+
+
+class LabelledRows:
+    """Rows with their classes, for batches of both.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows.
+    labels : Tensor of shape (n,), int64
+        Number of the class of each, on the device of `rows`.
+    """
+
+    def __init__(self, rows: Rows, labels: Tensor):
+        self.rows, self.labels = rows, labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows and labels at `index`."""
+        return self.rows[index], self.labels[index]
+
+
+class Pretraining(AlternatingNet, ABC):
+    """A network and a last layer on top of it, taught a task that needs no anomaly.
+
+    Parameters
+    ----------
+    modules : dict
+        "network": what builds the network.
+    prepare, augment : callable
+        What is done to rows before the network sees them.
+    row_shape : tuple of int
+        Shape of a row.
+    n_outputs : int
+        What the last layer returns.
+    **engine
+        Settings of the engine.
+    """
+
+    def __init__(self, modules, *, prepare, augment, row_shape, n_outputs, **engine):
+        super().__init__(modules, **engine)
+        self.prepare = prepare
+        self.augment = augment
+        self.row_shape = row_shape
+        self.n_outputs = n_outputs
+
+    def initialize_module(self):
+        super().initialize_module()
+        # Two rows, since batch normalisation cannot train on one.
+        example = torch.zeros(self.n_copies or 2, 2, *self.row_shape)
+        example = self.prepare(example if self.n_copies else example[0])
+        with torch.no_grad():
+            n_features = self.network_.eval()(example).shape[-1]
+        self.last_ = self.last_layer(n_features)
+        return self
+
+    def last_layer(self, n_features: int) -> nn.Module:
+        """Return what makes outputs of features."""
+        return nn.Linear(n_features, self.n_outputs)
+
+    def players(self):
+        both = nn.ModuleList([self.network_, self.last_])
+        adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
+        return {"pretraining": Player(both, adam)}
+
+    def turns(self, batch):
+        inputs, wanted = self.posed(batch)
+        yield "pretraining", self.loss(self.last_(self.network_(inputs)), wanted)
+
+    @abstractmethod
+    def posed(self, batch) -> tuple[Tensor, Tensor]:
+        """Return what the network is given, and what it should say."""
+
+    def loss(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """Return how far the outputs are from that."""
+        return F.cross_entropy(outputs.float(), wanted)
+
+
+class Supervised(Pretraining):
+    """The task is to name the class of an image; batches are pairs with labels."""
+
+    def posed(self, batch):
+        images, labels = batch
+        return self.prepare(self.augment(images, self.rng_)), labels
+
+
+class Rotation(Pretraining):
+    """The task is to say by how many quarters an image was turned."""
+
+    def posed(self, batch):
+        images = self.prepare(self.augment(batch, self.rng_))
+        side = min(images.shape[2:])  # of the square in the middle, which can turn
+        top, left = ((whole - side) // 2 for whole in images.shape[2:])
+        images = images[:, :, top : top + side, left : left + side]
+        quarters = torch.arange(len(images), device=images.device) % 4
+        turned = [torch.rot90(images[quarters == k], k, (2, 3)) for k in range(4)]
+        return torch.cat(turned), quarters.sort().values
+
+
+class Masking(Pretraining):
+    """The task is to tell hidden columns of a row from the visible ones."""
+
+    def last_layer(self, n_features):
+        layer = StackedLinear(self.n_copies, n_features, self.n_outputs)
+        return nn.Sequential(nn.GELU(), layer)
+
+    def posed(self, batch):
+        rows = self.prepare(batch)
+        low, high = _HIDDEN
+        share = low + (high - low) * self._drawn(*rows.shape[:2], 1)
+        hidden = self._drawn(*rows.shape) < share
+        return rows.masked_fill(hidden, 0.0), torch.where(hidden, rows, torch.nan)
+
+    def _drawn(self, *shape):
+        return torch.rand(shape, generator=self.rng_, device=self.device)
+
+    def loss(self, outputs, wanted):
+        hidden = ~wanted.isnan()
+        error = F.smooth_l1_loss(outputs.float(), wanted.nan_to_num(), reduction="none")
+        of_each = (error * hidden).sum((1, 2)) / hidden.sum((1, 2)).clamp_min(1)
+        return of_each.sum()
+
+
+def pretrain(net: Pretraining, rows, plan, callbacks):
+    """Teach a net its task; a stage, whose result `memory` may keep."""
+    net.run(rows, callbacks=[LinearDecay(0.0), *callbacks], **plan)
+    return (net,)
