@@ -88,6 +88,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
     _kept_classes: tuple[type, ...] = ()
 
+    #: Modules of the nets that training does not change, and others may share.
+    _frozen_modules: tuple[str, ...] = ()
+
     @abstractmethod
     def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:
         """Return the untrained nets, by the name of the attribute they become."""

@@ -8,6 +8,7 @@ cannot make it run anything.
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from importlib import import_module
 from os import PathLike
 from typing import Any, NamedTuple
@@ -31,7 +32,9 @@ _FORMAT = 1
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def save(detector: BaseDeepDetector, path: str | PathLike) -> None:
+def save(
+    detector: BaseDeepDetector, path: str | PathLike, *, include_backbone: bool = True
+) -> None:
     """Write a fitted detector to a file.
 
     The file holds the parameters, the scaling, the thresholds and the weights;
@@ -45,11 +48,18 @@ def save(detector: BaseDeepDetector, path: str | PathLike) -> None:
         A fitted detector.
     path : str or path-like
         Where to write; an existing file is replaced.
+    include_backbone : bool, default=True
+        Whether to write the weights of a frozen network too, if the detector has one,
+        as :class:`ADRA` has. Without them the file holds the adapters alone, and
+        :func:`load` has to be given the network as ``backbone``: one with the same
+        weights, which is checked.
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
+    ValueError
+        If `include_backbone` is false, and the detector has no frozen network.
 
     See Also
     --------
@@ -68,9 +78,19 @@ def save(detector: BaseDeepDetector, path: str | PathLike) -> None:
     check_is_fitted(detector)
     tensors: dict[str, torch.Tensor] = {}
     known = _known_classes(type(detector))
+    left_out = () if include_backbone else detector._frozen_modules
+    if not (include_backbone or left_out):
+        raise ValueError(
+            f"include_backbone=False, but {type(detector).__name__} has no network "
+            "that stays as it was."
+        )
     given = detector.get_params(deep=False)
     params = {name: value for name, value in given.items() if _is_plain(value)}
-    fitted = {k: v for k, v in vars(detector).items() if k not in given}
+    fitted = {
+        k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
+        for k, v in vars(detector).items()
+        if k not in given
+    }
     header = {
         "format": _FORMAT,
         "skanomaly": __version__,
@@ -160,22 +180,38 @@ def _known_classes(cls):
 
 
 class _Weights(NamedTuple):
-    """What a file holds of a net."""
+    """What a file holds of a net: of modules that are left out a checksum."""
 
     step: int
-    modules: dict[str, dict[str, torch.Tensor]]
+    modules: dict[str, dict[str, torch.Tensor] | str]
 
     @classmethod
-    def of(cls, net: AlternatingNet):
-        names = net.modules
-        return cls(net.step_, {k: getattr(net, f"{k}_").state_dict() for k in names})
+    def of(cls, net: AlternatingNet, left_out: tuple[str, ...]):
+        states = {name: getattr(net, f"{name}_").state_dict() for name in net.modules}
+        short = {name: _checksum(states[name]) for name in left_out}
+        return cls(net.step_, states | short)
 
     def poured_into(self, net: AlternatingNet):
         net.initialize()
         net.step_ = self.step
         for name, state in self.modules.items():
-            getattr(net, f"{name}_").load_state_dict(state)
+            module = getattr(net, f"{name}_")
+            if not isinstance(state, str):
+                module.load_state_dict(state)
+            elif state != _checksum(module.state_dict()):
+                raise ValueError(
+                    f"{name} is not the network that the detector was trained with: "
+                    "its weights are others."
+                )
         return net
+
+
+def _checksum(state):
+    digest = sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].numpy(force=True).tobytes())
+    return digest.hexdigest()
 
 
 # One JSON value per Python value: plain ones are themselves, every other one is an
@@ -192,9 +228,8 @@ def _encode(value, path, tensors, known):
         value = value.item()
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, AlternatingNet):
-        weights = _Weights.of(value)
-        return {"net": [weights.step, inner(weights.modules, "modules")]}
+    if isinstance(value, _Weights):
+        return {"net": [value.step, inner(value.modules, "modules")]}
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         return {"names": value.tolist()}
     if isinstance(value, np.ndarray | torch.Tensor):

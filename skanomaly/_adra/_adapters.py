@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-#: Weights of a frozen layer per weight of a correction of low rank: as many as a
-#: 3 x 3 kernel has per weight of a 1 x 1 kernel.
-_SMALLER = 9
+from ._convolutions import (
+    FoldedConvolution,
+    MeanPixel,
+    MixedConvolution,
+    at_middles,
+    channels_last,
+    is_plain,
+    pixels,
+)
+
+#: Weights of a frozen layer per weight of a correction of low rank.
+_SMALLER = 4
 
 
 class Correction(nn.Module):
@@ -31,13 +41,16 @@ class Correction(nn.Module):
 
     def __init__(self, layer: nn.Module, n_experts: int):
         super().__init__()
-        n_out, n_in, *sides = layer.weight.shape
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        n_out, n_in, *sides = weight.shape
         self.n_experts, self.groups = n_experts, getattr(layer, "groups", 1)
         self.rank = None
         if self.groups == 1 and set(sides) <= {1}:
             self.rank = max(n_out * n_in // (_SMALLER * (n_out + n_in)), 1)
             n_hidden = n_experts * self.rank
-            self.down = nn.Parameter(torch.randn(n_hidden, n_in) / n_in**0.5)
+            # So large that D'D is the identity on average: steps of A are then as
+            # large as those of a map that is not of low rank.
+            self.down = nn.Parameter(torch.randn(n_hidden, n_in) / self.rank**0.5)
             self.up = nn.Parameter(torch.zeros(n_out, n_hidden))
         else:
             self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_in))
@@ -45,94 +58,37 @@ class Correction(nn.Module):
             # Its weights are drawn at random: equal gates would keep experts equal.
             self.gate = nn.Linear(n_in * self.groups, n_experts)
 
-    @property
-    def factors(self) -> tuple[Tensor, Tensor | None]:
-        """The map of a single expert: a matrix (out, in), or U and D of its rank."""
-        if self.rank is None:
-            return self.maps[0], None
-        return self.up, self.down
+    def shares(self, mean: Tensor) -> Tensor:
+        """Return the gates g (n, K) of inputs of which `mean` (n, in) is the mean."""
+        return self.gate(mean).softmax(1)
 
-    def shares(self, x: Tensor) -> Tensor:
-        """Return the gates g (n, K) of inputs (n, q, in) of q pixels."""
-        return self.gate(x.mean(1)).softmax(1)
+    def map(self) -> Tensor:
+        """Return the map of a single expert, (out, in)."""
+        return self.maps[0] if self.rank is None else self.up @ self.down
 
-    def forward(self, x: Tensor, sampled: Tensor, y: Tensor) -> Tensor:
-        """Return `y` and the correction added up, (n, p, out).
+    def maps_of(self, mean: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return one map for each row, made of those of all experts: (n, out, in)."""
+        # Scaled before there are many of them; and mixed before they are applied, so
+        # that several experts cost what one does.
+        maps = self.maps if scale is None else self.maps * scale[:, None]
+        return (self.shares(mean) @ maps.flatten(1)).unflatten(1, maps.shape[1:])
 
-        Parameters
-        ----------
-        x : Tensor of shape (n, q, in)
-            All pixels of the input; they make the gates.
-        sampled : Tensor of shape (n, p, in)
-            The pixels in the middle of the frozen kernel, for each pixel of `y`.
-        y : Tensor of shape (n, p, out)
-            What the frozen layer makes of `x`.
-        """
-        shares = self.shares(x) if self.n_experts > 1 else x.new_ones(1, 1)
+    def mixes(self, conv: nn.Conv2d) -> bool:
+        """Return whether maps of each row go with :class:`MixedConvolution`."""
+        return self.rank is None and MixedConvolution.takes(conv)
+
+    def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
+        """Return the correction (n, p, out) of pixels (n, p, in)."""
         if self.rank is not None:
             hidden = F.linear(sampled, self.down)
-            hidden = hidden * shares.repeat_interleave(self.rank, 1)[:, None]
-            return y + F.linear(hidden, self.up)
-        # The maps of all experts become one, which costs no more than that of one.
-        n_out, n_in = self.maps.shape[1:]
-        maps = (shares @ self.maps.flatten(1)).unflatten(1, (n_out, n_in))
-        if self.groups == 1:
-            return torch.baddbmm(y, sampled, maps.mT.expand(len(y), -1, -1))
-        if self.groups == n_out:
-            return torch.addcmul(y, sampled, maps.mT)
-        parts = sampled.unflatten(2, (self.groups, n_in))
-        maps = maps.unflatten(1, (self.groups, -1)).expand(len(y), -1, -1, -1)
-        return y + torch.einsum("npgi,ngoi->npgo", parts, maps).flatten(2)
-
-
-class FoldedConvolution(torch.autograd.Function):
-    """A convolution whose kernel is the frozen one with a correction in its middle.
-
-    The same as the sum of both (eq. 2), for the price of one of them. Going back, the
-    gradient of the correction is a product over pixels, a ninth of that of a 3 x 3
-    kernel; the frozen kernel gets none.
-    """
-
-    @staticmethod
-    def forward(ctx, x, conv, left, right):
-        """Return the output; `left` is the correction, or ``left @ right`` is."""
-        kernel = conv.weight.to(x.dtype, copy=True)
-        matrix = left if right is None else left @ right
-        kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2] += matrix
-        ctx.conv = conv
-        ctx.save_for_backward(x, kernel, left, right)
-        bias = None if conv.bias is None else conv.bias.to(x.dtype)
-        return F.conv2d(
-            x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        """Return the gradients of the input and of the correction."""
-        x, kernel, left, right = ctx.saved_tensors
-        conv = ctx.conv
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x, _, _ = torch.ops.aten.convolution_backward(
-                *(gradient, x, kernel, None),
-                *(conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups),
-                (True, False, False),
-            )
-        sampled = pixels(at_middles(x, conv, gradient.shape[2:])).flatten(0, 1)
-        gradient = pixels(gradient).flatten(0, 1)
-        if right is not None:
-            right, left = right.to(x.dtype), left.to(x.dtype)
-            of_left = gradient.T @ (sampled @ right.T)
-            of_right = (gradient @ left).T @ sampled
-            return of_x, None, of_left, of_right
-        if conv.groups == 1:
-            return of_x, None, gradient.T @ sampled, None
-        gradient, sampled = (
-            part.unflatten(1, (conv.groups, -1)) for part in (gradient, sampled)
-        )
-        of_left = torch.einsum("pgo,pgi->goi", gradient, sampled)
-        return of_x, None, of_left.flatten(0, 1), None
+            if self.n_experts > 1:
+                shares = self.shares(mean).repeat_interleave(self.rank, 1)
+                hidden = hidden * shares[:, None]
+            return F.linear(hidden, self.up)
+        maps = self.maps if self.n_experts == 1 else self.maps_of(mean)
+        maps = maps.unflatten(1, (self.groups, -1)).expand(len(mean), -1, -1, -1)
+        parts = sampled.unflatten(2, (self.groups, -1))
+        return torch.einsum("npgi,ngoi->npgo", parts, maps).flatten(2)
 
 
 class AdaptedLayer(nn.Module):
@@ -159,7 +115,13 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the output of the frozen layer, corrected."""
         (correction,) = self.held
-        return self.frozen(x) if correction is None else self.corrected(x, correction)
+        if correction is None:
+            return self.uncorrected(x)
+        return self.corrected(x, correction)
+
+    def uncorrected(self, x: Tensor) -> Tensor:
+        """Return the output of what is frozen."""
+        return self.frozen(x)
 
     def __getattr__(self, name):
         """Look up what is not here in the frozen layer: some networks read sizes."""
@@ -174,25 +136,67 @@ class AdaptedLinear(AdaptedLayer):
 
     def corrected(self, x: Tensor, correction: Correction) -> Tensor:
         """Return the output of both."""
-        y = self.frozen(x)
         rows = x.reshape(len(x), -1, x.shape[-1])
-        made = correction(rows, rows, y.reshape(*rows.shape[:2], -1))
-        return made.view_as(y)
+        y = self.frozen(x)
+        return y + correction.of_pixels(rows, rows.mean(1)).view_as(y)
 
 
 class AdaptedConvolution(AdaptedLayer):
-    """A convolution of images, whose correction sits in the middle of its kernel."""
+    """A convolution of images, whose correction sits in the middle of its kernel.
+
+    Batch normalisation that follows, frozen as well, is part of kernel and correction.
+
+    Parameters
+    ----------
+    frozen : torch.nn.Conv2d
+        The convolution.
+    """
+
+    def __init__(self, frozen: nn.Conv2d):
+        super().__init__(frozen)
+        self.norm = None
+
+    def uncorrected(self, x: Tensor) -> Tensor:
+        """Return the output of what is frozen."""
+        y = self.frozen(x)
+        return y if self.norm is None else self.norm(y)
 
     def corrected(self, x: Tensor, correction: Correction) -> Tensor:
         """Return the output of both."""
-        if correction.n_experts == 1 and is_plain(self.frozen):
-            if torch.is_autocast_enabled(x.device.type):
-                x = x.to(torch.get_autocast_dtype(x.device.type))
-            return FoldedConvolution.apply(x, self.frozen, *correction.factors)
+        conv, one = cast(nn.Conv2d, self.frozen), correction.n_experts == 1
+        if not (is_plain(conv) and (one or correction.mixes(conv))):
+            return self._added_up(x, correction)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x, (scale, bias) = channels_last(x), self._affine()
+        kernel = (conv.weight * scale[:, None, None, None]).to(x.dtype)
+        others = kernel, bias.to(x.dtype), conv
+        if one:
+            maps = correction.map() * scale[:, None]
+            return FoldedConvolution.apply(x, maps.to(x.dtype), *others)
+        x, mean = MeanPixel.apply(x)
+        maps = correction.maps_of(mean, scale)
+        return MixedConvolution.apply(x, maps.to(x.dtype), *others)
+
+    def _affine(self):
+        """Return what the output is multiplied by, and what is added to it."""
+        bias, norm = self.frozen.bias, self.norm
+        if bias is None:
+            bias = self.frozen.weight.new_zeros(self.frozen.out_channels)
+        if norm is None:
+            return torch.ones_like(bias), bias
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = (bias - norm.running_mean) * scale
+        return scale, shift if norm.bias is None else shift + norm.bias
+
+    def _added_up(self, x, correction):
+        x, mean = MeanPixel.apply(x)
         y = self.frozen(x)
-        sampled = at_middles(x, self.frozen, y.shape[2:])
-        made = correction(*map(pixels, (x, sampled, y)))
-        return made.unflatten(1, y.shape[2:]).permute(0, 3, 1, 2)
+        sampled = pixels(at_middles(x, self.frozen, y.shape[2:]))
+        made = correction.of_pixels(sampled, mean).unflatten(1, y.shape[2:])
+        y = y + made.permute(0, 3, 1, 2)
+        return y if self.norm is None else self.norm(y)
 
 
 class StackedLinear(nn.Module):
@@ -270,43 +274,3 @@ def correction_of(layer: nn.Module, n_experts: int) -> nn.Module:
 
 def _of_class(layer):
     return next(made for kind, made in ADAPTABLE.items() if isinstance(layer, kind))
-
-
-def is_plain(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution pads with zeros, and by numbers."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-    )
-
-
-def pixels(images: Tensor) -> Tensor:
-    """Return images (n, c, h, w) as pixels (n, h * w, c): a view of channels-last."""
-    return images.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, int]) -> Tensor:
-    """Return the pixels on which the middle of a kernel lies, for each output.
-
-    Parameters
-    ----------
-    images : Tensor of shape (n, c, h, w)
-        Input of the convolution.
-    conv : torch.nn.Conv2d
-        The convolution. If it pads in a way of its own, that is taken to centre it.
-    sides : tuple of int
-        Height and width of the output.
-    """
-    for axis, side in enumerate(sides):
-        first, stride = 0, conv.stride[axis]
-        if is_plain(conv):
-            reach = conv.dilation[axis] * (conv.kernel_size[axis] // 2)
-            first = reach - conv.padding[axis]
-        last = first + stride * (side - 1)
-        before, after = max(-first, 0), max(last + 1 - images.shape[axis + 2], 0)
-        if before or after:
-            images = F.pad(images, (0, 0) * (1 - axis) + (before, after))
-        index = slice(first + before, last + before + 1, stride)
-        images = images[(slice(None),) * (axis + 2) + (index,)]
-    return images

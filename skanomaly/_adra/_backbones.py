@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,6 +17,8 @@ from ._adapters import StackedLinear
 
 #: Mean and standard deviation of the channels of ImageNet, of pixels in [0, 1].
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: What networks for large photographs need to see more than blurs, in pixels.
+_LEAST_SIDE = 64
 _BLOCKS = 4  # in each stage of ResNet26
 
 
@@ -102,8 +103,8 @@ def convolution(n_in: int, n_out: int, stride: int) -> nn.Conv2d:
 def perceptrons(n_copies: int, n_columns: int, width: int) -> nn.Sequential:
     """Return networks for tables, side by side: (k, n, d) to features (k, n, width)."""
     return nn.Sequential(
-        StackedLinear(n_copies, n_columns, width),
-        nn.GELU(),
+        *(StackedLinear(n_copies, n_columns, width), nn.GELU()),
+        *(StackedLinear(n_copies, width, width), nn.GELU()),
         StackedLinear(n_copies, width, width),
     )
 
@@ -118,25 +119,42 @@ class Source(NamedTuple):
     ----------
     build : callable
         Returns the network.
+    n_copies : int
+        How many networks it is, side by side; 0 for one by itself.
     normalization : tuple of (mean, spread), or None
         What it wants of each channel, of pixels in [0, 1]; None for [-1, 1].
+    least_side : int
+        Shorter side to which smaller images are enlarged, in pixels.
     """
 
     build: Callable[[], nn.Module]
-    normalization: tuple | None
+    n_copies: int = 0
+    normalization: tuple | None = None
+    least_side: int = 0
 
 
 def find_backbone(backbone) -> Source:
     """Return the source of a pretrained network: a module, a file, a name."""
     if isinstance(backbone, nn.Module):
-        config = getattr(backbone, "pretrained_cfg", None)  # of timm
-        if isinstance(config, dict) and {"mean", "std"} <= config.keys():
-            return Source(partial(itself, backbone), (config["mean"], config["std"]))
-        return Source(partial(itself, backbone), IMAGENET)
+        return given_backbone(backbone)
     path = Path(backbone)
     if path.suffix == ".safetensors" or path.is_file():
-        return Source(partial(_from_file, path), None)
+        return Source(partial(_from_file, path))
     return _by_name(str(backbone))
+
+
+def given_backbone(network: nn.Module) -> Source:
+    """Return a network as a source, with what can be known of it."""
+    build = partial(itself, network)
+    stacked = (m for m in network.modules() if isinstance(m, StackedLinear))
+    if (first := next(stacked, None)) is not None:
+        return Source(build, len(first.weight))
+    if isinstance(network, ResNet26):
+        return Source(build)
+    config = getattr(network, "pretrained_cfg", None)  # of timm
+    if isinstance(config, dict) and {"mean", "std"} <= config.keys():
+        return Source(build, 0, (config["mean"], config["std"]), _LEAST_SIDE)
+    return Source(build, 0, IMAGENET, _LEAST_SIDE)
 
 
 def _from_file(path):
@@ -167,7 +185,7 @@ def _by_name(name):
         raise ValueError(f"backbone={name!r}: {error}") from error
     wants = weights.transforms()
     build = partial(models.get_model, name, weights=weights)
-    return Source(build, (tuple(wants.mean), tuple(wants.std)))
+    return Source(build, 0, (tuple(wants.mean), tuple(wants.std)), _LEAST_SIDE)
 
 
 def itself(network: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from math import log
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.utils import check_array, column_or_1d
 from torch import Tensor
 
@@ -18,9 +19,148 @@ _LUMA = 0.299, 0.587, 0.114
 #: Rows that are enough to see how far columns reach.
 _ENOUGH = 5000
 #: Least and largest standard deviation of the noise in altered rows.
-_NOISE = 0.1, 3.0
+_NOISE = 0.3, 3.0
+#: Bands of frequencies, up to the highest, and from where on they are fine detail.
+_BANDS, _TOP, _FINE = 24, 0.5**0.5, 0.1
+_TINY = 1e-9
 #: By how much their box is larger: a share of the range, and a number.
 _BOX = 0.25, 0.5
+
+
+class AlteredRows:
+    """Rows of a table that are no longer normal, made of normal ones at random.
+
+    A half of them have some columns from other rows, which breaks what holds between
+    columns; a quarter have noise added to some columns, of any size from 0.3 to 3
+    standard deviations; a quarter are anywhere in a box a little larger than the data.
+
+    Parameters
+    ----------
+    rows : Rows
+        Normal rows (n, d), scaled.
+    seed : int
+        Draws what is altered.
+    """
+
+    def __init__(self, rows: Rows, seed: int):
+        self.rows = rows
+        self.rng = torch.Generator(rows.device).manual_seed(seed)
+        some = rows.head(_ENOUGH)
+        low, high = some.amin(0), some.amax(0)
+        beyond = _BOX[0] * (high - low) + _BOX[1]
+        self.low, self.size = low - beyond, high - low + 2 * beyond
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return altered rows in the place of those at `index`, (..., m, d)."""
+        rows = self.rows[index]
+        half, quarter = rows.shape[-2] // 2, rows.shape[-2] // 4
+        swapped, noisy, free = rows.tensor_split([half, half + quarter], -2)
+        made = self._swapped(swapped, rows), self._noisy(noisy), self._free(free)
+        return torch.cat(made, -2)
+
+    def _swapped(self, rows, givers):
+        giver = self._one_of(givers.shape[-2], *rows.shape)
+        return torch.where(self._some(rows), givers.gather(-2, giver), rows)
+
+    def _noisy(self, rows):
+        low, high = map(log, _NOISE)
+        size = (low + (high - low) * self._drawn(*rows.shape[:-1], 1)).exp()
+        noise = torch.randn(rows.shape, generator=self.rng, device=self.rng.device)
+        return rows + self._some(rows) * size * noise
+
+    def _some(self, rows):
+        """Choose a share of the columns, of any size, row by row; at least one."""
+        *before, d = rows.shape
+        chosen = self._drawn(*rows.shape) < self._drawn(*before, 1)
+        one = self._one_of(d, *before, 1)
+        return chosen | (torch.arange(d, device=rows.device) == one)
+
+    def _one_of(self, n, *shape):
+        return (n * self._drawn(*shape)).long()
+
+    def _drawn(self, *shape):
+        return torch.rand(shape, generator=self.rng, device=self.rng.device)
+
+    def _free(self, rows):
+        return self.low + self.size * self._drawn(*rows.shape)
+
+
+# Sharpness --------------------------------------------------------------------------
+
+
+def excess_sharpness(normal: Tensor, corpus: Tensor) -> Tensor:
+    """Return by how much to damp the frequencies of a corpus.
+
+    Images from elsewhere are sharper or noisier. A detector that is to tell them from
+    the normal ones does so by that alone, and learns nothing about anomalies.
+
+    Parameters
+    ----------
+    normal, corpus : Tensor of shape (n, c, h, w) and (m, c, h, w)
+        Some images of both.
+
+    Returns
+    -------
+    Tensor of shape (k, b)
+        A factor for each band of frequencies, from 0 to the highest there is; for
+        grey, and for two differences of colours if there are colours. It is below 1
+        where the corpus has more of its power than the normal images, and 1 for low
+        frequencies, which are what images are about.
+    """
+    ratio = _spectrum(normal) / _spectrum(corpus)
+    high = torch.linspace(0, 1, _BANDS, device=ratio.device) * _TOP >= _FINE
+    return torch.where(high, ratio.sqrt().clamp_max(1), 1.0)
+
+
+def damped(images: Tensor, factors: Tensor) -> Tensor:
+    """Return images (n, c, h, w) whose frequencies are multiplied by factors."""
+    *_, h, w = images.shape
+    around = (w // 2, w // 2, h // 2, h // 2)
+    larger = F.pad(_by_colour(images), around, mode="replicate")
+    frequency = _frequencies(larger) / _TOP * (_BANDS - 1)
+    low = frequency.long().clamp_max(_BANDS - 2)
+    factor = torch.lerp(factors[:, low], factors[:, low + 1], frequency - low)
+    made = torch.fft.irfft2(torch.fft.rfft2(larger) * factor, larger.shape[2:])
+    made = made[:, :, h // 2 : h // 2 + h, w // 2 : w // 2 + w]
+    return _by_colour(made, back=True)
+
+
+def _by_colour(images, back=False):
+    """Return grey and differences of colours in the place of red, green and blue."""
+    if images.shape[1] != 3:
+        return images
+    axes = images.new_tensor([[1, 1, 1], [1, -1, 0], [1, 1, -2]])
+    axes = axes / axes.norm(dim=1, keepdim=True)
+    return torch.einsum("ko,nohw->nkhw", axes.T if back else axes, images)
+
+
+def _spectrum(images):
+    """Return the share of the power in each band, by channel, in the mean of images."""
+    images = _by_colour(images)
+    images = images - images.mean((2, 3), keepdim=True)
+    window = [
+        torch.hann_window(n, False, device=images.device) for n in images.shape[2:]
+    ]
+    power = torch.fft.rfft2(images * window[0][:, None] * window[1]).abs().square()
+    power = (power / power.sum((2, 3), keepdim=True).clamp_min(_TINY)).mean(0)
+    frequency = _frequencies(images)
+    band = (frequency / _TOP * (_BANDS - 1)).round().long().flatten()
+    total = power.new_zeros(len(power), _BANDS).index_add_(1, band, power.flatten(1))
+    # Bands of which the grid has no frequency, or which have no power, damp nothing.
+    return total / torch.bincount(band, minlength=_BANDS).clamp_min(1) + _TINY
+
+
+def _frequencies(images):
+    """Return the frequency, in cycles per pixel, of each number of rfft2."""
+    *_, height, width = images.shape
+    down = torch.fft.fftfreq(height, device=images.device)[:, None]
+    return torch.hypot(down, torch.fft.rfftfreq(width, device=images.device))
+
+
+# Reading ----------------------------------------------------------------------------
 
 
 def read_corpus(corpus, X):
@@ -58,64 +198,6 @@ def read_corpus(corpus, X):
             )
         labels = np.unique(labels, return_inverse=True)[1]
     return corpus, labels
-
-
-class AlteredRows:
-    """Rows of a table that are no longer normal, made of normal ones at random.
-
-    A half of them have some columns from other rows, which breaks what holds between
-    columns; a quarter have noise added, of any size from a tenth of a standard
-    deviation to three; a quarter are anywhere in a box a little larger than the data.
-
-    Parameters
-    ----------
-    rows : Rows
-        Normal rows (n, d), scaled.
-    seed : int
-        Draws what is altered.
-    """
-
-    def __init__(self, rows: Rows, seed: int):
-        self.rows = rows
-        self.rng = torch.Generator(rows.device).manual_seed(seed)
-        some = rows.head(_ENOUGH)
-        low, high = some.amin(0), some.amax(0)
-        beyond = _BOX[0] * (high - low) + _BOX[1]
-        self.low, self.size = low - beyond, high - low + 2 * beyond
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Return altered rows in the place of those at `index`, (..., m, d)."""
-        rows = self.rows[index]
-        half, quarter = rows.shape[-2] // 2, rows.shape[-2] // 4
-        swapped, noisy, free = rows.tensor_split([half, half + quarter], -2)
-        made = self._swapped(swapped, rows), self._noisy(noisy), self._free(free)
-        return torch.cat(made, -2)
-
-    def _swapped(self, rows, givers):
-        *before, n, d = rows.shape
-        giver = self._one_of(givers.shape[-2], *rows.shape)
-        chosen = self._drawn(*rows.shape) < self._drawn(*before, n, 1)
-        chosen |= torch.arange(d, device=rows.device) == self._one_of(d, *before, n, 1)
-        return torch.where(chosen, givers.gather(-2, giver), rows)
-
-    def _one_of(self, n, *shape):
-        return (n * self._drawn(*shape)).long()
-
-    def _drawn(self, *shape):
-        return torch.rand(shape, generator=self.rng, device=self.rng.device)
-
-    def _noisy(self, rows):
-        *before, n, d = rows.shape
-        low, high = map(log, _NOISE)
-        size = (low + (high - low) * self._drawn(*before, n, 1)).exp()
-        noise = torch.randn(rows.shape, generator=self.rng, device=self.rng.device)
-        return rows + size * noise
-
-    def _free(self, rows):
-        return self.low + self.size * self._drawn(*rows.shape)
 
 
 def _fetched(name):

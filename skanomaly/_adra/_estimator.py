@@ -15,36 +15,172 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._base import BaseDeepDetector
-from ..engine import Rows, StepDecay
+from ..engine import MappedRows, Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
-from ._corpus import AlteredRows, read_corpus
+from ._corpus import AlteredRows, damped, excess_sharpness, read_corpus
 from ._images import Augmentation, ImagePreparation, changed_by, unchanged
-from ._net import Adapters, ResidualAdaptation, frozen
-from ._pretraining import LabelledRows, Masking, Rotation, Supervised, pretrain
+from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
+from ._pretraining import Denoising, LabelledRows, Rotation, Supervised, pretrain
 
 _ROLES = ("backbone",)
 _OWN = "auto", "resnet26"
-_TASKS = {"supervised": Supervised, "rotation": Rotation, "masking": Masking}
+_TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising}
 _PRETRAINING_RATE = 2e-3
-#: The shorter side, in pixels, to which images are enlarged for a given network.
-_ENLARGED = 64
+#: Steps between two looks at whether all codes come together; rows to look at.
+_LOOK_EVERY, _HELD_OUT = 5, 500
+_TINY = 1e-9
 #: Rows that are enough to see where the normal ones are.
 _ENOUGH = 2000
 
 
+@describe_common(
+    auto_steps="100 (images; 20 without a corpus) or 300 (tables)",
+    batch_size="int, default=128",
+    auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
+    "of several sources each has its part.",
+    auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
+    'sixths. "auto" is 3e-3 times `n_experts` for images (2e-4 times `n_experts` without a corpus), and '
+    "1e-3 for tables (1e-4).",
+    roles='``{"backbone": b}``, where ``b(shape)`` returns a module that maps '
+    "(n, \\*shape) to features (n, l); it is pretrained like the own ones",
+    width="Units of each layer for tables; for images channels of the first stage of "
+    'the own ResNet26, where 64 is the paper\'s. "auto" is 64 or 16.',
+    auto_offset=":math:`-\\log 2` if there is a corpus, where normal and corpus are "
+    "equally likely; without one, the median of the training scores less five times "
+    "its distance to their first quartile",
+)
 class ADRA(BaseDeepDetector):
-    """ADRA."""
+    r"""Residual adapters in a frozen pretrained network, with outlier exposure.
+
+    A network :math:`f_\theta` that was trained on something else knows what may vary
+    in images. It stays as it is, parameters and buffers; beside each of its layers
+    there is a small linear correction, and these alone are trained (eqs 2 and 3):
+
+    .. math:: y_l = f_{\theta_l}(x) + \sum_{k=1}^{K} g_{lk}(x) \, h_{\alpha_{lk}}(x)
+
+    with 1 x 1 convolutions :math:`h`, and gates :math:`g` that share out the K of them
+    by what a row looks like. They learn to put normal rows near the origin, and rows
+    of a corpus Q, of which it is only known that most are something else, away from
+    it (eqs 1 and 4; eq. 1 as it has to be, it is misprinted in the paper):
+
+    .. math:: \min_\alpha \; \frac{1}{N} \Big( \sum_{x \in S} h(f(x)) - \sum_{x \in Q}
+              \log\big(1 - e^{-h(f(x))}\big) \Big), \quad
+              h(f) = \sqrt{\|f\|^2 + 1} - 1
+
+    The score is :math:`-h(f(x))`; :math:`e^{-h}` may be read as the probability that a
+    row is normal rather than of the corpus. Detectors of many kinds of normal rows
+    share the memory of one network.
+
+    The corpus is given by `corpus`, or by rows with ``y == -1`` in :meth:`fit`, or by
+    both. Without any this is UADRA, the unsupervised form: corrections pull normal
+    rows together, and training ends before everything has come together.
+
+    Between the features of the network and f there is a fixed head. It brings
+    features to unit length (images only), and whitens them by the mean and the
+    covariance of those of the normal rows, so that the training starts from a
+    Mahalanobis distance.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module, str or path-like, default="auto"
+        The pretrained network. A module with convolutions, or with linear layers,
+        which returns features (n, l) or maps (n, l, h, w), such as those of torchvision
+        and timm: a linear layer at its very end, a classifier, is left out. The module
+        is not changed; its weights are used, not copied. A name that
+        ``torchvision.models.get_model`` knows takes that network with its default
+        weights. A path to a ``.safetensors`` file has the weights of a ResNet26, the
+        ``state_dict`` of `backbone_`. "resnet26" is the package's own network of the
+        paper, which has to be pretrained: see `pretrain`. "auto" is that for images,
+        and perceptrons of three layers for tables.
+    pretrain : {"auto", "supervised", "rotation", "denoising"} or None, default="auto"
+        What an own network is taught before it is frozen. "supervised": the classes of
+        the corpus, if it has any. "rotation": by how many quarters an image was turned.
+        "denoising", for tables: rows from the same rows with noise. "auto" is the first
+        of these that can be done; None leaves the weights random. Images are those of
+        `corpus`, else the larger of the normal rows and those with ``y == -1``.
+    corpus : array-like, tuple, str or None, default="auto"
+        Rows of the same shape as those of ``fit``, m by any number, which
+        cross-validation does not split; a pair (rows, classes); or the name of a data
+        set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose
+        images are brought to the size and the colours of yours. It may contain normal
+        rows. Its images are made no sharper than the normal ones, so that sharpness is
+        not what tells them apart. "auto", for tables, is made of normal rows: a half
+        have some columns from other rows, a quarter have noise added to some columns,
+        a quarter are anywhere in a box around the data. For images "auto" is None.
+    n_experts : int, default=2
+        K, corrections beside each layer (eq. 3); 1 is eq. 2, and costs nothing when
+        scoring.
+    adapt_from : int or str, default=0
+        Where corrections begin: a number of layers that have none, or the name of the
+        part of the network, "stage_2" for one, before which none has. Training is
+        faster, since gradients end there.
+    n_networks : int or "auto", default="auto"
+        Own networks for tables, which learn side by side; the score is the geometric
+        mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).
+    augment : sequence of {"flip", "crop"}, callable or None, default=("flip", "crop")
+        How images are changed at random in training: mirrored from left to right, moved
+        by up to an eighth. A callable maps scaled images to images. None, or an empty
+        sequence, leaves them as they are.
+    input_size : int or "auto", default="auto"
+        Shorter side to which images are interpolated for the network, in pixels.
+        "auto" enlarges those below 64 for a given network, except for a ResNet26.
+    normalization : pair of (mean, std), None or "auto", default="auto"
+        What the network expects of the channels, for pixels in [0, 1]; None gives it
+        pixels in [-1, 1]. "auto" is what torchvision or timm say of theirs, ImageNet's
+        for other modules, None for own networks and if `scaling` is not to a range.
+    weight_decay : float, default=1e-4
+        Of the adapters, at least 0.
+    pretrain_epochs : int or "auto", default="auto"
+        Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
+        images, 400 for tables.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep the pretrained network, so that detectors with other normal
+        rows, and a search over `n_experts` or `lr`, share it.
+    %(common_parameters)s
+
+    Attributes
+    ----------
+    backbone_ : torch.nn.Module
+        The frozen network without the adapters, which shares its weights: to give to
+        other detectors as `backbone`.
+    %(common_attributes)s
+
+    See Also
+    --------
+    skanomaly.datasets.fetch_tiny_imagenet : A corpus of small photographs.
+    skanomaly.save : Writes a detector with or without its backbone.
+
+    References
+    ----------
+    .. [1] L. Deecke, L. Ruff, R. A. Vandermeulen and H. Bilen, "Deep anomaly detection
+       by residual adaptation", 2020, arXiv:2010.02310.
+    .. [2] L. Ruff et al., "Rethinking assumptions in deep anomaly detection", 2020,
+       arXiv:2006.00339.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import ADRA
+    >>> X = np.random.default_rng(0).normal(size=(300, 2))
+    >>> detector = ADRA(random_state=0).fit(X)
+    >>> detector.predict([[0.0, 0.0], [5.0, 6.0], [-9.0, 9.0]])
+    array([ 1, -1, -1])
+    """
 
     _reads_labels = True
+    _frozen_modules = ("backbone",)
     _auto_values = {  # noqa: RUF012
-        "pretrain_epochs": (300, 300),
-        "max_epochs": (600, 300),
-        "lr": (1e-3, 1e-2),
+        "pretrain_epochs": (400, 500),
+        "max_epochs": (300, 100),
+        "lone_steps": (300, 20),
+        "lone_lr": (1e-4, 2e-4),
+        "lr": (1e-3, 3e-3),
         "width": (64, 16),
-        "shrinkage": (0.01, 0.1),
+        "shrinkage": (0.003, 0.1),
+        "optimizer": ("adam", "sgd"),
     }
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -145,22 +281,16 @@ class ADRA(BaseDeepDetector):
                 )
             return find_backbone(self.backbone)
         if mine:
-            return Source(partial(mine["backbone"], shape), None)
+            return Source(partial(mine["backbone"], shape))
         if family == "conv":
-            return Source(partial(ResNet26, shape[0], width), None)
+            return Source(partial(ResNet26, shape[0], width))
         if self.backbone != "auto":
             raise ValueError(
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
                 "is a table; 'auto' has a network for either."
             )
-        return Source(partial(perceptrons, self._n_copies(), *shape, width), None)
-
-    def _n_copies(self):
-        """Return how many networks stand side by side: 0 for one by itself."""
-        is_table = len(self._row_shape) == 1
-        if is_table and self._is_own() and not self._own_networks():
-            return self._side_by_side(self.n_networks)
-        return 0
+        n_copies = self._side_by_side(self.n_networks)
+        return Source(partial(perceptrons, n_copies, *shape, width), n_copies)
 
     def _make_nets(self, device, seed):
         return {"net_": self._net(self._source(), device, seed)}
@@ -168,10 +298,9 @@ class ADRA(BaseDeepDetector):
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
         prepare, batch_size = self._preparation(source), self._normal_per_batch()
+        example = prepare(self._example(source))
         builders = {
-            "backbone": partial(
-                frozen, source.build, self._example(prepare), self.adapt_from
-            ),
+            "backbone": partial(frozen, source.build, example, self.adapt_from),
             "adapters": partial(
                 Adapters,
                 n_experts=self.n_experts,
@@ -184,16 +313,27 @@ class ADRA(BaseDeepDetector):
             prepare=prepare,
             augment=self._augmentation(),
             corpus_batch=self.batch_size - batch_size,
+            optimizer=self._value("optimizer"),
             weight_decay=self.weight_decay,
-            n_copies=self._n_copies(),
-            lr=self._value("lr"),
+            n_copies=source.n_copies,
+            lr=self._rate(),
             **self._engine(device, seed) | {"batch_size": batch_size},
         )
 
-    def _example(self, prepare):
-        rows = torch.zeros(1, *self._row_shape)
-        n_copies = self._n_copies()
-        return prepare(rows.expand(n_copies, *rows.shape) if n_copies else rows)
+    def _example(self, source):
+        """Return a row of zeros as the networks take it."""
+        row = torch.zeros(1, *self._row_shape)
+        return row.expand(source.n_copies, *row.shape) if source.n_copies else row
+
+    def _rate(self):
+        """Return the learning rate."""
+        if self.lr != "auto":
+            return self.lr
+        rate = self._value("lr" if self._has_corpus else "lone_lr")
+        if self._value("optimizer") == "adam":
+            return rate
+        # Gates share out the gradient, and then the effect of a step.
+        return rate * self.n_experts
 
     def _normal_per_batch(self):
         half = self.batch_size // 2
@@ -205,7 +345,7 @@ class ADRA(BaseDeepDetector):
             return self._clipping()
         sides, wanted = self._row_shape[1:], self.input_size
         if wanted == "auto":
-            wanted = min(sides) if self._is_own() else max(min(sides), _ENLARGED)
+            wanted = max(min(sides), source.least_side)
         sides = tuple(round(side * wanted / min(sides)) for side in sides)
         asked = self.normalization
         if isinstance(asked, str):
@@ -225,39 +365,61 @@ class ADRA(BaseDeepDetector):
     # Training
 
     def _train(self, rows, others, seed):
-        corpus, labels = self._corpus_of(rows, others, seed)
+        given, labels = self._read_corpus(rows)
+        corpus = self._corpus(rows, others, given, seed)
         self._has_corpus = bool(corpus)
-        source = self._source()
-        plan = self._plan("max_epochs", len(rows), batch_size=self._normal_per_batch())
-        plans, task, taught = [plan], self._task(labels), None
+        plan = self._plan("max_epochs", len(rows), **self._lengths())
+        plans, task, source = [plan], self._task(labels), self._source()
         if task and not self._goes_on():
-            taught = rows if labels is None else LabelledRows(corpus[-1], labels)
-            if labels is None and len(rows.row_shape) > 1:
-                taught = max([rows, *corpus], key=len)
+            taught = rows if given is None else given
+            if given is None and len(rows.row_shape) > 1:
+                taught = max(rows, others, key=len)
             plans = [self._plan("pretrain_epochs", len(taught)), plan]
         with self._progress(*plans) as callbacks:
-            if taught is not None:
+            if len(plans) > 1:
                 net = self._pretraining(task, source, labels, rows.device, seed)
+                taught = taught if labels is None else LabelledRows(taught, labels)
                 stage = pretrain, net, taught, plans[0]
                 (net,) = self._cached(*stage, callbacks=callbacks("pretraining"))
                 self._record(pretraining=net)
-                source = Source(partial(itself, net.network_), source.normalization)
+                source = source._replace(build=partial(itself, net.network_))
                 if net.interrupted_:
                     plan["max_epochs"] = 0
             self._adapt(source, rows, corpus, plan, callbacks("adaptation"), seed)
 
-    def _corpus_of(self, rows, others, seed):
-        """Return the rows to tell apart, by source, and classes of the last source."""
-        given, is_table = self.corpus, len(rows.row_shape) == 1
-        corpus, labels = ([others] if len(others) else []), None
-        if isinstance(given, str) and given == "auto":
-            corpus += [AlteredRows(rows, seed)] if is_table else []
-        elif given is not None:
-            X, labels = read_corpus(given, rows.X)
-            corpus.append(Rows(X, self.scaler_, rows.device))
-            if labels is not None:
-                labels = torch.from_numpy(labels).to(rows.device)
-        return corpus, labels
+    def _lengths(self):
+        """Return how a run of the adapters is planned."""
+        lengths = {"batch_size": self._normal_per_batch()}
+        if not self._has_corpus:
+            lengths |= {"steps": self._value("lone_steps"), "length": _LOOK_EVERY}
+        return lengths
+
+    def _read_corpus(self, rows):
+        """Return the rows that `corpus` gives, and their classes, if it does."""
+        if self.corpus is None or (
+            isinstance(self.corpus, str) and self.corpus == "auto"
+        ):
+            return None, None
+        X, labels = read_corpus(self.corpus, rows.X)
+        if labels is not None:
+            labels = torch.from_numpy(labels).to(rows.device)
+        return Rows(X, self.scaler_, rows.device), labels
+
+    def _corpus(self, rows, others, given, seed):
+        """Return what to tell from the normal rows: known anomalies, and a corpus."""
+        is_table = len(rows.row_shape) == 1
+        corpus = [others] if len(others) else []
+        if given is not None:
+            corpus.append(given if is_table else self._matched(given, rows))
+        elif is_table and self.corpus is not None:
+            corpus.append(AlteredRows(rows, seed))
+        return corpus
+
+    @staticmethod
+    def _matched(corpus, rows):
+        """Return images of a corpus no sharper than the normal ones."""
+        factors = excess_sharpness(rows.head(_ENOUGH), corpus.head(_ENOUGH))
+        return MappedRows(corpus, partial(damped, factors=factors))
 
     def _task(self, labels):
         """Return what an own network is taught."""
@@ -266,8 +428,8 @@ class ADRA(BaseDeepDetector):
             return None
         if asked == "auto":
             asked = "rotation" if labels is None else "supervised"
-            asked = "masking" if is_table else asked
-        if is_table != (asked == "masking"):
+            asked = "denoising" if is_table else asked
+        if is_table != (asked == "denoising"):
             kind = "a table" if is_table else "images"
             raise ValueError(f"pretrain={asked!r} is no task for {kind}.")
         if asked == "supervised" and labels is None:
@@ -278,14 +440,14 @@ class ADRA(BaseDeepDetector):
         return _TASKS[asked]
 
     def _pretraining(self, task, source, labels, device, seed):
-        n_outputs = {Rotation: 4, Masking: prod(self._row_shape)}.get(task)
+        n_outputs = {Rotation: 4, Denoising: prod(self._row_shape)}.get(task)
         return task(
             {"network": source.build},
             prepare=self._preparation(source),
             augment=self._augmentation(),
             row_shape=self._row_shape,
             n_outputs=n_outputs or 1 + int(labels.max()),
-            n_copies=self._n_copies(),
+            n_copies=source.n_copies,
             lr=_PRETRAINING_RATE,
             **self._engine(str(device), seed),
         )
@@ -300,9 +462,15 @@ class ADRA(BaseDeepDetector):
             index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
             features = self._map_rows(net.features, rows.take(index))
             self._check_finite(features)
-            net.adapters_.place(torch.from_numpy(features).to(rows.device))
+            features = torch.from_numpy(features).to(rows.device)
+            net.adapters_.head.fit(net.by_network(features))
         if plan["max_epochs"]:
-            net.run(rows, corpus=corpus, callbacks=[StepDecay(), *callbacks], **plan)
+            own, held_out = [StepDecay()], None
+            if not corpus:
+                rows, held_out = self._hold_out(rows, seed, most=_HELD_OUT)
+                own, held_out = [*own, StopAtCollapse()], held_out.head(_HELD_OUT)
+            own += callbacks
+            net.run(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
             self._record(adaptation=net)
         self.net_ = net
 
@@ -313,7 +481,9 @@ class ADRA(BaseDeepDetector):
         return -log(2) if self._has_corpus else super()._auto_offset(scores)
 
     def _score_batch(self, batch):
-        return -hypersphere_radius(self.net_.coded(batch)).mean(1)
+        # The geometric mean: of networks side by side none drowns out the others.
+        radius = hypersphere_radius(self.net_.coded(batch))
+        return -(radius + _TINY).log().mean(1).exp()
 
     def _encode_batch(self, batch):
         return self.net_.coded(batch).flatten(1)

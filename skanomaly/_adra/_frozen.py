@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ._adapters import ADAPTABLE, AdaptedLayer, adapted
+from ._adapters import ADAPTABLE, AdaptedConvolution, adapted
 
 
 class FrozenNetwork(nn.Module):
@@ -51,6 +52,7 @@ class FrozenNetwork(nn.Module):
         first = _first_to_adapt([call.name for call in calls], adapt_from)
         self.layers = {call.name: adapted(call.layer) for call in calls[first:]}
         self._replace({layer.frozen: layer for layer in self.layers.values()})
+        self._fold_norms(example)
         with torch.no_grad():
             # The row is the first axis, or the second for networks side by side.
             self.features_shape = self(example).movedim(-2, 0)[0].shape
@@ -68,16 +70,48 @@ class FrozenNetwork(nn.Module):
             outputs.pop(layer, None)
             outputs[layer] = output
 
-        handles = [layer.register_forward_hook(called) for layer in names]
-        with torch.no_grad():
+        with _watched(names, called):
             final = self.network(self._colours(example))
-        for handle in handles:
-            handle.remove()
         _check_features(final, example)
         return [
             _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
             for layer, output in outputs.items()
         ]
+
+    def _fold_norms(self, example):
+        """Make batch normalisation part of the convolution whose output it takes."""
+        rng = torch.Generator(example.device).manual_seed(0)
+        probe = torch.randn(example.shape, generator=rng, device=example.device)
+        made, taken = {}, {}
+        watched = [
+            *(v for v in self.layers.values() if isinstance(v, AdaptedConvolution)),
+            *(m for m in self.modules() if type(m) is nn.BatchNorm2d),
+        ]
+
+        def called(layer, inputs, output):
+            if isinstance(layer, AdaptedConvolution):
+                made[layer] = output
+            elif layer.running_mean is not None:
+                taken[layer] = inputs[0]
+
+        with _watched(watched, called):
+            before = self(probe)
+        pairs = [(v, m) for v, y in made.items() for m, x in taken.items() if x is y]
+        self._place_norms(pairs)
+        # Who else takes the output of a convolution cannot be seen, but noticed.
+        with torch.no_grad():
+            after = self(probe)
+        if not torch.allclose(after, before, rtol=1e-3, atol=1e-4):
+            self._replace(self.places)
+            for layer, _ in pairs:
+                layer.norm = None
+            self.places = {}
+
+    def _place_norms(self, pairs):
+        self.places = {nn.Identity(): norm for _, norm in pairs}
+        self._replace({norm: place for place, norm in self.places.items()})
+        for layer, norm in pairs:
+            layer.norm = norm
 
     def _replace(self, others):
         """Put other modules in the place of some."""
@@ -100,6 +134,7 @@ class FrozenNetwork(nn.Module):
     def bare(self) -> nn.Module:
         """Return the network without anything beside it; it shares the weights."""
         other = deepcopy(self, _sharing_memo(self))
+        other._replace(other.places)
         other._replace({layer: layer.frozen for layer in other.layers.values()})
         return other.network
 
@@ -117,6 +152,18 @@ class FrozenNetwork(nn.Module):
         """Map rows (n, ...) to features (n, l), means over pixels where there are."""
         made = self.network(self._colours(x))
         return made.mean((2, 3)) if made.ndim == 4 else made
+
+
+@contextmanager
+def _watched(layers, called):
+    """Call a function after each of some layers, in a pass without gradients."""
+    handles = [layer.register_forward_hook(called) for layer in layers]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Call(NamedTuple):

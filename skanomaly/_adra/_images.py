@@ -30,7 +30,7 @@ class ImagePreparation(NamedTuple):
     spread: tuple[float, ...] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map scaled images (n, c, h, w) to (n, c, \\*sides), or grey ones to (n, 3)."""
+        """Map scaled images (n, c, h, w) to images with those sides."""
         if images.shape[2:] != self.sides:
             images = resized(images, self.sides)
         if self.mean is not None:

@@ -2,29 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Batches, Player, Rows
+from ..engine import AlternatingNet, Batches, Player, StopTraining
 from ..objectives import hypersphere_classification_loss
 from ._adapters import correction_of
 from ._frozen import FrozenNetwork
 
-_MOMENTUM = 0.9
+#: Principal axes of the features that have a scale of their own.
+_AXES = 128
+#: By name: the paper's, and one whose steps do not depend on the size of gradients.
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9, foreach=True),
+    "adam": partial(torch.optim.AdamW, fused=True),
+}
+
+
+class Head(nn.Module):
+    r"""What makes codes of features, fixed by the features of normal rows.
+
+    It puts these around the origin, about as far in all directions, at a mean squared
+    distance of 1: :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and their
+    covariance, to which a share of the mean variance is added, so that directions in
+    which normal rows do not differ count for more, but not for everything. Beyond the
+    first 128 principal axes, all directions are taken for equal.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the features of one row, (l,) or (k, l) for networks side by side.
+    shrinkage : float
+        That share, in (0, 1].
+    unit : bool
+        Whether features are brought to unit length first.
+    """
+
+    centre: Tensor
+    axes: Tensor
+    gains: Tensor
+    rest: Tensor
+
+    def __init__(self, shape: tuple[int, ...], shrinkage: float, unit: bool):
+        super().__init__()
+        *copies, n_features = shape
+        n_axes = min(n_features, _AXES)
+        self.shrinkage, self.unit = shrinkage, unit
+        self.register_buffer("centre", torch.zeros(*copies, 1, n_features))
+        self.register_buffer("axes", torch.zeros(*copies, n_features, n_axes))
+        self.register_buffer("gains", torch.ones(*copies, 1, n_axes))
+        self.register_buffer("rest", torch.ones(*copies, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Fix it by the features of normal rows, (n, l) or (k, n, l)."""
+        features = self._brought(features).double()
+        self.centre.copy_(features.mean(-2, keepdim=True))
+        around = features - features.mean(-2, keepdim=True)
+        covariance = around.mT @ around / features.shape[-2]
+        variances, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance))
+        variances, n_axes = variances.clamp_min(0), self.axes.shape[-1]
+        added = self.shrinkage * variances.mean(-1, keepdim=True)
+        variances = variances + torch.where(added > 0, added, 1.0)
+        first, others = variances.tensor_split([n_axes], -1)
+        self.axes.copy_(axes[..., :n_axes])
+        self.gains.copy_(first.rsqrt()[..., None, :])
+        if others.shape[-1]:
+            self.rest.copy_(others.mean(-1, keepdim=True).rsqrt()[..., None])
+        squared = self(features.float(), brought=True).square().sum(-1).mean(-1)
+        scale = torch.where(squared > 0, squared, 1.0).rsqrt()[..., None, None]
+        self.gains.mul_(scale)
+        self.rest.mul_(scale)
+
+    def _brought(self, features):
+        return F.normalize(features, dim=-1) if self.unit else features
+
+    def forward(self, features: Tensor, brought: bool = False) -> Tensor:
+        """Map features (..., n, l) to codes (..., n, l)."""
+        features = features if brought else self._brought(features)
+        around = features - self.centre
+        along = around @ self.axes
+        return self.rest * around + (along * (self.gains - self.rest)) @ self.axes.mT
 
 
 class Adapters(nn.Module):
-    r"""All that a detector adds to a backbone: corrections of its layers, and a head.
-
-    The head is fixed before the training. It puts the features of normal rows around
-    the origin, about as far in all directions, at a mean squared distance of 1:
-    :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)` with their mean and covariance. A share
-    of the mean variance is added to each, so that directions in which normal rows do
-    not differ count for more, but not for everything.
+    """All that a detector adds to a backbone: corrections of its layers, and a head.
 
     Parameters
     ----------
@@ -32,10 +98,8 @@ class Adapters(nn.Module):
         What they are for.
     n_experts : int
         Linear maps in each correction.
-    shrinkage : float
-        That share, in (0, 1].
-    unit : bool
-        Whether features are brought to unit length first.
+    shrinkage, unit : float and bool
+        Settings of the :class:`Head`.
     """
 
     def __init__(self, backbone: FrozenNetwork, n_experts, shrinkage, unit):
@@ -43,36 +107,7 @@ class Adapters(nn.Module):
         self.corrections = nn.ModuleList(
             correction_of(layer.frozen, n_experts) for layer in backbone.layers.values()
         )
-        self.shrinkage, self.unit = shrinkage, unit
-        *copies, n_features = backbone.features_shape
-        self.register_buffer("centre", torch.zeros(*copies, n_features))
-        self.register_buffer("matrix", torch.zeros(*copies, n_features, n_features))
-
-    def place(self, features: Tensor) -> None:
-        """Fix the head by the features of normal rows, (n, l) or (n, k, l)."""
-        if features.ndim == 3:
-            features = features.transpose(0, 1)
-        features = self._brought(features).double()
-        centre = features.mean(-2, keepdim=True)
-        around = features - centre
-        covariance = around.mT @ around / features.shape[-2]
-        variances, axes = torch.linalg.eigh(covariance)
-        mean = variances.mean(-1, keepdim=True)
-        added = torch.where(mean > 0, self.shrinkage * mean, 1.0)
-        inverse = (variances.clamp_min(0) + added).rsqrt()
-        matrix = (axes * inverse[..., None, :]) @ axes.mT
-        squared = (around @ matrix).square().sum(-1).mean(-1)[..., None, None]
-        matrix = matrix / torch.where(squared > 0, squared, 1.0).sqrt()
-        self.centre.copy_(centre.squeeze(-2))
-        self.matrix.copy_(matrix)
-
-    def _brought(self, features):
-        return F.normalize(features, dim=-1) if self.unit else features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (..., n, l) to codes (..., n, l)."""
-        around = self._brought(features) - self.centre[..., None, :]
-        return around @ self.matrix
+        self.head = Head(backbone.features_shape, shrinkage, unit)
 
 
 def frozen(build, example, adapt_from) -> FrozenNetwork:
@@ -88,16 +123,56 @@ def frozen(build, example, adapt_from) -> FrozenNetwork:
         ) from error
 
 
+class StopAtCollapse(Callback):
+    """End a run without a corpus before all rows have one and the same code.
+
+    That is where the loss is lowest. The run ends with the epoch after which the codes
+    of held-out rows are spread over less than a share of what they were at the start.
+
+    Parameters
+    ----------
+    share : float
+        In (0, 1), of the sum of the variances of codes.
+    """
+
+    def __init__(self, share: float = 0.7):
+        self.share = share
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Measure the spread at the start."""
+        self.least_ = self.share * self._spread(net)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Measure it, and stop."""
+        spread = self._spread(net)
+        net.history.record("spread", spread)
+        if spread < self.least_:
+            raise StopTraining
+
+    @staticmethod
+    def _spread(net):
+        return float(net.validate()["spread"])
+
+
 class ResidualAdaptation(AlternatingNet):
     """Eq. 4: the loss of eq. 1, reduced by the adapters alone."""
 
     def __init__(
-        self, modules, *, prepare, augment, corpus_batch, weight_decay, **engine
+        self,
+        modules,
+        *,
+        prepare,
+        augment,
+        corpus_batch,
+        optimizer,
+        weight_decay,
+        **engine,
     ):
         super().__init__(modules, **engine)
         self.prepare = prepare
         self.augment = augment
         self.corpus_batch = corpus_batch
+        self.optimizer = optimizer
         self.weight_decay = weight_decay
 
     def initialize_module(self):
@@ -107,14 +182,10 @@ class ResidualAdaptation(AlternatingNet):
         return self
 
     def players(self):
-        sgd = partial(
-            torch.optim.SGD,
-            lr=self.lr,
-            momentum=_MOMENTUM,
-            weight_decay=self.weight_decay,
-            foreach=True,
+        optimizer = partial(
+            OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
         )
-        return {"adapters": Player(self.adapters_, sgd)}
+        return {"adapters": Player(self.adapters_, optimizer)}
 
     def turns(self, batch):
         n = batch.shape[-2] if self.n_copies else len(batch)
@@ -124,9 +195,13 @@ class ResidualAdaptation(AlternatingNet):
         yield "adapters", hypersphere_classification_loss(normal, apart).sum()
 
     def features(self, batch: Tensor) -> Tensor:
-        """Return what the frozen network makes of rows (n, ...): (n, l) or (n, k, l)."""
+        """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
         made = self.backbone_(self.prepare(self.for_all(batch))).float()
-        return made.transpose(0, 1) if self.n_copies else made
+        return self.by_network(made)
+
+    def by_network(self, features: Tensor) -> Tensor:
+        """Exchange rows and networks side by side, if there are any."""
+        return features.transpose(0, 1) if self.n_copies else features
 
     def coded(self, batch: Tensor) -> Tensor:
         """Return the codes of rows (n, ...), by network: (n, k, l)."""
@@ -135,13 +210,18 @@ class ResidualAdaptation(AlternatingNet):
 
     def codes(self, rows: Tensor) -> Tensor:
         """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
-        return self.adapters_(self.backbone_(self.prepare(rows)).float())
+        return self.adapters_.head(self.backbone_(self.prepare(rows)).float())
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) as the networks take them: side by side, (k, n, d)."""
         return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
 
-    def draw_corpus(self) -> list[Tensor]:
+    @torch.no_grad()
+    def validate(self):
+        codes = self.coded(self.held_out_)
+        return {"spread": codes.var(0).sum(-1).mean()}
+
+    def draw_corpus(self):
         """Return the next rows of each source, about as many of each."""
         if self.streams_ is None:
             self.streams_ = [iter(source) for source in self._batches_of_corpus()]
@@ -153,10 +233,11 @@ class ResidualAdaptation(AlternatingNet):
             size = max((self.corpus_batch + k) // n, 1)
             yield Batches(source, size, self.n_steps, self.n_copies, self.rng_)
 
-    def run(self, rows, *, corpus: Sequence[Rows], **plan):
+    def run(self, rows, *, corpus, held_out=None, **plan):
         """Train on `rows`, against the rows of each source in `corpus`."""
-        self.corpus_, self.streams_ = corpus, None
+        self.corpus_, self.streams_, self.held_out_ = corpus, None, held_out
         try:
             return super().run(rows, **plan)
         finally:
-            del self.corpus_, self.streams_  # data has no place in a pickle
+            # Data has no place in a pickle.
+            del self.corpus_, self.streams_, self.held_out_

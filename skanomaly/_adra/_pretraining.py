@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from ..engine import AlternatingNet, LinearDecay, Player, Rows
 from ._adapters import StackedLinear
 
-#: Shares of the columns that are hidden at once.
-_HIDDEN = 0.1, 0.9
-
 
 class LabelledRows:
     """Rows with their classes, for batches of both.
@@ -115,8 +112,8 @@ class Rotation(Pretraining):
         return torch.cat(turned), quarters.sort().values
 
 
-class Masking(Pretraining):
-    """The task is to tell hidden columns of a row from the visible ones."""
+class Denoising(Pretraining):
+    """The task is to tell the rows of a table from rows with noise added."""
 
     def last_layer(self, n_features):
         layer = StackedLinear(self.n_copies, n_features, self.n_outputs)
@@ -124,19 +121,13 @@ class Masking(Pretraining):
 
     def posed(self, batch):
         rows = self.prepare(batch)
-        low, high = _HIDDEN
-        share = low + (high - low) * self._drawn(*rows.shape[:2], 1)
-        hidden = self._drawn(*rows.shape) < share
-        return rows.masked_fill(hidden, 0.0), torch.where(hidden, rows, torch.nan)
-
-    def _drawn(self, *shape):
-        return torch.rand(shape, generator=self.rng_, device=self.device)
+        draw = {"generator": self.rng_, "device": self.device}
+        size = torch.rand(*rows.shape[:2], 1, **draw)
+        return rows + size * torch.randn(rows.shape, **draw), rows
 
     def loss(self, outputs, wanted):
-        hidden = ~wanted.isnan()
-        error = F.smooth_l1_loss(outputs.float(), wanted.nan_to_num(), reduction="none")
-        of_each = (error * hidden).sum((1, 2)) / hidden.sum((1, 2)).clamp_min(1)
-        return of_each.sum()
+        error = F.smooth_l1_loss(outputs.float(), wanted, reduction="none")
+        return error.mean((1, 2)).sum()
 
 
 def pretrain(net: Pretraining, rows, plan, callbacks):
