@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -144,12 +146,9 @@ def first_middles(conv: nn.Conv2d) -> list[int]:
     """Return row and column on which the middle of a kernel lies first."""
     if not is_plain(conv):
         return [0, 0]  # what pads in a way of its own is taken to centre its kernel
-    return [
-        apart * (size // 2) - int(padding)
-        for apart, size, padding in zip(
-            conv.dilation, conv.kernel_size, conv.padding, strict=True
-        )
-    ]
+    reach = (d * (n // 2) for d, n in zip(conv.dilation, conv.kernel_size, strict=True))
+    padding = cast(tuple[int, ...], conv.padding)
+    return [r - p for r, p in zip(reach, padding, strict=True)]
 
 
 def channels_last(images: Tensor) -> Tensor:

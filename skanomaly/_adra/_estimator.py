@@ -42,8 +42,8 @@ _ENOUGH = 2000
     auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
     "of several sources each has its part.",
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
-    'sixths. "auto" is 3e-3 times `n_experts` for images (2e-4 times `n_experts` without a corpus), and '
-    "1e-3 for tables (1e-4).",
+    'sixths. "auto" is 3e-3 times `n_experts` for images and 1e-3 for tables; without '
+    "a corpus 2e-4 times `n_experts`, and 1e-4.",
     roles='``{"backbone": b}``, where ``b(shape)`` returns a module that maps '
     "(n, \\*shape) to features (n, l); it is pretrained like the own ones",
     width="Units of each layer for tables; for images channels of the first stage of "

@@ -27,7 +27,7 @@ class Head(nn.Module):
     r"""What makes codes of features, fixed by the features of normal rows.
 
     It puts these around the origin, about as far in all directions, at a mean squared
-    distance of 1: :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and their
+    distance of 1, :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and
     covariance, to which a share of the mean variance is added, so that directions in
     which normal rows do not differ count for more, but not for everything. Beyond the
     first 128 principal axes, all directions are taken for equal.
