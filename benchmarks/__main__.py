@@ -6,6 +6,8 @@ import os
 from . import (
     aa_bigan,
     aa_bigan_step,
+    adra,
+    adra_step,
     engine_overhead,
     history_ad,
     history_memory,
@@ -24,6 +26,8 @@ EXPERIMENTS = [
     *joint_encoder_gan_step.EXPERIMENTS,
     *joint_encoder_gan.EXPERIMENTS,
     *transfer.EXPERIMENTS,
+    *adra_step.EXPERIMENTS,
+    *adra.EXPERIMENTS,
 ]
 
 

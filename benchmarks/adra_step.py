@@ -1,0 +1,139 @@
+"""ADRA's training step and its scoring, against what they are made from.
+
+A step is held against one that trains all weights of the same network, with the same
+head, loss and optimiser, and statistics of batches where there is batch normalisation.
+Scoring with one expert is held against the bare network, both without the head. Rows
+are ready on the device: neither way prepares or augments them.
+"""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from functools import partial
+from statistics import median
+
+import torch
+
+from skanomaly._adra._backbones import ResNet26
+from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._net import OPTIMIZERS, Adapters
+from skanomaly.objectives import hypersphere_classification_loss
+
+from . import pretrained
+from .runner import Experiment, grid
+from .timing import interleaved, milliseconds_per_step, ratios
+
+SIDE, SHRINKAGE = 64, 0.1
+EXPERTS = 1, 2, 4
+
+NETWORKS = {
+    "ResNet26": ResNet26,
+    "MobileNetV2": lambda: pretrained.mobilenet_v2(os.environ["SKANOMALY_DATA"]),
+}
+
+
+def adapted(network, n_experts, x):
+    """Return the network with corrections, these by themselves, and the head."""
+    backbone = FrozenNetwork(network, x[:1])
+    adapters = Adapters(backbone, n_experts, SHRINKAGE, unit=True).to(x.device)
+    backbone.correct_by(adapters.corrections)
+    with torch.no_grad():
+        adapters.head.fit(backbone(x))
+    return backbone, adapters.corrections, adapters.head
+
+
+def step_of(network, head, trained, x):
+    """Return a function that makes one step; a half of the rows are the corpus."""
+    parameters = list(trained.parameters())
+    optimizer = OPTIMIZERS["sgd"](parameters, lr=1e-3, weight_decay=1e-4)
+
+    def step():
+        optimizer.zero_grad()
+        normal, apart = head(network(x)).chunk(2)
+        loss = hypersphere_classification_loss(normal, apart)
+        loss.backward(inputs=parameters)
+        optimizer.step()
+
+    return step
+
+
+@torch.inference_mode()
+def passed(network, x):
+    return network(x)
+
+
+def repeated(way, n_steps):
+    for _ in range(n_steps):
+        way()
+
+
+def compare(
+    network, batch_size, n_scored, n_threads, n_steps, n_rounds, side=SIDE, device="cpu"
+):
+    """Interleave all ways, and return the median ratios of their times."""
+    torch.set_num_threads(n_threads)
+    torch.manual_seed(0)
+    bare = NETWORKS[network]().to(device).eval()
+    x, many = (
+        torch.randn(n, 3, side, side, device=device).to(
+            memory_format=torch.channels_last
+        )
+        for n in (batch_size, n_scored)
+    )
+    made = {n_experts: adapted(bare, n_experts, x) for n_experts in EXPERTS}
+    ways = {
+        f"K={n_experts}": step_of(backbone, head, corrections, x)
+        for n_experts, (backbone, corrections, head) in made.items()
+    }
+    scoring, _, head = made[1]
+    tuned, alike = (
+        deepcopy(bare).to(memory_format=torch.channels_last) for _ in range(2)
+    )
+    ways["fine-tuning"] = step_of(tuned.train(), head, tuned, x)
+    ways |= {
+        "scoring, K=1": partial(passed, scoring, many),
+        "scoring, bare": partial(passed, bare, many),
+        "scoring, bare, channels last": partial(passed, alike, many),
+    }
+    ways = {name: partial(repeated, way, n_steps) for name, way in ways.items()}
+    seconds = interleaved(ways, n_rounds, device)
+    pairs = [
+        *((f"K={n_experts}", "fine-tuning") for n_experts in EXPERTS),
+        *((f"K={n_experts}", "K=1") for n_experts in EXPERTS[1:]),
+        ("scoring, K=1", "scoring, bare"),
+        ("scoring, K=1", "scoring, bare, channels last"),
+    ]
+    return milliseconds_per_step(seconds, n_steps) | {
+        f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in pairs
+    }
+
+
+SCORED = {"n_scored": [128], "n_threads": [1, 2], "n_steps": [1], "n_rounds": [7]}
+EXPERIMENTS = [
+    Experiment(
+        "adra_step",
+        compare,
+        [
+            *grid(network=["ResNet26"], batch_size=[16], **SCORED),
+            *grid(network=["MobileNetV2"], batch_size=[64], **SCORED),
+        ],
+        alone=True,
+    ),
+    Experiment(
+        "adra_step_gpu",
+        compare,
+        grid(
+            network=list(NETWORKS),
+            batch_size=[128],
+            n_scored=[512],
+            n_threads=[8],
+            n_steps=[20],
+            n_rounds=[7],
+            side=[64, 128],
+            device=["cuda"],
+        ),
+        profile="gpu",
+        alone=True,
+    ),
+]
