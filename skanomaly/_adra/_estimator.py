@@ -116,7 +116,8 @@ class ADRA(BaseDeepDetector):
     adapt_from : int or str, default=0
         Where corrections begin: a number of layers that have none, or the name of the
         part of the network, "stage_2" for one, before which none has. Training is
-        faster, since gradients end there.
+        faster, since gradients end there. If images are not augmented, and the network
+        is a sequence of parts, those before are computed once for all steps.
     n_networks : int or "auto", default="auto"
         Own networks for tables, which learn side by side; the score is the geometric
         mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).

@@ -32,6 +32,8 @@ class FrozenNetwork(nn.Module):
     ----------
     layers : dict of str to AdaptedLayer
         The layers that can be corrected, in the order in which they compute.
+    n_fixed : int
+        Parts, of a network that is a sequence of parts, before the first correction.
     features_shape : tuple of int
         Shape of what it makes of one row.
     """
@@ -52,6 +54,12 @@ class FrozenNetwork(nn.Module):
         first = _first_to_adapt([call.name for call in calls], adapt_from)
         self.layers = {call.name: adapted(call.layer) for call in calls[first:]}
         self._replace({layer.frozen: layer for layer in self.layers.values()})
+        corrected = set(self.layers.values())
+        self.n_fixed = next(
+            number
+            for number, part in enumerate(self._parts())
+            if not corrected.isdisjoint(part.modules())
+        )
         self._fold_norms(example)
         with torch.no_grad():
             # The row is the first axis, or the second for networks side by side.
@@ -148,10 +156,27 @@ class FrozenNetwork(nn.Module):
             tensor.data = tensor.data.clone()
         return super().load_state_dict(*arguments, **options)
 
+    def before(self, x: Tensor) -> Tensor:
+        """Map rows (n, ...) to what the first part with a correction is given."""
+        x = self._colours(x)
+        for part in self._parts()[: self.n_fixed]:
+            x = part(x)
+        return x
+
+    def after(self, x: Tensor) -> Tensor:
+        """Map that to features (n, l), means over pixels where there are pixels."""
+        for part in self._parts()[self.n_fixed :]:
+            x = part(x)
+        return x.mean((2, 3)) if x.ndim == 4 else x
+
+    def _parts(self):
+        """Return what computes one after the other: the network, or parts of it."""
+        plain = type(self.network).forward is nn.Sequential.forward
+        return list(self.network.children()) if plain else [self.network]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map rows (n, ...) to features (n, l), means over pixels where there are."""
-        made = self.network(self._colours(x))
-        return made.mean((2, 3)) if made.ndim == 4 else made
+        """Map rows (n, ...) to features (n, l)."""
+        return self.after(self.before(x))
 
 
 @contextmanager

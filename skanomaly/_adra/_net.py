@@ -9,13 +9,16 @@ import torch.nn.functional as F
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Batches, Player, StopTraining
+from ..engine import HOST_BYTES, AlternatingNet, Batches, Player, StopTraining
 from ..objectives import hypersphere_classification_loss
 from ._adapters import correction_of
 from ._frozen import FrozenNetwork
+from ._images import unchanged
 
 #: Principal axes of the features that have a scale of their own.
 _AXES = 128
+#: Rows to look at together when the fixed part of a network is computed once.
+_KEPT_AT_ONCE = 256
 #: By name: the paper's, and one whose steps do not depend on the size of gradients.
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, foreach=True),
@@ -190,7 +193,7 @@ class ResidualAdaptation(AlternatingNet):
     def turns(self, batch):
         n = batch.shape[-2] if self.n_copies else len(batch)
         rows = torch.cat([batch, *self.draw_corpus()], 1 if self.n_copies else 0)
-        codes = self.codes(self.augment(rows, self.rng_))
+        codes = self.codes_of(rows if self.is_kept_ else self.begun(rows))
         normal, apart = codes.tensor_split([n], -2)
         yield "adapters", hypersphere_classification_loss(normal, apart).sum()
 
@@ -208,9 +211,30 @@ class ResidualAdaptation(AlternatingNet):
         codes = self.codes(self.for_all(batch))
         return codes.transpose(0, 1) if self.n_copies else codes[:, None]
 
+    @torch.no_grad()
+    def begun(self, rows: Tensor) -> Tensor:
+        """Return rows, changed at random, as far as nothing corrects them."""
+        changed = self.augment(rows, self.rng_)
+        return self.backbone_.before(self.prepare(changed))
+
+    def codes_of(self, begun: Tensor) -> Tensor:
+        """Return f of rows that the network has begun with."""
+        return self.adapters_.head(self.backbone_.after(begun).float())
+
     def codes(self, rows: Tensor) -> Tensor:
         """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
-        return self.adapters_.head(self.backbone_(self.prepare(rows)).float())
+        return self.codes_of(self.backbone_.before(self.prepare(rows)))
+
+    @torch.no_grad()
+    def kept(self, rows) -> Tensor | None:
+        """Return what the fixed part makes of rows, unless that is too much to keep."""
+        made: list[Tensor] = []
+        index = torch.arange(len(rows), device=self.device)
+        for part in index.split(_KEPT_AT_ONCE):
+            made.append(self.backbone_.before(self.prepare(rows[part])))
+            if made[0][0].nbytes * len(rows) > HOST_BYTES:
+                return None
+        return torch.cat(made)
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) as the networks take them: side by side, (k, n, d)."""
@@ -235,7 +259,14 @@ class ResidualAdaptation(AlternatingNet):
 
     def run(self, rows, *, corpus, held_out=None, **plan):
         """Train on `rows`, against the rows of each source in `corpus`."""
-        self.corpus_, self.streams_, self.held_out_ = corpus, None, held_out
+        sources, self.is_kept_ = [rows, *corpus], False
+        fixed = self.backbone_.n_fixed and not self.n_copies
+        if fixed and self.augment is unchanged:
+            kept = [self.kept(source) for source in sources]
+            self.is_kept_ = all(part is not None for part in kept)
+            sources = kept if self.is_kept_ else sources
+        rows, *self.corpus_ = sources
+        self.streams_, self.held_out_ = None, held_out
         try:
             return super().run(rows, **plan)
         finally:

@@ -10,9 +10,10 @@ from ._callbacks import (
     StopTraining,
 )
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
-from ._rows import Batches, MappedRows, Rows
+from ._rows import HOST_BYTES, Batches, MappedRows, Rows
 
 __all__ = [
+    "HOST_BYTES",
     "AlternatingNet",
     "AverageWeights",
     "Batches",
