@@ -37,7 +37,12 @@ from .utils._sklearn_compat import (
     fit_context,
 )
 
-__all__ = ["BaseDeepDetector", "ReconstructionMixin", "SamplingMixin"]
+__all__ = [
+    "BaseDeepDetector",
+    "EncodingMixin",
+    "ReconstructionMixin",
+    "SamplingMixin",
+]
 
 _TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
@@ -90,6 +95,8 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     #: Modules of the nets that training does not change, and others may share.
     _frozen_modules: tuple[str, ...] = ()
+    #: Parameters that ``fit`` alone reads, and a file need not have.
+    _only_to_fit: tuple[str, ...] = ()
 
     @abstractmethod
     def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:
@@ -506,11 +513,10 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         return float(np.quantile(scores, self.contamination))
 
 
-class ReconstructionMixin:
-    """For detectors with an encoder and a generator.
+class EncodingMixin:
+    """For detectors that make codes of rows.
 
-    A child writes ``_encode_batch`` and ``_reconstruct_batch``, which map a batch of
-    scaled rows to codes (n, l) and to rows of the same shape.
+    A child writes ``_encode_batch``, which maps a batch of scaled rows to codes (n, l).
     """
 
     def encode(self, X):
@@ -524,10 +530,18 @@ class ReconstructionMixin:
         Returns
         -------
         ndarray of shape (n, l), float32
-            What the encoder makes of each row; for networks side by side, the codes
+            What the networks make of each row; for networks side by side, the codes
             of one after those of the other.
         """
         return self._compute(self._encode_batch, X)
+
+
+class ReconstructionMixin(EncodingMixin):
+    """For detectors with an encoder and a generator.
+
+    A child writes ``_reconstruct_batch`` too, which maps a batch of scaled rows to rows
+    of the same shape.
+    """
 
     def reconstruct(self, X):
         """Return rows as the model of normal rows has them.

@@ -40,7 +40,8 @@ def save(
     The file holds the parameters, the scaling, the thresholds and the weights;
     not the state of the optimisers: a detector with ``warm_start`` goes on with
     fresh ones. Parameters that are code (networks of your own, callbacks,
-    ``memory``) are left out and have to be given to :func:`load` again.
+    ``memory``) are left out and have to be given to :func:`load` again. Rows that a
+    parameter holds, such as ``corpus``, are left out too, and are None then.
 
     Parameters
     ----------
@@ -85,7 +86,11 @@ def save(
             "that stays as it was."
         )
     given = detector.get_params(deep=False)
-    params = {name: value for name, value in given.items() if _is_plain(value)}
+    params = {
+        name: value if _is_plain(value) else None
+        for name, value in given.items()
+        if _is_plain(value) or name in detector._only_to_fit
+    }
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
         for k, v in vars(detector).items()

@@ -128,6 +128,8 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # how to copy it is its own business
+                raise
             return getattr(super().__getattr__("frozen"), name)
 
 

@@ -151,10 +151,14 @@ def given_backbone(network: nn.Module) -> Source:
         return Source(build, len(first.weight))
     if isinstance(network, ResNet26):
         return Source(build)
+    if (known := getattr(network, "taken_for", None)) is not None:
+        return Source(build, 0, *known)
     config = getattr(network, "pretrained_cfg", None)  # of timm
     if isinstance(config, dict) and {"mean", "std"} <= config.keys():
         return Source(build, 0, (config["mean"], config["std"]), _LEAST_SIDE)
-    return Source(build, 0, IMAGENET, _LEAST_SIDE)
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    in_colour = len(IMAGENET[0]) in (m.in_channels for m in convolutions)
+    return Source(build, 0, IMAGENET if in_colour else None, _LEAST_SIDE)
 
 
 def _from_file(path):
@@ -162,7 +166,7 @@ def _from_file(path):
         return ResNet26.of_weights(load_file(path))
     except FileNotFoundError as error:
         raise ValueError(f"backbone={str(path)!r}: there is no such file.") from error
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, LookupError, RuntimeError) as error:
         raise ValueError(
             f"backbone={str(path)!r} does not hold the weights of a ResNet26, as "
             "safetensors.torch.save_file(detector.backbone_.state_dict(), path) writes "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,7 +110,11 @@ class MixedConvolution(torch.autograd.Function):
         return (
             is_plain(conv)
             # The middle of the kernel never lies in the padding.
-            and all(first >= 0 for first in first_middles(conv))
+            and all(
+                int(conv.padding[k])
+                <= conv.dilation[k] * ((conv.kernel_size[k] - 1) // 2)
+                for k in range(2)
+            )
             and (conv.groups == 1 or set(conv.weight.shape[1:2]) == {1})
             and conv.groups in (1, conv.out_channels)
         )
@@ -134,21 +136,13 @@ def back(of_y: Tensor, x: Tensor, kernel: Tensor, conv: nn.Conv2d, wanted):
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution pads with zeros, and by numbers."""
+    """Return whether a convolution pads with zeros, by numbers, and does no more."""
     return (
         type(conv) is nn.Conv2d
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
     )
-
-
-def first_middles(conv: nn.Conv2d) -> list[int]:
-    """Return row and column on which the middle of a kernel lies first."""
-    if not is_plain(conv):
-        return [0, 0]  # what pads in a way of its own is taken to centre its kernel
-    reach = (d * (n // 2) for d, n in zip(conv.dilation, conv.kernel_size, strict=True))
-    padding = cast(tuple[int, ...], conv.padding)
-    return [r - p for r, p in zip(reach, padding, strict=True)]
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -178,8 +172,8 @@ def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tenso
     Tensor of shape (n, c, \\*sides)
         A view, unless the middle lies in the padding somewhere.
     """
-    for axis, (first, side) in enumerate(zip(first_middles(conv), sides, strict=True)):
-        stride = conv.stride[axis]
+    for axis, side in enumerate(sides):
+        stride, first = conv.stride[axis], _first_middle(conv, images, axis, side)
         last = first + stride * (side - 1)
         before, after = max(-first, 0), max(last + 1 - images.shape[axis + 2], 0)
         if before or after:
@@ -187,3 +181,17 @@ def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tenso
         index = slice(first + before, last + before + 1, stride)
         images = images[(slice(None),) * (axis + 2) + (index,)]
     return images
+
+
+def _first_middle(conv, images, axis, side):
+    """Return the row, or column, on which the middle of a kernel lies first."""
+    size, apart = conv.kernel_size[axis], conv.dilation[axis]
+    reach = apart * (size - 1)
+    if isinstance(conv.padding, str):
+        padding = reach // 2 if conv.padding == "same" else 0
+    else:
+        padding = conv.padding[axis]
+    whole = images.shape[axis + 2] + 2 * padding
+    if conv.padding != "same" and (whole - reach - 1) // conv.stride[axis] + 1 != side:
+        return 0  # what pads in a way of its own is taken to centre its kernel
+    return apart * (size // 2) - padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from math import log
 
 import numpy as np
@@ -16,6 +17,8 @@ from ._images import resized
 
 #: Weights of red, green and blue in a grey image (ITU-R BT.601).
 _LUMA = 0.299, 0.587, 0.114
+#: Images to look at together.
+_AT_ONCE = 256
 #: Rows that are enough to see how far columns reach.
 _ENOUGH = 5000
 #: Least and largest standard deviation of the noise in altered rows.
@@ -185,7 +188,13 @@ def read_corpus(corpus, X):
         if X.ndim == corpus.ndim == 4:
             corpus = _like(corpus, X.shape[1:])
     elif isinstance(corpus, tuple):
+        if len(corpus) != 2:
+            raise ValueError(
+                f"corpus is a tuple of {len(corpus)}; a pair (rows, classes) is wanted."
+            )
         corpus, labels = corpus
+    if not isinstance(corpus, np.ndarray):
+        corpus = np.asarray(corpus)
     if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)
@@ -197,16 +206,31 @@ def read_corpus(corpus, X):
                 f"corpus has {len(corpus)} rows, but {len(labels)} labels."
             )
         labels = np.unique(labels, return_inverse=True)[1]
+        labels = labels if labels.any() else None  # one class says nothing
     return corpus, labels
 
 
 def _fetched(name):
-    known = [k.removeprefix("fetch_") for k in datasets.__all__ if "fetch_" in k]
+    loaders = {
+        k.removeprefix("fetch_"): getattr(datasets, k)
+        for k in datasets.__all__
+        if k.startswith("fetch_")
+    }
+    known = {
+        k: loader
+        for k, loader in loaders.items()
+        if not any(
+            (p.default is p.empty
+            and p.kind is p.KEYWORD_ONLY)
+            or p.kind is p.POSITIONAL_OR_KEYWORD
+            for p in signature(loader).parameters.values()
+        )
+    }
     if name not in known:
         raise ValueError(
             f"corpus={name!r} is no data set of skanomaly.datasets: {sorted(known)}."
         )
-    return getattr(datasets, f"fetch_{name}")(return_X_y=True)
+    return known[name](return_X_y=True)
 
 
 def _check_kind(corpus, X):
@@ -215,7 +239,7 @@ def _check_kind(corpus, X):
             f"The rows of corpus have shape {corpus.shape[1:]}, those of X "
             f"{X.shape[1:]}: they have to be of one shape."
         )
-    if (corpus.dtype == np.uint8) != (X.dtype == np.uint8):
+    if X.ndim > 2 and (corpus.dtype == np.uint8) != (X.dtype == np.uint8):
         raise ValueError(
             f"corpus is of dtype {corpus.dtype} and X of dtype {X.dtype}, so that they "
             "hardly have one scale: give both as bytes (uint8), or both as floats."
@@ -224,10 +248,14 @@ def _check_kind(corpus, X):
 
 def _like(images, shape):
     """Return images as bytes of another shape (c, h, w)."""
-    made = torch.from_numpy(images)
     n_channels, *sides = shape
-    if made.shape[1] == 3 and n_channels == 1:
-        made = (made * torch.tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
-    if made.shape[2:] != tuple(sides):
-        made = resized(made.float(), tuple(sides))
-    return made.expand(-1, n_channels, -1, -1).round().byte().numpy()
+    made = np.empty((len(images), *shape), np.uint8)
+    for start in range(0, len(images), _AT_ONCE):
+        some = torch.from_numpy(images[start : start + _AT_ONCE]).float()
+        if some.shape[1] == 3 and n_channels == 1:
+            some = (some * torch.tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
+        if some.shape[2:] != tuple(sides):
+            some = resized(some, tuple(sides))
+        some = some.round().clamp(0, 255).byte()
+        made[start : start + _AT_ONCE] = some.expand(-1, n_channels, -1, -1)
+    return made

@@ -7,14 +7,17 @@ with its corrections, h the radius of what it makes of a row.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from math import log, prod
 
+import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from .._base import BaseDeepDetector
+from .._base import BaseDeepDetector, EncodingMixin
 from ..engine import MappedRows, Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
@@ -29,9 +32,13 @@ _ROLES = ("backbone",)
 _OWN = "auto", "resnet26"
 _TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising}
 _PRETRAINING_RATE = 2e-3
-#: Steps between two looks at whether all codes come together; rows to look at.
-_LOOK_EVERY, _HELD_OUT = 5, 500
+#: Rows to see by whether all codes come together.
+_HELD_OUT = 500
+#: Numbers in images that are enough to see how sharp they are.
+_PIXELS = 2**22
 _TINY = 1e-9
+#: Parameters that a clone has in common with what it is a clone of.
+_SHARED = "backbone", "corpus"
 #: Rows that are enough to see where the normal ones are.
 _ENOUGH = 2000
 
@@ -52,7 +59,7 @@ _ENOUGH = 2000
     "equally likely; without one, the median of the training scores less five times "
     "its distance to their first quartile",
 )
-class ADRA(BaseDeepDetector):
+class ADRA(EncodingMixin, BaseDeepDetector):
     r"""Residual adapters in a frozen pretrained network, with outlier exposure.
 
     A network :math:`f_\theta` that was trained on something else knows what may vary
@@ -173,6 +180,7 @@ class ADRA(BaseDeepDetector):
 
     _reads_labels = True
     _frozen_modules = ("backbone",)
+    _only_to_fit = ("corpus",)
     _auto_values = {  # noqa: RUF012
         "pretrain_epochs": (400, 500),
         "max_epochs": (300, 100),
@@ -258,13 +266,27 @@ class ADRA(BaseDeepDetector):
         self.verbose = verbose
         self.random_state = random_state
 
+    def __sklearn_clone__(self):
+        """Return an unfitted twin, which shares the network and the corpus."""
+        params = {
+            name: value if name in _SHARED else clone(value, safe=False)
+            for name, value in self.get_params(deep=False).items()
+        }
+        twin = type(self)(**params)
+        if hasattr(self, "_metadata_request"):
+            twin._metadata_request = deepcopy(self._metadata_request)
+        return twin
+
     # Networks
 
     @property
     def backbone_(self):
         """The frozen network without the adapters; it shares its weights."""
         check_is_fitted(self)
-        return self.net_.backbone_.bare()
+        source, network = self._source(), self.net_.backbone_.bare()
+        # So that other detectors give it what this one does.
+        network.taken_for = source.normalization, source.least_side
+        return network
 
     def _is_own(self):
         """Return whether the network is one that this class makes and teaches."""
@@ -351,7 +373,14 @@ class ADRA(BaseDeepDetector):
         asked = self.normalization
         if isinstance(asked, str):
             asked = source.normalization if self._bounded() else None
-        return ImagePreparation(sides, *(asked or (None, None)))
+        if asked is None:
+            return ImagePreparation(sides)
+        if [len(np.atleast_1d(part)) for part in asked] not in ([1, 1], [3, 3]):
+            raise ValueError(
+                f"normalization={self.normalization!r} has to be a pair, means and "
+                "standard deviations, each of one number or of three."
+            )
+        return ImagePreparation(sides, *(tuple(np.ravel(p).tolist()) for p in asked))
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
@@ -369,31 +398,36 @@ class ADRA(BaseDeepDetector):
         given, labels = self._read_corpus(rows)
         corpus = self._corpus(rows, others, given, seed)
         self._has_corpus = bool(corpus)
-        plan = self._plan("max_epochs", len(rows), **self._lengths())
+        lengths = {"batch_size": self._normal_per_batch()}
+        if not corpus:
+            lengths["steps"] = self._value("lone_steps")
+        plan = self._plan("max_epochs", len(rows), **lengths)
         plans, task, source = [plan], self._task(labels), self._source()
         if task and not self._goes_on():
-            taught = rows if given is None else given
-            if given is None and len(rows.row_shape) > 1:
-                taught = max(rows, others, key=len)
+            taught = self._taught(task, rows, others, given, labels)
             plans = [self._plan("pretrain_epochs", len(taught)), plan]
         with self._progress(*plans) as callbacks:
             if len(plans) > 1:
                 net = self._pretraining(task, source, labels, rows.device, seed)
-                taught = taught if labels is None else LabelledRows(taught, labels)
                 stage = pretrain, net, taught, plans[0]
                 (net,) = self._cached(*stage, callbacks=callbacks("pretraining"))
                 self._record(pretraining=net)
                 source = source._replace(build=partial(itself, net.network_))
                 if net.interrupted_:
                     plan["max_epochs"] = 0
-            self._adapt(source, rows, corpus, plan, callbacks("adaptation"), seed)
+            net = self._begun(source, rows, seed)
+            if plan["max_epochs"]:
+                self._adapt(net, rows, corpus, plan, callbacks("adaptation"), seed)
+                self._record(adaptation=net)
+            self.net_ = net
 
-    def _lengths(self):
-        """Return how a run of the adapters is planned."""
-        lengths = {"batch_size": self._normal_per_batch()}
-        if not self._has_corpus:
-            lengths |= {"steps": self._value("lone_steps"), "length": _LOOK_EVERY}
-        return lengths
+    def _taught(self, task, rows, others, given, labels):
+        """Return the rows of the pretraining."""
+        if task is Supervised:
+            return LabelledRows(given, labels)
+        if task is Denoising:
+            return rows
+        return max([rows, others, *([] if given is None else [given])], key=len)
 
     def _read_corpus(self, rows):
         """Return the rows that `corpus` gives, and their classes, if it does."""
@@ -413,13 +447,14 @@ class ADRA(BaseDeepDetector):
         if given is not None:
             corpus.append(given if is_table else self._matched(given, rows))
         elif is_table and self.corpus is not None:
-            corpus.append(AlteredRows(rows, seed))
+            corpus.append(AlteredRows(rows, seed + 1))
         return corpus
 
     @staticmethod
     def _matched(corpus, rows):
         """Return images of a corpus no sharper than the normal ones."""
-        factors = excess_sharpness(rows.head(_ENOUGH), corpus.head(_ENOUGH))
+        n_enough = max(_PIXELS // prod(rows.row_shape), 1)
+        factors = excess_sharpness(rows.head(n_enough), corpus.head(n_enough))
         return MappedRows(corpus, partial(damped, factors=factors))
 
     def _task(self, labels):
@@ -453,27 +488,30 @@ class ADRA(BaseDeepDetector):
             **self._engine(str(device), seed),
         )
 
-    def _adapt(self, source, rows, corpus, plan, callbacks, seed):
-        """Train the adapters, from the start or on from those that there are."""
+    def _begun(self, source, rows, seed):
+        """Return a net to train: with new adapters, or those that there are."""
         net = self._net(source, str(rows.device), seed)
         if self._goes_on():
             net.resume(self.net_)
-        else:
-            net.initialize()
-            index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
-            features = self._map_rows(net.features, rows.take(index))
-            self._check_finite(features)
-            features = torch.from_numpy(features).to(rows.device)
-            net.adapters_.head.fit(net.by_network(features))
-        if plan["max_epochs"]:
-            own, held_out = [StepDecay()], None
-            if not corpus:
-                rows, held_out = self._hold_out(rows, seed, most=_HELD_OUT)
-                own, held_out = [*own, StopAtCollapse()], held_out.head(_HELD_OUT)
-            own += callbacks
-            net.run(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
-            self._record(adaptation=net)
-        self.net_ = net
+            return net
+        net.initialize()
+        index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
+        features = self._map_rows(net.features, rows.take(index))
+        self._check_finite(features)
+        features = torch.from_numpy(features).to(rows.device)
+        net.adapters_.head.fit(net.by_network(features))
+        return net
+
+    def _adapt(self, net, rows, corpus, plan, callbacks, seed):
+        """Train the adapters."""
+        own, held_out = [StepDecay()], None
+        if not corpus:
+            own, held_out = [*own, StopAtCollapse()], rows.head(_HELD_OUT)
+            if len(rows) > _HELD_OUT // 10:  # else there are none to spare
+                rows, others = self._hold_out(rows, seed, most=_HELD_OUT)
+                held_out = others.head(_HELD_OUT)
+        own += callbacks
+        net.run(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
 
     # Scores, codes
 
@@ -488,19 +526,3 @@ class ADRA(BaseDeepDetector):
 
     def _encode_batch(self, batch):
         return self.net_.coded(batch).flatten(1)
-
-    def encode(self, X):
-        """Return the codes of rows, whose distance from the origin is the score.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n, l), float32
-            What the adapted network and its head make of each row; for networks side
-            by side, the codes of one after those of the other.
-        """
-        return self._compute(self._encode_batch, X)

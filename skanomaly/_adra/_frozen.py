@@ -9,7 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._adapters import ADAPTABLE, AdaptedConvolution, adapted
+from ._adapters import ADAPTABLE, AdaptedConvolution, AdaptedLayer, adapted
+
+#: Channels that grey images are repeated to, for networks that do not take grey.
+_COLOURS = 3
+#: How far results of the same computation may be apart, as a share.
+_ROUNDING = 1e-3
 
 
 class FrozenNetwork(nn.Module):
@@ -41,8 +46,10 @@ class FrozenNetwork(nn.Module):
     def __init__(self, network: nn.Module, example: Tensor, adapt_from=0):
         super().__init__()
         self.network = sharing_copy(network).float()
+        self.layers: dict[str, AdaptedLayer] = {}
+        self.n_channels, self.n_fixed = None, 0
         self.eval()
-        self.n_channels = _n_channels(self.network, example)
+        _refuse_batch_statistics(network)
         calls = self._watch(example)
         if calls and calls[-1].ends:
             self._replace({calls.pop().layer: nn.Identity()})
@@ -52,18 +59,25 @@ class FrozenNetwork(nn.Module):
                 "linear layer, apart from a classifier, that could be adapted."
             )
         first = _first_to_adapt([call.name for call in calls], adapt_from)
-        self.layers = {call.name: adapted(call.layer) for call in calls[first:]}
+        rng = torch.Generator(example.device).manual_seed(0)
+        probe = torch.randn(example.shape, generator=rng, device=example.device)
+        bare = self._computed(probe)
+        self.layers |= {call.name: adapted(call.layer) for call in calls[first:]}
         self._replace({layer.frozen: layer for layer in self.layers.values()})
-        corrected = set(self.layers.values())
-        self.n_fixed = next(
-            number
-            for number, part in enumerate(self._parts())
-            if not corrected.isdisjoint(part.modules())
-        )
-        self._fold_norms(example)
-        with torch.no_grad():
-            # The row is the first axis, or the second for networks side by side.
-            self.features_shape = self(example).movedim(-2, 0)[0].shape
+        self._fold_norms(probe)
+        self.n_fixed = self._find_fixed()
+        features = self._computed(probe)
+        if _differ(features, bare):
+            raise ValueError(
+                f"backbone, a {type(network).__name__}, computes something else when "
+                "its layers are wrapped: it looks at their classes, or at hooks."
+            )
+        # The row is the first axis, or the second for networks side by side.
+        self.features_shape = features.movedim(-2, 0)[0].shape
+
+    @torch.no_grad()
+    def _computed(self, x):
+        return self(x)
 
     def _watch(self, example):
         """Return the adaptable layers that compute, in their order."""
@@ -72,6 +86,11 @@ class FrozenNetwork(nn.Module):
             for name, layer in self.network.named_modules()
             if isinstance(layer, tuple(ADAPTABLE))
         }
+        # Of these, torch reads the weights, and may not call the layers.
+        for whole in self.network.modules():
+            if isinstance(whole, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+                for layer in whole.modules():
+                    names.pop(layer, None)
         outputs: dict[nn.Module, Tensor] = {}
 
         def called(layer, inputs, output):
@@ -79,52 +98,76 @@ class FrozenNetwork(nn.Module):
             outputs[layer] = output
 
         with _watched(names, called):
-            final = self.network(self._colours(example))
+            final = self._tried(example)
         _check_features(final, example)
         return [
             _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
             for layer, output in outputs.items()
         ]
 
-    def _fold_norms(self, example):
+    def _tried(self, example):
+        """Return what the network makes of rows; grey ones in colour, if need be."""
+        taken = [m.in_channels for m in self.network.modules() if type(m) is nn.Conv2d]
+        n_channels = example.shape[1] if example.ndim == 4 and taken else None
+        if n_channels == 1:
+            try:
+                return self.network(example)
+            except RuntimeError:
+                self.n_channels = _COLOURS
+        elif n_channels and n_channels not in taken:
+            raise ValueError(
+                f"The images have {n_channels} channels, but backbone takes {taken[0]};"
+                " those of one channel would be repeated."
+            )
+        return self.network(self._colours(example))
+
+    def _find_fixed(self):
+        """Return how many parts come before the first one with a correction."""
+        corrected = set(self.layers.values())
+        parts = [list(part.modules()) for part in self._parts()]
+        n = next(k for k, inner in enumerate(parts) if not corrected.isdisjoint(inner))
+        return (
+            n
+            if any(isinstance(m, tuple(ADAPTABLE)) for p in parts[:n] for m in p)
+            else 0
+        )
+
+    def _fold_norms(self, probe):
         """Make batch normalisation part of the convolution whose output it takes."""
-        rng = torch.Generator(example.device).manual_seed(0)
-        probe = torch.randn(example.shape, generator=rng, device=example.device)
         made, taken = {}, {}
-        watched = [
-            *(v for v in self.layers.values() if isinstance(v, AdaptedConvolution)),
-            *(m for m in self.modules() if type(m) is nn.BatchNorm2d),
+        convolutions = [
+            v for v in self.layers.values() if isinstance(v, AdaptedConvolution)
         ]
+        norms = [m for m in self.modules() if type(m) is nn.BatchNorm2d]
 
-        def called(layer, inputs, output):
-            if isinstance(layer, AdaptedConvolution):
-                made[layer] = output
-            elif layer.running_mean is not None:
-                taken[layer] = inputs[0]
+        def convolved(layer, inputs, output):
+            made[layer] = output
 
-        with _watched(watched, called):
+        def normalised(layer, inputs, output):
+            taken[layer] = inputs[0]
+            return 2 * output + 1  # so that it matters who is given what
+
+        with _watched(convolutions, convolved), _watched(norms, normalised):
             before = self(probe)
         pairs = [(v, m) for v, y in made.items() for m, x in taken.items() if x is y]
-        self._place_norms(pairs)
+        self.places = {nn.Identity(): norm for _, norm in pairs}
+        self._replace({norm: place for place, norm in self.places.items()})
+        for layer, norm in pairs:
+            layer.norm = norm
         # Who else takes the output of a convolution cannot be seen, but noticed.
-        with torch.no_grad():
+        with _watched(norms, normalised):
             after = self(probe)
-        if not torch.allclose(after, before, rtol=1e-3, atol=1e-4):
+        if _differ(after, before):
             self._replace(self.places)
             for layer, _ in pairs:
                 layer.norm = None
             self.places = {}
 
-    def _place_norms(self, pairs):
-        self.places = {nn.Identity(): norm for _, norm in pairs}
-        self._replace({norm: place for place, norm in self.places.items()})
-        for layer, norm in pairs:
-            layer.norm = norm
-
     def _replace(self, others):
         """Put other modules in the place of some."""
         for parent in list(self.modules()):
-            for name, child in list(parent.named_children()):
+            # A module may stand twice in one parent.
+            for name, child in list(parent._modules.items()):
                 if child in others:
                     setattr(parent, name, others[child])
 
@@ -150,11 +193,16 @@ class FrozenNetwork(nn.Module):
         """Stay in evaluation: statistics of batches would change what is frozen."""
         return super().train(False)
 
-    def load_state_dict(self, *arguments, **options):
+    def load_state_dict(self, state_dict, *arguments, **options):
         """Take other weights; those that were shared stay as they are."""
+        mine = self.state_dict()
+        if mine.keys() == state_dict.keys() and all(
+            torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
+        ):
+            return None
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data.clone()
-        return super().load_state_dict(*arguments, **options)
+        return super().load_state_dict(state_dict, *arguments, **options)
 
     def before(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to what the first part with a correction is given."""
@@ -171,8 +219,11 @@ class FrozenNetwork(nn.Module):
 
     def _parts(self):
         """Return what computes one after the other: the network, or parts of it."""
-        plain = type(self.network).forward is nn.Sequential.forward
-        return list(self.network.children()) if plain else [self.network]
+        network = self.network
+        if type(network).forward is not nn.Sequential.forward:
+            return [network]
+        hooked = network._forward_hooks or network._forward_pre_hooks
+        return [network] if hooked else list(network._modules.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to features (n, l)."""
@@ -211,18 +262,19 @@ def _sharing_memo(network):
     }
 
 
-def _n_channels(network, example):
-    """Return the channels of images that a network takes, None of a table."""
-    layers = (m for m in network.modules() if isinstance(m, nn.Conv2d))
-    if example.ndim != 4 or (first := next(layers, None)) is None:
-        return None
-    given, wanted = example.shape[1], first.in_channels
-    if given not in (1, wanted):
-        raise ValueError(
-            f"The images have {given} channels, but backbone takes {wanted}. Those of "
-            "one channel would be repeated."
-        )
-    return wanted
+def _refuse_batch_statistics(network):
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+    for name, layer in network.named_modules():
+        if isinstance(layer, kinds) and layer.running_mean is None:
+            raise ValueError(
+                f"backbone has batch normalisation without running statistics, {name}: "
+                "what it makes of a row depends on the other rows."
+            )
+
+
+def _differ(features, others):
+    """Return whether two computations of the same are not the same."""
+    return bool((features - others).norm() > _ROUNDING * others.norm())
 
 
 def _first_to_adapt(names, adapt_from):

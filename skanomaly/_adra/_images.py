@@ -35,7 +35,7 @@ class ImagePreparation(NamedTuple):
             images = resized(images, self.sides)
         if self.mean is not None:
             mean, spread = (
-                torch.tensor(values, device=images.device).view(-1, 1, 1)
+                images.new_tensor(values).view(-1, 1, 1)
                 for values in (self.mean, self.spread)
             )
             images = ((images + 1) / 2 - mean) / spread

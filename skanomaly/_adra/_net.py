@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..engine import HOST_BYTES, AlternatingNet, Batches, Player, StopTraining
+from ..engine import (
+    HOST_BYTES,
+    AlternatingNet,
+    Batches,
+    MappedRows,
+    Player,
+    Rows,
+    StopTraining,
+)
 from ..objectives import hypersphere_classification_loss
 from ._adapters import correction_of
 from ._frozen import FrozenNetwork
@@ -17,8 +25,10 @@ from ._images import unchanged
 
 #: Principal axes of the features that have a scale of their own.
 _AXES = 128
-#: Rows to look at together when the fixed part of a network is computed once.
-_KEPT_AT_ONCE = 256
+#: Rows to look at together.
+_AT_ONCE = 128
+#: What is nothing beside the square of features, in float32.
+_ROUNDING = 1e-10
 #: By name: the paper's, and one whose steps do not depend on the size of gradients.
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, foreach=True),
@@ -63,20 +73,23 @@ class Head(nn.Module):
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
         """Fix it by the features of normal rows, (n, l) or (k, n, l)."""
-        features = self._brought(features).double()
-        self.centre.copy_(features.mean(-2, keepdim=True))
-        around = features - features.mean(-2, keepdim=True)
-        covariance = around.mT @ around / features.shape[-2]
-        variances, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance))
-        variances, n_axes = variances.clamp_min(0), self.axes.shape[-1]
-        added = self.shrinkage * variances.mean(-1, keepdim=True)
-        variances = variances + torch.where(added > 0, added, 1.0)
-        first, others = variances.tensor_split([n_axes], -1)
-        self.axes.copy_(axes[..., :n_axes])
-        self.gains.copy_(first.rsqrt()[..., None, :])
-        if others.shape[-1]:
-            self.rest.copy_(others.mean(-1, keepdim=True).rsqrt()[..., None])
-        squared = self(features.float(), brought=True).square().sum(-1).mean(-1)
+        # On the host: not every device has such numbers, and the decomposition.
+        brought = self._brought(features).cpu().double()
+        n_rows, n_features = brought.shape[-2:]
+        self.centre.copy_(brought.mean(-2, keepdim=True))
+        around = brought - brought.mean(-2, keepdim=True)
+        total = around.square().sum((-2, -1))[..., None, None] / n_rows
+        # What float32 cannot tell from no difference is none.
+        least = _ROUNDING * brought.square().mean((-2, -1))[..., None, None]
+        added = (self.shrinkage * total / n_features).maximum(least)
+        added = torch.where(added > 0, added, 1.0)
+        variances, axes = _principal(around, self.axes.shape[-1])
+        self.axes.copy_(axes)
+        self.gains.copy_((variances + added).rsqrt())
+        n_others = max(n_features - axes.shape[-1], 1)
+        others = (total - variances.sum(-1, keepdim=True)).clamp_min(0) / n_others
+        self.rest.copy_((others + added).rsqrt())
+        squared = self(features).square().sum(-1).mean(-1)
         scale = torch.where(squared > 0, squared, 1.0).rsqrt()[..., None, None]
         self.gains.mul_(scale)
         self.rest.mul_(scale)
@@ -84,12 +97,28 @@ class Head(nn.Module):
     def _brought(self, features):
         return F.normalize(features, dim=-1) if self.unit else features
 
-    def forward(self, features: Tensor, brought: bool = False) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Map features (..., n, l) to codes (..., n, l)."""
-        features = features if brought else self._brought(features)
-        around = features - self.centre
+        around = self._brought(features) - self.centre
         along = around @ self.axes
         return self.rest * around + (along * (self.gains - self.rest)) @ self.axes.mT
+
+
+def _principal(around, n_axes):
+    """Return the largest variances (..., 1, m) of centred rows, and their axes."""
+    n_rows, n_features = around.shape[-2:]
+    if n_features <= n_rows:
+        variances, axes = torch.linalg.eigh(around.mT @ around / n_rows)
+    else:  # the same from the products of rows, which are fewer
+        variances, axes = torch.linalg.eigh(around @ around.mT / n_rows)
+        axes = F.normalize(around.mT @ axes, dim=-2)
+    m = min(n_axes, variances.shape[-1])
+    variances, axes = variances[..., -m:].flip(-1), axes[..., -m:].flip(-1)
+    missing = n_axes - m
+    return (
+        F.pad(variances.clamp_min(0), (0, missing))[..., None, :],
+        F.pad(axes, (0, missing)),
+    )
 
 
 class Adapters(nn.Module):
@@ -119,9 +148,9 @@ def frozen(build, example, adapt_from) -> FrozenNetwork:
     first = next(network.parameters(), torch.empty(0))
     try:
         return FrozenNetwork(network, example.to(first.device), adapt_from)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"backbone, a {type(network).__name__}, cannot take rows of shape "
+            f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
             f"{tuple(example.shape[1:])}; input_size enlarges images. {error}"
         ) from error
 
@@ -129,32 +158,34 @@ def frozen(build, example, adapt_from) -> FrozenNetwork:
 class StopAtCollapse(Callback):
     """End a run without a corpus before all rows have one and the same code.
 
-    That is where the loss is lowest. The run ends with the epoch after which the codes
-    of held-out rows are spread over less than a share of what they were at the start.
+    That is where the loss is lowest. The run ends when the codes of held-out rows are
+    spread over less than a share of what they would be without corrections.
 
     Parameters
     ----------
     share : float
         In (0, 1), of the sum of the variances of codes.
+    every : int
+        Steps between two looks.
     """
 
-    def __init__(self, share: float = 0.7):
+    def __init__(self, share: float = 0.7, every: int = 5):
         self.share = share
+        self.every = every
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Measure the spread at the start."""
-        self.least_ = self.share * self._spread(net)
+        """Measure the spread without corrections."""
+        net.backbone_.correct_by([None] * len(net.backbone_.layers))
+        self.least_ = self.share * float(net.validate()["spread"])
+        net.backbone_.correct_by(net.adapters_.corrections)
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_batch_end(self, net, **kwargs):
         """Measure it, and stop."""
-        spread = self._spread(net)
-        net.history.record("spread", spread)
-        if spread < self.least_:
-            raise StopTraining
-
-    @staticmethod
-    def _spread(net):
-        return float(net.validate()["spread"])
+        if net.step_ % self.every == 0:
+            spread = net.validate()["spread"]
+            net.record("spread", spread)
+            if float(spread) < self.least_:
+                raise StopTraining
 
 
 class ResidualAdaptation(AlternatingNet):
@@ -193,9 +224,15 @@ class ResidualAdaptation(AlternatingNet):
     def turns(self, batch):
         n = batch.shape[-2] if self.n_copies else len(batch)
         rows = torch.cat([batch, *self.draw_corpus()], 1 if self.n_copies else 0)
-        codes = self.codes_of(rows if self.is_kept_ else self.begun(rows))
+        if not self.is_kept_:
+            rows = self.begun(self.augment(rows, self.rng_))
+        codes = self.codes_of(rows)
         normal, apart = codes.tensor_split([n], -2)
         yield "adapters", hypersphere_classification_loss(normal, apart).sum()
+
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...) as the networks take them: side by side, (k, n, d)."""
+        return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
 
     def features(self, batch: Tensor) -> Tensor:
         """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
@@ -213,58 +250,64 @@ class ResidualAdaptation(AlternatingNet):
 
     @torch.no_grad()
     def begun(self, rows: Tensor) -> Tensor:
-        """Return rows, changed at random, as far as nothing corrects them."""
-        changed = self.augment(rows, self.rng_)
-        return self.backbone_.before(self.prepare(changed))
+        """Return scaled rows after what comes before all corrections."""
+        return self.backbone_.before(self.prepare(rows))
 
     def codes_of(self, begun: Tensor) -> Tensor:
-        """Return f of rows that the network has begun with."""
+        """Return f of such rows."""
         return self.adapters_.head(self.backbone_.after(begun).float())
 
     def codes(self, rows: Tensor) -> Tensor:
         """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
-        return self.codes_of(self.backbone_.before(self.prepare(rows)))
+        return self.codes_of(self.begun(rows))
 
-    @torch.no_grad()
-    def kept(self, rows) -> Tensor | None:
-        """Return what the fixed part makes of rows, unless that is too much to keep."""
-        made: list[Tensor] = []
+    def _may_keep(self, sources):
+        """Return whether what nothing corrects is to be computed once for all steps."""
+        same = self.augment is unchanged and all(
+            isinstance(source, Rows | MappedRows) for source in sources
+        )
+        if not (same and self.backbone_.n_fixed):
+            return False
+        some = self.begun(sources[0][torch.arange(1, device=self.device)])
+        return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
+
+    def kept(self, rows) -> Tensor:
+        """Return what the network begins with of all rows."""
         index = torch.arange(len(rows), device=self.device)
-        for part in index.split(_KEPT_AT_ONCE):
-            made.append(self.backbone_.before(self.prepare(rows[part])))
-            if made[0][0].nbytes * len(rows) > HOST_BYTES:
-                return None
-        return torch.cat(made)
-
-    def for_all(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...) as the networks take them: side by side, (k, n, d)."""
-        return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
+        first = self.begun(rows[index[:1]])
+        made = first.new_empty(len(rows), *first.shape[1:])
+        for part in index.split(_AT_ONCE):
+            made[part] = self.begun(rows[part])
+        return made
 
     @torch.no_grad()
     def validate(self):
-        codes = self.coded(self.held_out_)
-        return {"spread": codes.var(0).sum(-1).mean()}
+        codes = torch.cat([self.coded(part) for part in self.held_out_.split(_AT_ONCE)])
+        return {"spread": codes.var(0, correction=0).sum(-1).mean()}
 
     def draw_corpus(self):
         """Return the next rows of each source, about as many of each."""
         if self.streams_ is None:
-            self.streams_ = [iter(source) for source in self._batches_of_corpus()]
+            n = len(self.corpus_)
+            shares = [(self.corpus_batch + k) // n for k in range(n)]
+            self.streams_ = [
+                self._stream(source, max(share, 1))
+                for source, share in zip(self.corpus_, shares, strict=True)
+            ]
         return [next(stream) for stream in self.streams_]
 
-    def _batches_of_corpus(self):
-        n = len(self.corpus_)
-        for k, source in enumerate(self.corpus_):
-            size = max((self.corpus_batch + k) // n, 1)
-            yield Batches(source, size, self.n_steps, self.n_copies, self.rng_)
+    def _stream(self, rows, size):
+        """Yield batches without end, pass by pass."""
+        n_batches = max(len(rows) // size, 1)
+        while True:
+            yield from Batches(rows, size, n_batches, self.n_copies, self.rng_)
 
     def run(self, rows, *, corpus, held_out=None, **plan):
         """Train on `rows`, against the rows of each source in `corpus`."""
-        sources, self.is_kept_ = [rows, *corpus], False
-        fixed = self.backbone_.n_fixed and not self.n_copies
-        if fixed and self.augment is unchanged:
-            kept = [self.kept(source) for source in sources]
-            self.is_kept_ = all(part is not None for part in kept)
-            sources = kept if self.is_kept_ else sources
+        sources = [rows, *corpus]
+        self.is_kept_ = self._may_keep(sources)
+        if self.is_kept_:
+            sources = [self.kept(source) for source in sources]
         rows, *self.corpus_ = sources
         self.streams_, self.held_out_ = None, held_out
         try:

@@ -34,6 +34,14 @@ class LabelledRows:
         """Return rows and labels at `index`."""
         return self.rows[index], self.labels[index]
 
+    def __getstate__(self) -> dict:
+        """Say what they are made of; hashes rest on it, and differ for tensors."""
+        return {"rows": self.rows, "labels": self.labels.numpy(force=True)}
+
+    def __setstate__(self, state: dict) -> None:
+        """Make them anew, on the host."""
+        self.rows, self.labels = state["rows"], torch.from_numpy(state["labels"])
+
 
 class Pretraining(AlternatingNet, ABC):
     """A network and a last layer on top of it, taught a task that needs no anomaly.
@@ -116,18 +124,20 @@ class Denoising(Pretraining):
     """The task is to tell the rows of a table from rows with noise added."""
 
     def last_layer(self, n_features):
-        layer = StackedLinear(self.n_copies, n_features, self.n_outputs)
+        layer = nn.Linear(n_features, self.n_outputs)
+        if self.n_copies:
+            layer = StackedLinear(self.n_copies, n_features, self.n_outputs)
         return nn.Sequential(nn.GELU(), layer)
 
     def posed(self, batch):
         rows = self.prepare(batch)
         draw = {"generator": self.rng_, "device": self.device}
-        size = torch.rand(*rows.shape[:2], 1, **draw)
+        size = torch.rand(*rows.shape[:-1], 1, **draw)
         return rows + size * torch.randn(rows.shape, **draw), rows
 
     def loss(self, outputs, wanted):
         error = F.smooth_l1_loss(outputs.float(), wanted, reduction="none")
-        return error.mean((1, 2)).sum()
+        return error.mean((-2, -1)).sum()
 
 
 def pretrain(net: Pretraining, rows, plan, callbacks):

@@ -134,8 +134,9 @@ class AlternatingNet(NeuralNet, ABC):
         Batches seen so far.
     rng_ : torch.Generator
         For every draw in ``turns``; on the device of the net.
-    interrupted_ : bool
-        Whether the last run was ended from the keyboard.
+    interrupted_, ended_ : bool
+        Whether the last run was ended from the keyboard, or by a callback within an
+        epoch.
     run_start_, first_step_ : int
         Epochs in ``history``, and steps, before the last run.
     """
@@ -222,7 +223,8 @@ class AlternatingNet(NeuralNet, ABC):
         else:
             self.initialize()
         self.rng_ = torch.Generator(self.device).manual_seed(self.seed + self.step_)
-        self.interrupted_, self.run_start_ = False, len(self.history)
+        self.interrupted_ = self.ended_ = False
+        self.run_start_ = len(self.history)
         self.first_step_ = self.step_
         try:
             with self._own_randomness():
@@ -301,6 +303,8 @@ class AlternatingNet(NeuralNet, ABC):
         """Train on every batch, then read the losses: once an epoch."""
         if iterator is None:
             return
+        if self.ended_:
+            raise StopTraining
         self._set_training(True)
         self._sums = {}
         try:
@@ -309,6 +313,8 @@ class AlternatingNet(NeuralNet, ABC):
                 step_fn(batch)
                 self.step_ += 1
                 self.notify("on_batch_end", batch=batch, training=True)
+        except StopTraining:
+            self.ended_ = True  # with this epoch, as short as it is
         finally:
             self._record_epoch()
 

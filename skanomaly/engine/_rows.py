@@ -55,10 +55,12 @@ class Rows:
         """Return the rows at `index` into the whole of X: bytes, or scaled numbers."""
         if self.resident is not None:
             return self.resident[index]
-        rows = self.X[index.cpu().numpy()]
+        rows = self.X[index.flatten().cpu().numpy()]
         if rows.dtype != np.uint8:
-            return self._scaled(rows)
-        return torch.tensor(rows, device=self.device)
+            made = self._scaled(rows)
+        else:
+            made = torch.tensor(rows, device=self.device)
+        return made.unflatten(0, index.shape)
 
     def unpacked(self, rows: Tensor) -> Tensor:
         """Return bytes as scaled numbers, and what has been scaled as it is."""
@@ -153,11 +155,9 @@ class MappedRows:
     def _changed(self, index):
         stored = self.rows.stored(self.rows.chosen[index])
         changed = self.function(stored.float())
-        return (
-            changed.round().to(stored.dtype)
-            if stored.dtype == torch.uint8
-            else (changed)
-        )
+        if stored.dtype != torch.uint8:
+            return changed
+        return changed.round().clamp(0, 255).to(torch.uint8)
 
     def _make(self):
         # Few at a time: all as numbers would take many times the memory of bytes.
