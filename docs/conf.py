@@ -44,6 +44,11 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
 # Examples whose data are not there are shown, and not run.
 EXAMPLES_WITH_DATA = {
+    "adra_photographs": (
+        "cifar10.npz",
+        "tiny_imagenet_32.npz",
+        "weights/mobilenet_v2_1.0_224_imagenet_float32.npz",
+    ),
     "contaminated_images": ("fashion_mnist.npz",),
     "transfer_digits": ("mnist.npz", "usps.npz"),
     "transfer_video": ("ucsd_ped2.npz",),

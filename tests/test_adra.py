@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from skorch.callbacks import Callback
@@ -1897,3 +1898,122 @@ def test_a_network_of_photographs_finds_cars(shared_data):
     some = np.random.default_rng(0).permutation(len(X_test))[:500]
     auroc = roc_auc_score(y_test[some] == 1, detector.score_samples(X_test[some]))
     assert auroc > 0.85
+
+
+# Files, clones, and what ends a run ---------------------------------------------------
+
+
+def test_a_file_may_leave_the_network_out(images, tmp_path):
+    normal, corpus = images
+    network = network_of(n_classes=5)
+    detector = short(backbone=network, corpus=corpus).fit(normal)
+    scores = detector.score_samples(normal)
+    whole, adapters = tmp_path / "whole", tmp_path / "adapters"
+    save(detector, whole)
+    save(detector, adapters, include_backbone=False)
+    n_frozen = sum(p.nbytes for p in detector.backbone_.parameters())
+    assert whole.stat().st_size - adapters.stat().st_size > 0.9 * n_frozen
+    for path in (whole, adapters):
+        other = load(path, backbone=network)
+        np.testing.assert_array_equal(other.score_samples(normal), scores)
+        assert other.corpus is None
+    shared = other.net_.backbone_.network[0].frozen.weight
+    assert shared.data_ptr() == network[0].weight.data_ptr()
+
+
+def test_a_file_without_its_network_wants_that_one(images, tmp_path):
+    normal, corpus = images
+    network, path = network_of(), tmp_path / "adapters"
+    save(
+        short(backbone=network, corpus=corpus).fit(normal), path, include_backbone=False
+    )
+    other = deepcopy(network)
+    with torch.no_grad():
+        other[1].running_mean += 1e-3
+    with pytest.raises(ValueError, match="backbone is not the network"):
+        load(path, backbone=other)
+    with pytest.raises(ValueError, match="backbone"):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_an_own_network_is_given_back_to_its_adapters(kind, request, tmp_path):
+    data = request.getfixturevalue(kind)
+    data = data if kind == "X" else data[0]
+    detector, path = short().fit(data), tmp_path / "adapters"
+    save(detector, path, include_backbone=False)
+    other = load(path, backbone=detector.backbone_)
+    np.testing.assert_array_equal(
+        other.score_samples(data), detector.score_samples(data)
+    )
+
+
+def test_other_detectors_have_no_network_to_leave_out(X, tmp_path):
+    from skanomaly import HistoryAD
+
+    detector = HistoryAD(max_epochs=1, detector_epochs=0, width=4).fit(X)
+    with pytest.raises(ValueError, match="HistoryAD has no network"):
+        save(detector, tmp_path / "d", include_backbone=False)
+
+
+def test_clones_share_network_and_corpus(images):
+    normal, corpus = images
+    detector = short(backbone=network_of(), corpus=corpus, augment=["flip"])
+    twin = clone(detector)
+    assert twin.backbone is detector.backbone
+    assert twin.corpus is corpus
+    assert twin.augment == ["flip"]
+    assert twin.augment is not detector.augment
+    assert twin.get_params().keys() == detector.get_params().keys()
+    np.testing.assert_array_equal(
+        twin.fit(normal).score_samples(normal),
+        detector.fit(normal).score_samples(normal),
+    )
+
+
+def test_a_run_without_a_corpus_ends_within_an_epoch(images):
+    normal = np.concatenate([images[0]] * 30)
+    detector = short(backbone=network_of(), lr=0.3, corpus=None, max_epochs=3)
+    detector.fit(normal)
+    n_steps = detector.net_.step_
+    assert n_steps < len(normal) * 0.9 // 16  # the first epoch has not ended
+    assert n_steps % 5 == 0
+    assert detector.n_iter_ == 1
+    assert detector.history_[-1]["spread"] > 0
+    again = clone(detector).set_params(warm_start=True).fit(normal)
+    before = again.net_.step_
+    again.fit(normal)  # is measured against the frozen network, as at first
+    assert again.net_.step_ - before == 5
+
+
+def test_statistics_of_batches_are_refused(images):
+    network = network_of()
+    network[1] = nn.BatchNorm2d(6, track_running_stats=False)
+    with pytest.raises(ValueError, match="without running statistics, 1"):
+        short(backbone=network, corpus=images[1]).fit(images[0])
+
+
+class LooksAtClasses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.layer(x) * (1 if type(self.layer) is nn.Conv2d else 2)
+
+
+def test_networks_that_look_at_the_classes_of_their_layers_are_refused(images):
+    with pytest.raises(ValueError, match="computes something else"):
+        short(backbone=LooksAtClasses(), corpus=images[1]).fit(images[0])
+
+
+def test_hooks_of_a_layer_are_kept(images):
+    network = network_of()
+    network[3].register_forward_hook(lambda layer, inputs, output: 3 * output)
+    x = torch.randn(2, 3, 10, 12)
+    frozen = FrozenNetwork(network.eval(), x[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), network(x))
+        adapters = Adapters(frozen, 1, 0.1, True)
+        frozen.correct_by(adapters.corrections)
+        torch.testing.assert_close(frozen(x), network(x))

@@ -90,7 +90,8 @@ def images():
 
 
 def test_there_are_detectors():
-    assert {"ADRA", "AABiGAN", "HistoryAD", "TransferAD"} <= {cls.__name__ for cls in DETECTORS}
+    names = {cls.__name__ for cls in DETECTORS}
+    assert {"ADRA", "AABiGAN", "HistoryAD", "JointEncoderGAN", "TransferAD"} <= names
 
 
 @parametrize_with_checks([short(cls) for cls in DETECTORS])
@@ -285,10 +286,14 @@ def test_images_of_many_kinds(cls, images):
 
 
 @every_detector
-def test_a_memory_map_larger_than_the_device_is_streamed(cls, images, monkeypatch):
-    reference = short(cls).fit(images).score_samples(images)
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_a_memory_map_larger_than_the_device_is_streamed(
+    cls, kind, request, monkeypatch
+):
+    data = request.getfixturevalue(kind)
+    reference = short(cls).fit(data).score_samples(data)
     monkeypatch.setattr("skanomaly.engine._rows.HOST_BYTES", 100)
-    scores = short(cls).fit(images).score_samples(images)
+    scores = short(cls).fit(data).score_samples(data)
     np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
 
 

@@ -155,7 +155,133 @@ def in_all_rates(record: dict) -> bool:
     return record["normal"] in JOINT_CLASSES[record["name"]]
 
 
+def mebibytes(values: list[float]) -> str:
+    """Return the median of numbers of bytes, in MiB."""
+    return middle(2)([value / 2**20 for value in values])
+
+
+ADRA_SCORES = (
+    AUROC._replace(title="AUROC", average=True),
+    Value("loss", "Loss of the training at its end", mean),
+    FIT_SECONDS._replace(title="Seconds to fit"),
+)
+ADRA_STEP = (
+    Value("fine-tuning, ms per step", "Fine-tuning, ms per step", middle(0)),
+    *(
+        Value(f"K={k} / fine-tuning", f"K = {k} / fine-tuning", middle(2))
+        for k in (1, 2, 4)
+    ),
+    *(Value(f"K={k} / K=1", f"K = {k} / K = 1", middle(2)) for k in (2, 4)),
+    Value("scoring, K=1 / scoring, bare", "Scoring, K = 1 / network", middle(2)),
+    Value(
+        "scoring, K=1 / scoring, bare, channels last",
+        "The same, channels last",
+        middle(2),
+    ),
+)
+#: What settings of ADRA were chosen on.
+ADRA_TABLES = (
+    *("arrhythmia", "breastw", "cardio", "glass", "musk", "satellite", "thyroid"),
+    *("wbc", "pageblocks", "optdigits"),
+)
+ADRA_CLASSES = 1, 3, 7
+
+
+def chosen_on(key: str, names: tuple, yes: bool) -> Callable[[dict], bool]:
+    """Return what says of a record whether settings were chosen on it, or not."""
+    return lambda record: (record[key] in names) == yes
+
+
 TABLES = (
+    *(
+        Table(
+            "adra_one_vs_rest",
+            ("normal",),
+            "detector",
+            ADRA_SCORES,
+            "Class",
+            file=file,
+            where=chosen_on("normal", ADRA_CLASSES, seen),
+        )
+        for file, seen in (
+            ("adra_one_vs_rest", False),
+            ("adra_one_vs_rest_development", True),
+        )
+    ),
+    Table("adra_one_vs_rest_gpu", ("normal",), "detector", DETECTION[::2], "Class"),
+    Table(
+        "adra_hold_one_out",
+        ("anomaly",),
+        "detector",
+        (
+            AVERAGE_PRECISION._replace(title="Average precision", average=True),
+            *ADRA_SCORES,
+        ),
+        "Class",
+    ),
+    Table(
+        "adra_small_modes",
+        ("ratio",),
+        "detector",
+        (
+            Value("auroc_secondary", "AUROC of the second class"),
+            Value("auroc_primary", "AUROC of the first class"),
+        ),
+        "Ratio",
+    ),
+    *(
+        Table(
+            "adra_tables",
+            ("name",),
+            "detector",
+            DETECTION,
+            "Table",
+            file=file,
+            where=chosen_on("name", ADRA_TABLES, seen),
+        )
+        for file, seen in (("adra_tables", False), ("adra_tables_development", True))
+    ),
+    Table(
+        "adra_disentanglement",
+        ("detector",),
+        None,
+        (
+            Value("disentanglement", "Disentanglement"),
+            Value("completeness", "Completeness"),
+            Value("informativeness", "Informativeness"),
+            *(
+                Value(f"informativeness_{name}", f"of the {name}", mean)
+                for name in ("colour", "shape", "size")
+            ),
+            Value("explained", "Variance kept", mean),
+        ),
+        "Detector",
+    ),
+    Table(
+        "adra_memory",
+        ("backbone", "n_experts"),
+        None,
+        (
+            Value("networks", "Network, MiB", mebibytes),
+            Value("corrections", "Corrections, MiB", mebibytes),
+            Value("heads", "Heads, MiB", mebibytes),
+            Value("together", "Together, MiB", mebibytes),
+            Value("fine-tuned", "Fine-tuned, MiB", mebibytes),
+            Value("together / fine-tuned", "Ratio", middle(2)),
+            Value("file", "One file, MiB", mebibytes),
+            Value("file of adapters", "Without the network, MiB", mebibytes),
+        ),
+        "Network, experts",
+    ),
+    Table(
+        "adra_embedded",
+        ("name", "normal"),
+        "detector",
+        (ADRA_SCORES[0]._replace(average=False), *ADRA_SCORES[1:]),
+        "Class",
+    ),
+    Table("adra_step", ("network", "n_threads"), None, ADRA_STEP, "Network, threads"),
+    Table("adra_step_gpu", ("network", "side"), None, ADRA_STEP, "Network, pixels"),
     Table(
         "joint_encoder_gan_images",
         ("variant", "score"),
