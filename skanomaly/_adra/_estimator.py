@@ -49,7 +49,7 @@ _ENOUGH = 2000
     auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
     "of several sources each has its part.",
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
-    'sixths. "auto" is 3e-3 times `n_experts` for images and 1e-3 for tables; without '
+    'sixths. "auto" is 6e-3 times `n_experts` for images and 1e-3 for tables; without '
     "a corpus 2e-4 times `n_experts`, and 1e-4.",
     roles='``{"backbone": b}``, where ``b(shape)`` returns a module that maps '
     "(n, \\*shape) to features (n, l); it is pretrained like the own ones",
@@ -186,7 +186,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         "max_epochs": (300, 100),
         "lone_steps": (300, 20),
         "lone_lr": (1e-4, 2e-4),
-        "lr": (1e-3, 3e-3),
+        "lr": (1e-3, 6e-3),
         "width": (64, 16),
         "shrinkage": (0.003, 0.1),
         "optimizer": ("adam", "sgd"),
