@@ -1747,7 +1747,7 @@ def test_a_corpus_is_pushed_away(images):
     """Dark images are normal, and bright ones stand for what is not."""
     dark, bright = images[0] // 4, 192 + images[1] // 4
     settings = {"backbone": network_of(), "corpus": bright, "max_epochs": 20}
-    detector = short(**settings).fit(dark)
+    detector = short(**settings, lr=6e-3).fit(dark)
     outside = detector.score_samples(bright)
     assert (outside < detector.score_samples(dark).min()).all()
     assert (detector.predict(bright) == -1).all()
@@ -2017,3 +2017,18 @@ def test_hooks_of_a_layer_are_kept(images):
         adapters = Adapters(frozen, 1, 0.1, True)
         frozen.correct_by(adapters.corrections)
         torch.testing.assert_close(frozen(x), network(x))
+
+
+@pytest.mark.parametrize("normalization", ["auto", None, ((0.1,) * 3, (0.2,) * 3)])
+def test_what_a_network_is_given_is_handed_on_with_it(normalization, images):
+    normal, corpus = images
+    first = still(backbone=network_of(), corpus=corpus, normalization=normalization)
+    other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
+    np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
+
+
+def test_a_corpus_at_the_centre_does_not_tear_the_adapters_apart(X):
+    """Its gradient has no bound; one step of it must not be all that was learned."""
+    detector = short(corpus=X, lr=0.1, max_epochs=1).fit(X)
+    weights = list(detector.net_.adapters_.corrections.parameters())
+    assert max(float(w.detach().abs().max()) for w in weights) < 10

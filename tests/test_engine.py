@@ -17,6 +17,8 @@ from skanomaly.engine import (
     LinearDecay,
     Player,
     Rows,
+    StepDecay,
+    StopTraining,
 )
 from skanomaly.exceptions import TrainingDivergedError
 from skanomaly.utils._scaling import ImageScaler
@@ -83,6 +85,36 @@ def test_pairs_in_one_turn_are_simultaneous(rows):
     net.run(rows, max_epochs=1, epoch_steps=1)
     assert net.first_.weight.item() == pytest.approx(a - 0.1 * 2 * (b - a))
     assert net.second_.weight.item() == pytest.approx(b - 0.1 * 2 * (b - a))
+
+
+def test_a_gradient_is_no_longer_than_its_player_wants(rows):
+    class Short(Duel):
+        def players(self):
+            first, second = super().players().values()
+            return {"first": first._replace(max_norm=0.5), "second": second}
+
+    net = make(Short).run(rows, max_epochs=0, epoch_steps=1)
+    with torch.no_grad():
+        net.first_.weight.fill_(9.0)  # its gradient is 14
+        net.second_.weight.fill_(0.0)
+    net.run(rows, max_epochs=1, epoch_steps=1)
+    assert net.first_.weight.item() == pytest.approx(9 - 0.1 * 0.5)
+    assert net.second_.weight.item() == pytest.approx(0.1 * 2 * 8.95)
+
+
+def test_a_callback_may_end_a_run_within_an_epoch(rows):
+    class Stop(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if net.step_ == 5:
+                raise StopTraining
+
+    net = make().run(rows, max_epochs=4, epoch_steps=3, callbacks=[Stop()])
+    assert net.step_ == 5
+    assert [row["epoch"] for row in net.history if "dur" in row] == [1, 2]
+    assert net.history[1]["first_loss"] >= 0
+    assert not net.interrupted_
+    net.run(rows, max_epochs=1, epoch_steps=3)
+    assert net.step_ == 8
 
 
 def test_losses_are_means_over_the_epoch(rows):
@@ -320,3 +352,15 @@ def test_taken_rows_share_the_data():
     assert len(part) == 1
     assert part[torch.tensor([0])].item() == 1
     assert part.resident is rows.resident
+
+
+def test_steps_of_rates_come_where_they_are_told(rows):
+    seen = []
+
+    class Look(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            seen.append(net._optimizer("first").param_groups[0]["lr"])
+
+    schedule = StepDecay(points=(0.5, 0.75), factor=0.1)
+    make().run(rows, max_epochs=2, epoch_steps=4, callbacks=[Look(), schedule])
+    np.testing.assert_allclose(seen, [0.1] * 4 + [0.01] * 2 + [0.001] * 2)

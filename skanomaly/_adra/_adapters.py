@@ -170,27 +170,26 @@ class AdaptedConvolution(AdaptedLayer):
             return self._added_up(x, correction)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x, (scale, bias) = channels_last(x), self._affine()
-        kernel = (conv.weight * scale[:, None, None, None]).to(x.dtype)
-        others = kernel, bias.to(x.dtype), conv
+        x, (kernel, bias, scale) = channels_last(x), self._folded()
+        others = kernel.to(x.dtype), None if bias is None else bias.to(x.dtype), conv
         if one:
-            maps = correction.map() * scale[:, None]
+            maps = correction.map()
+            maps = maps if scale is None else maps * scale[:, None]
             return FoldedConvolution.apply(x, maps.to(x.dtype), *others)
         x, mean = MeanPixel.apply(x)
         maps = correction.maps_of(mean, scale)
         return MixedConvolution.apply(x, maps.to(x.dtype), *others)
 
-    def _affine(self):
-        """Return what the output is multiplied by, and what is added to it."""
-        bias, norm = self.frozen.bias, self.norm
-        if bias is None:
-            bias = self.frozen.weight.new_zeros(self.frozen.out_channels)
+    def _folded(self):
+        """Return kernel and bias, with the normalisation in them, and its scale."""
+        weight, bias, norm = self.frozen.weight, self.frozen.bias, self.norm
         if norm is None:
-            return torch.ones_like(bias), bias
+            return weight.clone(), bias, None
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
-        shift = (bias - norm.running_mean) * scale
-        return scale, shift if norm.bias is None else shift + norm.bias
+        shift = -norm.running_mean if bias is None else bias - norm.running_mean
+        shift = shift * scale if norm.bias is None else shift * scale + norm.bias
+        return weight * scale[:, None, None, None], shift, scale
 
     def _added_up(self, x, correction):
         x, mean = MeanPixel.apply(x)

@@ -220,8 +220,7 @@ def _fetched(name):
         k: loader
         for k, loader in loaders.items()
         if not any(
-            (p.default is p.empty
-            and p.kind is p.KEYWORD_ONLY)
+            (p.default is p.empty and p.kind is p.KEYWORD_ONLY)
             or p.kind is p.POSITIONAL_OR_KEYWORD
             for p in signature(loader).parameters.values()
         )

@@ -283,9 +283,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def backbone_(self):
         """The frozen network without the adapters; it shares its weights."""
         check_is_fitted(self)
-        source, network = self._source(), self.net_.backbone_.bare()
+        network, prepare = self.net_.backbone_.bare(), self.net_.prepare
+        mean = getattr(prepare, "mean", None)
         # So that other detectors give it what this one does.
-        network.taken_for = source.normalization, source.least_side
+        normalization = None if mean is None else (mean, prepare.spread)
+        network.taken_for = normalization, self._source().least_side
         return network
 
     def _is_own(self):

@@ -96,10 +96,13 @@ class Player(NamedTuple):
         Its parameters, and no others, get gradients in this player's turns.
     optimizer : callable
         Takes the parameters, returns a :class:`torch.optim.Optimizer`.
+    max_norm : float or None
+        The longest gradient to follow; a longer one is shortened to that.
     """
 
     module: nn.Module
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    max_norm: float | None = None
 
 
 class AlternatingNet(NeuralNet, ABC):
@@ -291,6 +294,8 @@ class AlternatingNet(NeuralNet, ABC):
             # Losses of one turn may share a graph: only the last may free it.
             loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
+            if (max_norm := self._longest[name]) is not None:
+                nn.utils.clip_grad_norm_(self._moved[name], max_norm)
             self._optimizer(name).step()
             self.record(f"{name}_loss", loss.detach())
 
@@ -337,6 +342,7 @@ class AlternatingNet(NeuralNet, ABC):
         """Run the epochs; end early on a callback's or the user's word."""
         players = self.players()
         self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
+        self._longest = {k: p.max_norm for k, p in players.items()}
         try:
             super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining:
@@ -344,7 +350,7 @@ class AlternatingNet(NeuralNet, ABC):
         except KeyboardInterrupt:
             self.interrupted_ = True
         finally:
-            del self._moved
+            del self._moved, self._longest
             self._set_training(False)
         return self
 
