@@ -118,7 +118,7 @@ class Rows:
         return tuple(torch.as_tensor(values, device=self.device) for values in both)
 
     def _scaled(self, rows: np.ndarray) -> Tensor:
-        if self.scaler is not None:
+        if self.scaler is not None and len(rows):  # scikit-learn takes no empty table
             rows = self.scaler.transform(rows)
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
