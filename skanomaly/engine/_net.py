@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -146,6 +147,8 @@ class AlternatingNet(NeuralNet, ABC):
 
     step_: int
     history: History
+    #: The longest gradient of each player, in a run.
+    _longest: Mapping[str, float | None] = MappingProxyType({})
 
     def __init__(
         self,
@@ -294,7 +297,7 @@ class AlternatingNet(NeuralNet, ABC):
             # Losses of one turn may share a graph: only the last may free it.
             loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
-            if (max_norm := self._longest[name]) is not None:
+            if (max_norm := self._longest.get(name)) is not None:
                 nn.utils.clip_grad_norm_(self._moved[name], max_norm)
             self._optimizer(name).step()
             self.record(f"{name}_loss", loss.detach())
