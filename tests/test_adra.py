@@ -32,8 +32,9 @@ from skanomaly._adra._adapters import (
 from skanomaly._adra._backbones import IMAGENET, ResNet26, perceptrons
 from skanomaly._adra._convolutions import (
     FoldedConvolution,
-    MeanPixel,
+    LowRankConvolution,
     MixedConvolution,
+    may_mix,
 )
 from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
 from skanomaly._adra._frozen import FrozenNetwork
@@ -275,6 +276,9 @@ def pads_by_itself(conv):
 
 
 every_convolution = pytest.mark.parametrize("kind", CONVOLUTIONS)
+every_plain_convolution = pytest.mark.parametrize(
+    "kind", [kind for kind in CONVOLUTIONS if kind not in CENTRED]
+)
 
 
 def maps_by_hand(correction):
@@ -360,7 +364,7 @@ def test_a_correction_starts_as_nothing(kind, n_experts):
     assert torch.equal(layer(x), conv(x))
 
 
-@pytest.mark.parametrize("kind", [k for k in CONVOLUTIONS if k not in CENTRED])
+@every_plain_convolution
 @pytest.mark.parametrize("normed", [False, True])
 def test_one_expert_folds_into_the_kernel(kind, normed):
     conv, layer, correction = layer_of(kind, 1)
@@ -417,10 +421,10 @@ def test_gates_sum_to_one_and_are_of_the_row():
     assert gates.std(0).min() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["plain", "strided", "groups", "patches", "even"])
+@every_plain_convolution
 def test_folded_convolutions_pass_gradcheck(kind):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
-    x = double(2, conv.in_channels, 4, 5, requires_grad=True)
+    x = double(2, conv.in_channels, 5, 6, requires_grad=True)
     maps = double(conv.weight.shape[:2], requires_grad=True)
 
     def function(x, maps):
@@ -429,15 +433,16 @@ def test_folded_convolutions_pass_gradcheck(kind):
     assert torch.autograd.gradcheck(function, (x, maps))
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in CONVOLUTIONS if k.split(",")[0] != "one pixel"]
-)
+@every_plain_convolution
 def test_mixed_convolutions_pass_gradcheck(kind):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
-    if not MixedConvolution.takes(conv):
-        assert kind in {*CENTRED, "groups", "wide padding", "multiplied"} or (
-            kind.startswith("even")
-        )
+    if not may_mix(conv):
+        assert kind in {
+            "groups",
+            "one pixel, groups",
+            "wide padding",
+            "multiplied",
+        } or (kind.startswith("even"))
         return
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
     maps = double(2, *conv.weight.shape[:2], requires_grad=True)
@@ -448,12 +453,17 @@ def test_mixed_convolutions_pass_gradcheck(kind):
     assert torch.autograd.gradcheck(function, (x, maps))
 
 
-def test_the_mean_pixel_passes_gradcheck():
-    x = double(2, 3, 4, 5, requires_grad=True)
-    same, mean = MeanPixel.apply(x)
-    assert torch.equal(same, x)
-    torch.testing.assert_close(mean, x.mean((2, 3)))
-    assert torch.autograd.gradcheck(MeanPixel.apply, (x,))
+@pytest.mark.parametrize("kind", ["one pixel", "one pixel, strided", "plain"])
+def test_convolutions_of_low_rank_pass_gradcheck(kind):
+    conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
+    n_out, n_in = conv.weight.shape[:2]
+    shapes = (2, n_in, 5, 6), (2, 3), (3, n_in), (n_out, 3)
+
+    def function(*parts):
+        return LowRankConvolution.apply(*parts, conv.weight, conv.bias, conv)
+
+    parts = [double(*shape, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(function, parts)
 
 
 @pytest.mark.parametrize("shape", [(5, 16), (5, 7, 16), (5, 2, 3, 16)])

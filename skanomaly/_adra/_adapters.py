@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from ._convolutions import (
     FoldedConvolution,
-    MeanPixel,
+    LowRankConvolution,
     MixedConvolution,
     at_middles,
     channels_last,
     is_plain,
+    may_mix,
+    mean_pixel,
     pixels,
 )
 
@@ -73,17 +75,16 @@ class Correction(nn.Module):
         maps = self.maps if scale is None else self.maps * scale[:, None]
         return (self.shares(mean) @ maps.flatten(1)).unflatten(1, maps.shape[1:])
 
-    def mixes(self, conv: nn.Conv2d) -> bool:
-        """Return whether maps of each row go with :class:`MixedConvolution`."""
-        return self.rank is None and MixedConvolution.takes(conv)
+    def weights(self, mean: Tensor) -> Tensor:
+        """Return what a row makes of each direction of maps of low rank, (n, K r)."""
+        return self.shares(mean).repeat_interleave(self.rank, 1)
 
     def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
         """Return the correction (n, p, out) of pixels (n, p, in)."""
         if self.rank is not None:
             hidden = F.linear(sampled, self.down)
             if self.n_experts > 1:
-                shares = self.shares(mean).repeat_interleave(self.rank, 1)
-                hidden = hidden * shares[:, None]
+                hidden = hidden * self.weights(mean)[:, None]
             return F.linear(hidden, self.up)
         maps = self.maps if self.n_experts == 1 else self.maps_of(mean)
         maps = maps.unflatten(1, (self.groups, -1)).expand(len(mean), -1, -1, -1)
@@ -166,7 +167,7 @@ class AdaptedConvolution(AdaptedLayer):
     def corrected(self, x: Tensor, correction: Correction) -> Tensor:
         """Return the output of both."""
         conv, one = cast(nn.Conv2d, self.frozen), correction.n_experts == 1
-        if not (is_plain(conv) and (one or correction.mixes(conv))):
+        if not (is_plain(conv) if one else may_mix(conv)):
             return self._added_up(x, correction)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -176,9 +177,13 @@ class AdaptedConvolution(AdaptedLayer):
             maps = correction.map()
             maps = maps if scale is None else maps * scale[:, None]
             return FoldedConvolution.apply(x, maps.to(x.dtype), *others)
-        x, mean = MeanPixel.apply(x)
-        maps = correction.maps_of(mean, scale)
-        return MixedConvolution.apply(x, maps.to(x.dtype), *others)
+        mean = mean_pixel(x)
+        if correction.rank is None:
+            maps = correction.maps_of(mean, scale)
+            return MixedConvolution.apply(x, maps.to(x.dtype), *others)
+        up = correction.up if scale is None else correction.up * scale[:, None]
+        parts = (p.to(x.dtype) for p in (correction.weights(mean), correction.down, up))
+        return LowRankConvolution.apply(x, *parts, *others)
 
     def _folded(self):
         """Return kernel and bias, with the normalisation in them, and its scale."""
@@ -192,8 +197,7 @@ class AdaptedConvolution(AdaptedLayer):
         return weight * scale[:, None, None, None], shift, scale
 
     def _added_up(self, x, correction):
-        x, mean = MeanPixel.apply(x)
-        y = self.frozen(x)
+        y, mean = self.frozen(x), mean_pixel(x)
         sampled = pixels(at_middles(x, self.frozen, y.shape[2:]))
         made = correction.of_pixels(sampled, mean).unflatten(1, y.shape[2:])
         y = y + made.permute(0, 3, 1, 2)

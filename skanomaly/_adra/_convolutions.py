@@ -8,21 +8,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class MeanPixel(torch.autograd.Function):
-    """Images, and the mean of their pixels, for one look at them back and forth."""
-
-    @staticmethod
-    def forward(ctx, x):
-        """Return `x` (n, c, h, w) and its means (n, c)."""
-        return x.view_as(x), x.mean((2, 3))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, of_x, of_mean):
-        """Return the gradient of the images."""
-        return of_x + (of_mean / of_x[0, 0].numel())[:, :, None, None]
-
-
 class FoldedConvolution(torch.autograd.Function):
     """A convolution with the same correction for all rows (eq. 2).
 
@@ -56,15 +41,16 @@ class FoldedConvolution(torch.autograd.Function):
     def backward(ctx, of_y):
         """Return the gradients of the images and of the map."""
         (x, kernel), conv = ctx.saved_tensors, ctx.conv
-        of_y, wants_x = channels_last(of_y), ctx.needs_input_grad[0]
-        if conv.groups > 1 or kernel[0, 0].numel() == 1:
-            # There is little or nothing to save, and one look at the images does both.
-            of_x, of_kernel = back(of_y, x, kernel, conv, (wants_x, True))
-            of_maps = of_kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
-            return of_x, of_maps, None, None, None
-        of_x = back(of_y, x, kernel, conv, (True, False))[0] if wants_x else None
-        sampled = at_middles(x, conv, of_y.shape[2:])
-        of_maps = pixels(of_y).flatten(0, 1).T @ pixels(sampled).flatten(0, 1)
+        of_y = channels_last(of_y)
+        of_x = back(of_y, x, kernel, conv) if ctx.needs_input_grad[0] else None
+        sampled = pixels(at_middles(x, conv, of_y.shape[2:])).flatten(0, 1)
+        of_pixels = pixels(of_y).flatten(0, 1)
+        if conv.groups == 1:
+            return of_x, of_pixels.T @ sampled, None, None, None
+        if set(kernel.shape[:2]) == {conv.groups, 1}:
+            return of_x, (of_pixels * sampled).sum(0)[:, None], None, None, None
+        parts = (rows.unflatten(1, (conv.groups, -1)) for rows in (of_pixels, sampled))
+        of_maps = torch.einsum("pgo,pgi->goi", *parts).flatten(0, 1)
         return of_x, of_maps, None, None, None
 
 
@@ -75,11 +61,11 @@ class MixedConvolution(torch.autograd.Function):
     def forward(ctx, x, maps, kernel, bias, conv):
         """Return the output; `maps` has the shape (n, out, in / groups)."""
         y = channels_last(convolved(x, kernel, bias, conv))
-        sampled = pixels(at_middles(x, conv, y.shape[2:]))
+        sampled = at_middles(x, conv, y.shape[2:])
         if conv.groups == 1:
-            pixels(y).baddbmm_(sampled, maps.mT)
+            pixels(y).baddbmm_(pixels(sampled), maps.mT)
         else:
-            pixels(y).addcmul_(sampled, maps.mT)
+            y.addcmul_(sampled, maps[..., None])
         ctx.conv = conv
         ctx.save_for_backward(x, maps, kernel)
         return y
@@ -93,31 +79,72 @@ class MixedConvolution(torch.autograd.Function):
         sampled, of_pixels = pixels(at_middles(x, conv, sides)), pixels(of_y)
         dense, of_x = conv.groups == 1, None
         if ctx.needs_input_grad[0]:
-            of_x = channels_last(back(of_y, x, kernel, conv, (True, False))[0])
-            reached = at_middles(of_x, conv, sides)
-            if dense and reached.shape == of_x.shape:
-                pixels(of_x).baddbmm_(of_pixels, maps)
+            of_x = back(of_y, x, kernel, conv)
+            if dense:
+                add_at_middles(of_x, conv, sides, of_pixels, maps)
             else:
-                made = of_pixels @ maps if dense else of_pixels * maps.mT
-                reached += made.unflatten(1, sides).permute(0, 3, 1, 2)
+                at_middles(of_x, conv, sides).addcmul_(of_y, maps[..., None])
         if dense:
             return of_x, of_pixels.mT @ sampled, None, None, None
         return of_x, (of_pixels * sampled).sum(1)[..., None], None, None, None
 
+
+class LowRankConvolution(torch.autograd.Function):
+    """A convolution with a correction of low rank, whose parts each row weighs."""
+
     @staticmethod
-    def takes(conv: nn.Conv2d) -> bool:
-        """Return whether a convolution is of the kind that is done here."""
-        return (
-            is_plain(conv)
-            # The middle of the kernel never lies in the padding.
-            and all(
-                int(conv.padding[k])
-                <= conv.dilation[k] * ((conv.kernel_size[k] - 1) // 2)
-                for k in range(2)
-            )
-            and (conv.groups == 1 or set(conv.weight.shape[1:2]) == {1})
-            and conv.groups in (1, conv.out_channels)
+    def forward(ctx, x, weights, down, up, kernel, bias, conv):
+        """Return the output.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in, h, w)
+            Images, channels last.
+        weights : Tensor of shape (n, r)
+            What each row makes of the parts of the correction.
+        down, up : Tensor of shape (r, in) and (out, r)
+            These parts.
+        kernel, bias, conv
+            The convolution, which has no groups.
+        """
+        y = channels_last(convolved(x, kernel, bias, conv))
+        hidden = pixels(at_middles(x, conv, y.shape[2:])) @ down.T
+        weighed = (hidden * weights[:, None]).flatten(0, 1)
+        pixels(y).flatten(0, 1).addmm_(weighed, up.T)
+        ctx.conv = conv
+        ctx.save_for_backward(x, hidden, weights, down, up, kernel)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_y):
+        """Return the gradients of the images, the weights and both parts."""
+        (x, hidden, weights, down, up, kernel), conv = ctx.saved_tensors, ctx.conv
+        of_y, sides = channels_last(of_y), of_y.shape[2:]
+        sampled, of_pixels = pixels(at_middles(x, conv, sides)), pixels(of_y)
+        weighed, of_weighed = hidden * weights[:, None], of_pixels @ up
+        of_weights = (of_weighed * hidden).sum(1)
+        of_hidden, of_x = of_weighed * weights[:, None], None
+        if ctx.needs_input_grad[0]:
+            of_x = back(of_y, x, kernel, conv)
+            add_at_middles(of_x, conv, sides, of_hidden, down)
+        of_down = of_hidden.flatten(0, 1).T @ sampled.flatten(0, 1)
+        of_up = of_pixels.flatten(0, 1).T @ weighed.flatten(0, 1)
+        return of_x, of_weights, of_down, of_up, None, None, None
+
+
+def may_mix(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is of the kind that corrections of rows are for."""
+    return (
+        is_plain(conv)
+        # The middle of the kernel never lies in the padding.
+        and all(
+            int(conv.padding[k]) <= conv.dilation[k] * ((conv.kernel_size[k] - 1) // 2)
+            for k in range(2)
         )
+        and (conv.groups == 1 or set(conv.weight.shape[1:2]) == {1})
+        and conv.groups in (1, conv.out_channels)
+    )
 
 
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d):
@@ -127,12 +154,22 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d):
     )
 
 
-def back(of_y: Tensor, x: Tensor, kernel: Tensor, conv: nn.Conv2d, wanted):
-    """Return the gradients of the images `x` and the kernel, those that are wanted."""
-    return torch.ops.aten.convolution_backward(
+def back(of_y: Tensor, x: Tensor, kernel: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return the gradient of the images `x`, channels last."""
+    if is_product(conv):  # and a library of products is faster then
+        of_pixels = pixels(of_y) @ kernel[:, :, 0, 0]
+        return of_pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    of_x = torch.ops.aten.convolution_backward(
         *(of_y, x, kernel, None, conv.stride, conv.padding, conv.dilation),
-        *(False, (0, 0), conv.groups, (*wanted, False)),
-    )[:2]
+        *(False, (0, 0), conv.groups, (True, False, False)),
+    )[0]
+    return channels_last(of_x)
+
+
+def is_product(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is no more than a product of pixels and kernel."""
+    own = {*conv.kernel_size, *conv.stride, conv.groups}
+    return own == {1} and not any(conv.padding)
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
@@ -153,6 +190,25 @@ def channels_last(images: Tensor) -> Tensor:
 def pixels(images: Tensor) -> Tensor:
     """Return images (n, c, h, w) as pixels (n, h * w, c): a view of channels-last."""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def mean_pixel(images: Tensor) -> Tensor:
+    """Return means (n, c) over the pixels of images.
+
+    Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
+    """
+    return images.sum((2, 3)) / images[0, 0].numel()
+
+
+def add_at_middles(images: Tensor, conv: nn.Conv2d, sides, rows, maps) -> None:
+    """Add a product, (n, p, r) by (r, in) or (n, r, in), to :func:`at_middles`."""
+    reached = at_middles(images, conv, sides)
+    if reached.shape != images.shape:
+        reached += (rows @ maps).unflatten(1, sides).permute(0, 3, 1, 2)
+    elif maps.ndim == 3:
+        pixels(images).baddbmm_(rows, maps)
+    else:
+        pixels(images).flatten(0, 1).addmm_(rows.flatten(0, 1), maps)
 
 
 def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tensor:
