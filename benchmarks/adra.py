@@ -398,6 +398,7 @@ def embedded(name, normal, detector, seed):
     return measured(model, X, X_test, y_test)[1]
 
 
+TRAINED = ["ADRA K=1", "ADRA K=2", "ADRA K=4", "TF", "L2-SP"]
 DEVELOPMENT, ONCE = [1, 3], [2, 8]
 GPU = {"max_epochs": [20], "input_size": [128], "precision": ["bfloat16"]}
 EMBEDDED = {
@@ -459,8 +460,14 @@ EXPERIMENTS = [
         "adra_disentanglement",
         disentanglement,
         grid(
-            detector=["ADRA K=2", "UADRA", "TF", "L2-SP", "frozen", "2-NN"],
-            seed=[0],
+            detector=["ADRA K=2", "UADRA", "TF", "L2-SP"],
+            seed=range(3),
+            n_views=[2000],
+            max_epochs=[2, 10],
+        )
+        + grid(
+            detector=["frozen", "2-NN"],
+            seed=range(3),
             n_views=[2000],
             max_epochs=[10],
         ),
@@ -474,11 +481,34 @@ EXPERIMENTS = [
         ],
     ),
     Experiment(
+        "adra_one_vs_rest",
+        one_vs_rest,
+        grid(
+            normal=[*ONCE, *DEVELOPMENT],
+            detector=[*TRAINED, "HSC", "UADRA"],
+            seed=[1, 2],
+            max_epochs=[2],
+        ),
+        profile="long",
+    ),
+    Experiment(
+        "adra_hold_one_out",
+        hold_one_out,
+        grid(
+            anomaly=[0, 3, 5, 8],
+            detector=["ADRA K=2", "TF", "L2-SP"],
+            seed=[0],
+            n_train=[2500],
+            max_epochs=[3],
+        ),
+        profile="long",
+    ),
+    Experiment(
         "adra_one_vs_rest_gpu",
         one_vs_rest,
         grid(
             normal=range(10),
-            detector=[*list(DETECTORS)[:4], "TF", "L2-SP", "UADRA"],
+            detector=[*TRAINED, "2-NN", "UADRA"],
             seed=[0, 1],
             **GPU,
             device=["cuda"],

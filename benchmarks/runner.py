@@ -36,8 +36,8 @@ class Experiment(NamedTuple):
         Takes a cell as keywords, returns a dict of figures.
     cells : list of dict
         What differs between the cells; JSON values.
-    profile : {"cpu", "gpu"}
-        "gpu" cells are left out of a run for a CPU.
+    profile : {"cpu", "long", "gpu"}
+        In which runs: "long" is for a CPU too, and for more seeds or steps.
     alone : bool
         Whether cells must not share the machine, since they measure time.
     """

@@ -69,6 +69,7 @@ class Pretraining(AlternatingNet, ABC):
 
     def initialize_module(self):
         super().initialize_module()
+        self.network_.to(memory_format=torch.channels_last)
         # Two rows, since batch normalisation cannot train on one.
         example = torch.zeros(self.n_copies or 2, 2, *self.row_shape)
         example = self.prepare(example if self.n_copies else example[0])
