@@ -196,8 +196,8 @@ class Anchored(FineTuned):
 class FromScratch(FineTuned):
     """HSC: the same, from random weights."""
 
-    def _source(self):
-        source = super()._source()
+    def _source(self, *given):
+        source = super()._source(*given)
         return source._replace(build=partial(random_weights, source.build))
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
 from math import ceil, prod
+from pickle import PicklingError
 
 import numpy as np
 import torch
@@ -361,7 +362,13 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         The first thing that a stage returns is its net.
         """
         stage = check_memory(self.memory).cache(stage, ignore=["callbacks"])
-        shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
+        try:
+            shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
+        except PicklingError as error:
+            raise ValueError(
+                "With memory, parameters that are functions have to be ones that can "
+                f"be pickled, of a module and neither lambdas nor local: {error}"
+            ) from error
         result = shelved.get()
         if result[0].interrupted_:
             shelved.clear()

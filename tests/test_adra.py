@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import pickle
 import sys
 import types
 from collections import Counter
@@ -40,6 +41,7 @@ from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
 from skanomaly._adra._frozen import FrozenNetwork
 from skanomaly._adra._images import Augmentation, ImagePreparation
 from skanomaly._adra._net import Adapters, Head
+from skanomaly._adra._pretraining import JoinedRows, Rotation
 from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
 from skanomaly.engine import MappedRows, Rows
 from skanomaly.objectives import hypersphere_classification_loss, hypersphere_radius
@@ -1129,8 +1131,9 @@ def torchvision(monkeypatch):
         return types.SimpleNamespace(DEFAULT=chosen)
 
     def get_model(name, weights=None):
-        assert (name, weights) == ("tiny", chosen)
-        return network[0]
+        assert name == "tiny"
+        assert weights in (None, chosen)
+        return watched(network_of())[0] if weights is None else network[0]
 
     models = types.ModuleType("torchvision.models")
     models.get_model_weights, models.get_model = get_model_weights, get_model
@@ -1153,6 +1156,29 @@ def test_a_network_of_torchvision_by_name(torchvision, images):
     torch.testing.assert_close(seen[-1][:40], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="backbone='huge': Unknown model huge"):
         short(backbone="huge").fit(images[0])
+
+
+def test_weights_that_a_file_holds_are_not_fetched(torchvision, images, tmp_path):
+    network, _ = torchvision
+    detector = short(backbone="tiny", corpus=images[1]).fit(images[0])
+    whole, adapters = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
+    save(detector, whole)
+    save(detector, adapters, include_backbone=False)
+    expected = detector.score_samples(images[0])
+    nn.init.zeros_(next(network.parameters()))  # what would be fetched now is another
+    np.testing.assert_array_equal(load(whole).score_samples(images[0]), expected)
+    with pytest.raises(ValueError, match="its weights are others"):
+        load(adapters)
+
+
+def test_weights_that_a_file_holds_are_not_read(images, tmp_path):
+    file, path = tmp_path / "backbone.safetensors", tmp_path / "detector.safetensors"
+    save_file(ResNet26(3, 6).state_dict(), file)
+    detector = short(backbone=str(file), corpus=images[1]).fit(images[0])
+    save(detector, path)
+    file.unlink()
+    expected = detector.score_samples(images[0])
+    np.testing.assert_array_equal(load(path).score_samples(images[0]), expected)
 
 
 def test_without_torchvision_a_name_is_explained(monkeypatch, images):
@@ -1629,6 +1655,40 @@ def test_own_networks_are_taught_first(kind, pretrain, labelled, request):
             v for k, v in state_of(detector.backbone_).items() if "running_mean" in k
         ]
         assert not any(mean.any() for mean in means)
+
+
+def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
+    seen = []
+
+    def posed(self, batch):
+        seen.extend(batch.mean((1, 2, 3)).tolist())
+        return taught(self, batch)
+
+    taught = Rotation.posed
+    monkeypatch.setattr(Rotation, "posed", posed)
+    dark, bright = np.full_like(images[0], 10), np.full_like(images[1], 240)
+    short(corpus=bright, pretrain_epochs=3).fit(dark)
+    assert sum(mean < 0 for mean in seen) == pytest.approx(
+        sum(mean > 0 for mean in seen), rel=0.5
+    )
+
+
+def test_joined_rows_stand_one_after_the_other():
+    tables = [np.random.default_rng(n).normal(size=(n, 3)) for n in (4, 1, 6)]
+    joined, whole = JoinedRows([Rows(t) for t in tables]), np.concatenate(tables)
+    index = torch.tensor([10, 0, 4, 4, 3, 5, 9, 1])
+    assert len(joined) == 11
+    torch.testing.assert_close(joined[index], torch.tensor(whole).float()[index])
+    other = pickle.loads(pickle.dumps(joined))
+    assert torch.equal(other[index], joined[index])
+
+
+def test_memory_names_what_it_cannot_keep(images, tmp_path):
+    detector = short(
+        corpus=images[1], augment=lambda batch: batch, memory=str(tmp_path)
+    )
+    with pytest.raises(ValueError, match=r"With memory, .* lambda"):
+        detector.fit(images[0])
 
 
 def test_a_network_that_is_given_is_not_taught(images):

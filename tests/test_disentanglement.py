@@ -280,6 +280,7 @@ def with_value(array, value):
         (lambda z, f: (z * 0, f), "All codes are constant"),
         (lambda z, f: (z, np.where(f > 0, f, None)), "column 0 must be numbers or"),
         (lambda z, f: (z[:0], f[:0]), "0 sample"),
+        (lambda z, f: (z, pd.Series(f[:, 0])), "2-dimensional"),
     ],
 )
 def test_broken_input_is_refused(change, message, known):

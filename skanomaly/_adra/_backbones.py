@@ -133,14 +133,21 @@ class Source(NamedTuple):
     least_side: int = 0
 
 
-def find_backbone(backbone) -> Source:
-    """Return the source of a pretrained network: a module, a file, a name."""
+def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
+    """Return the source of a pretrained network: a module, a file, a name.
+
+    With `weights`, in the order of its layers, those that it has do not matter, and are
+    neither read nor fetched.
+    """
     if isinstance(backbone, nn.Module):
         return given_backbone(backbone)
     path = Path(backbone)
-    if path.suffix == ".safetensors" or path.is_file():
+    if path.suffix != ".safetensors" and not path.is_file():
+        return _by_name(str(backbone), fetched=weights is None)
+    if weights is None:
         return Source(partial(_from_file, path))
-    return _by_name(str(backbone))
+    kernels = [tensor for tensor in weights.values() if tensor.ndim == 4]
+    return Source(partial(ResNet26, kernels[0].shape[1], len(kernels[1])))
 
 
 def given_backbone(network: nn.Module) -> Source:
@@ -174,7 +181,7 @@ def _from_file(path):
         ) from error
 
 
-def _by_name(name):
+def _by_name(name, fetched):
     try:
         from torchvision import models
     except ImportError as error:
@@ -188,7 +195,7 @@ def _by_name(name):
     except ValueError as error:
         raise ValueError(f"backbone={name!r}: {error}") from error
     wants = weights.transforms()
-    build = partial(models.get_model, name, weights=weights)
+    build = partial(models.get_model, name, weights=weights if fetched else None)
     return Source(build, 0, (tuple(wants.mean), tuple(wants.std)), _LEAST_SIDE)
 
 

@@ -26,7 +26,14 @@ from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
 from ._corpus import AlteredRows, damped, excess_sharpness, read_corpus
 from ._images import Augmentation, ImagePreparation, changed_by, unchanged
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
-from ._pretraining import Denoising, LabelledRows, Rotation, Supervised, pretrain
+from ._pretraining import (
+    Denoising,
+    JoinedRows,
+    LabelledRows,
+    Rotation,
+    Supervised,
+    pretrain,
+)
 
 _ROLES = ("backbone",)
 _OWN = "auto", "resnet26"
@@ -294,8 +301,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return whether the network is one that this class makes and teaches."""
         return isinstance(self.backbone, str) and self.backbone in _OWN
 
-    def _source(self):
-        """Return where the frozen network comes from."""
+    def _source(self, weights=None):
+        """Return where the frozen network comes from, and its weights, if not given."""
         shape, mine = self._row_shape, self._own_networks()
         family, width = self._family(_ROLES), self._value("width")
         if not self._is_own():
@@ -304,7 +311,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                     "backbone is a network that has been trained, and architecture "
                     "one that is yet to be: give one of them."
                 )
-            return find_backbone(self.backbone)
+            return find_backbone(self.backbone, weights)
         if mine:
             return Source(partial(mine["backbone"], shape))
         if family == "conv":
@@ -318,7 +325,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return Source(partial(perceptrons, n_copies, *shape, width), n_copies)
 
     def _make_nets(self, device, seed):
-        return {"net_": self._net(self._source(), device, seed)}
+        # What a file holds of a detector; the network may be left out of it.
+        weights = self.net_.modules["backbone"]
+        source = self._source(None if isinstance(weights, str) else weights)
+        return {"net_": self._net(source, device, seed)}
 
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
@@ -429,7 +439,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             return LabelledRows(given, labels)
         if task is Denoising:
             return rows
-        return max([rows, others, *([] if given is None else [given])], key=len)
+        parts = [rows, others, *([] if given is None else [given])]
+        return JoinedRows([part for part in parts if len(part)])
 
     def _read_corpus(self, rows):
         """Return the rows that `corpus` gives, and their classes, if it does."""

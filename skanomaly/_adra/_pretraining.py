@@ -13,6 +13,34 @@ from ..engine import AlternatingNet, LinearDecay, Player, Rows
 from ._adapters import StackedLinear
 
 
+class JoinedRows:
+    """Rows of one shape from several places, as if they stood one after the other.
+
+    Parameters
+    ----------
+    parts : list of Rows
+        The rows, on one device.
+    """
+
+    def __init__(self, parts: list[Rows]):
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the rows at `index`, of shape (m,)."""
+        found, first = [], 0
+        for part in self.parts:
+            here = (index >= first) & (index < first + len(part))
+            found.append((here, part[index[here] - first]))
+            first += len(part)
+        rows = found[0][1].new_empty(len(index), *self.parts[0].row_shape)
+        for here, some in found:
+            rows[here] = some
+        return rows
+
+
 class LabelledRows:
     """Rows with their classes, for batches of both.
 
@@ -144,4 +172,5 @@ class Denoising(Pretraining):
 def pretrain(net: Pretraining, rows, plan, callbacks):
     """Teach a net its task; a stage, whose result `memory` may keep."""
     net.run(rows, callbacks=[LinearDecay(0.0), *callbacks], **plan)
+    net.network_.to(memory_format=torch.contiguous_format)
     return (net,)

@@ -230,7 +230,7 @@ def _concentration(shares: NDArray, axis: int) -> NDArray:
 
 def _factor_columns(factors: Any) -> list[NDArray]:
     """Return the factors one by one, each of its own type."""
-    if hasattr(factors, "iloc"):
+    if hasattr(factors, "iloc") and factors.ndim > 1:
         found = [factors.iloc[:, j].to_numpy() for j in range(factors.shape[1])]
     else:
         found = list(check_array(factors, dtype=None, input_name="factors").T)
