@@ -77,7 +77,8 @@ class Correction(nn.Module):
 
     def weights(self, mean: Tensor) -> Tensor:
         """Return what a row makes of each direction of maps of low rank, (n, K r)."""
-        return self.shares(mean).repeat_interleave(self.rank, 1)
+        size = len(self.down) // self.n_experts
+        return self.shares(mean).repeat_interleave(size, 1)
 
     def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
         """Return the correction (n, p, out) of pixels (n, p, in)."""
