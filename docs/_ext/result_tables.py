@@ -209,15 +209,20 @@ TABLES = (
         )
     ),
     Table("adra_one_vs_rest_gpu", ("normal",), "detector", DETECTION[::2], "Class"),
-    Table(
-        "adra_hold_one_out",
-        ("anomaly",),
-        "detector",
-        (
-            AVERAGE_PRECISION._replace(title="Average precision", average=True),
-            *ADRA_SCORES,
-        ),
-        "Class",
+    *(
+        Table(
+            "adra_hold_one_out",
+            ("anomaly",),
+            "detector",
+            (
+                AVERAGE_PRECISION._replace(title="Average precision", average=True),
+                *ADRA_SCORES,
+            ),
+            "Class",
+            file=file,
+            where=lambda record, passes=passes: record["max_epochs"] == passes,
+        )
+        for file, passes in (("adra_hold_one_out", 1), ("adra_hold_one_out_long", 3))
     ),
     Table(
         "adra_small_modes",
@@ -243,7 +248,7 @@ TABLES = (
     ),
     Table(
         "adra_disentanglement",
-        ("detector",),
+        ("max_epochs", "detector"),
         None,
         (
             Value("disentanglement", "Disentanglement"),
@@ -255,7 +260,7 @@ TABLES = (
             ),
             Value("explained", "Variance kept", mean),
         ),
-        "Detector",
+        "Passes, detector",
     ),
     Table(
         "adra_memory",
