@@ -86,11 +86,15 @@ def save(
             "that stays as it was."
         )
     given = detector.get_params(deep=False)
-    params = {
-        name: value if _is_plain(value) else None
+    only_to_fit = detector._only_to_fit
+    params = dict.fromkeys(only_to_fit) | {
+        name: value
         for name, value in given.items()
-        if _is_plain(value) or name in detector._only_to_fit
+        if (isinstance(value, str) if name in only_to_fit else _is_plain(value))
     }
+    unsaid = set(given) - set(params)
+    if not include_backbone:
+        unsaid.discard("architecture")  # what it made comes as the backbone
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
         for k, v in vars(detector).items()
@@ -102,7 +106,7 @@ def save(
         "torch": torch.__version__,
         "class": type(detector).__name__,
         "params": _encode(params, "params", tensors, known),
-        "left_out": sorted(set(given) - set(params)),
+        "left_out": sorted(unsaid),
         "fitted": _encode(fitted, "fitted", tensors, known),
     }
     save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})

@@ -961,11 +961,71 @@ def test_grey_images_go_into_a_network_of_grey_images(images):
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(3, 1), (2, 3)])
-def test_channels_that_do_not_fit_are_named(given, wanted, images):
+@pytest.mark.parametrize("normalization", [None, "auto"])
+def test_channels_that_do_not_fit_are_named(given, wanted, normalization, images):
     data = images[0][:, :given]
-    settings = {"backbone": network_of(wanted), "normalization": None}
-    with pytest.raises(ValueError, match=f"have {given} channels.*takes {wanted}"):
+    settings = {"backbone": network_of(wanted), "normalization": normalization}
+    with pytest.raises(ValueError, match=f"have {given} channels.*{wanted}"):
         short(**settings).fit(data)
+
+
+@pytest.mark.parametrize("wrong", [(None, None), ("a", "b"), (0, 0), (0.5, -1), (1,)])
+def test_a_normalization_is_means_and_spreads(wrong, images):
+    detector = short(backbone=network_of(), normalization=wrong)
+    with pytest.raises(ValueError, match="has to be a pair, means and standard"):
+        detector.fit(images[0])
+
+
+class Stem(nn.Conv2d):
+    """A convolution of another class, as some networks begin with."""
+
+
+def test_a_first_convolution_of_another_class(images):
+    backbone = nn.Sequential(Stem(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3))
+    detector = short(backbone=backbone, corpus=images[1]).fit(images[0])
+    assert layers_of(detector) == ["0", "2"]
+
+
+def test_tokens_have_to_come_after_rows(images):
+    class TokensFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.mixed = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.mixed(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0)
+
+    with pytest.raises(ValueError, match=r"mixed of backbone makes \(6, 2, 5\)"):
+        short(backbone=TokensFirst()).fit(images[0])
+
+
+def test_what_cannot_be_copied_is_named(images):
+    network = network_of()
+    network.kept = network(torch.zeros(2, 3, 10, 12))  # has a history of gradients
+    with pytest.raises(ValueError, match="a Sequential, cannot be copied"):
+        short(backbone=network).fit(images[0])
+
+
+def test_a_network_may_change_images_in_place(images):
+    class Scales(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5).div_(0.25)
+
+    backbone = nn.Sequential(Scales(), *network_of())
+    before = images.copy()
+    detector = still(backbone=backbone, corpus=images[1], normalization=None)
+    codes = detector.fit(images[0]).encode(images[0])
+    np.testing.assert_array_equal(images, before)
+    np.testing.assert_array_equal(codes, detector.encode(images[0]))
+
+
+def test_hooks_of_normalisation_are_called(images):
+    backbone, seen = network_of(), []
+    backbone[1].register_forward_hook(lambda *_: seen.append(1))
+    detector = short(backbone=backbone, corpus=images[1]).fit(images[0])
+    seen.clear()
+    detector.score_samples(images[0])
+    assert seen
 
 
 def test_the_order_in_which_layers_are_registered_does_not_matter(images):
@@ -1131,9 +1191,8 @@ def torchvision(monkeypatch):
         return types.SimpleNamespace(DEFAULT=chosen)
 
     def get_model(name, weights=None):
-        assert name == "tiny"
-        assert weights in (None, chosen)
-        return watched(network_of())[0] if weights is None else network[0]
+        assert (name, weights) == ("tiny", chosen)
+        return network[0]
 
     models = types.ModuleType("torchvision.models")
     models.get_model_weights, models.get_model = get_model_weights, get_model
@@ -1158,14 +1217,23 @@ def test_a_network_of_torchvision_by_name(torchvision, images):
         short(backbone="huge").fit(images[0])
 
 
-def test_weights_that_a_file_holds_are_not_fetched(torchvision, images, tmp_path):
+def test_what_cannot_be_fetched_is_explained(torchvision, images, monkeypatch):
+    def get_model(name, weights):
+        raise OSError("No route to host")
+
+    monkeypatch.setattr(sys.modules["torchvision.models"], "get_model", get_model)
+    with pytest.raises(OSError, match="backbone='tiny' cannot be fetched: No route"):
+        short(backbone="tiny", corpus=images[1]).fit(images[0])
+
+
+def test_a_file_has_the_weights_of_a_network_by_name(torchvision, images, tmp_path):
     network, _ = torchvision
     detector = short(backbone="tiny", corpus=images[1]).fit(images[0])
     whole, adapters = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
     save(detector, whole)
     save(detector, adapters, include_backbone=False)
     expected = detector.score_samples(images[0])
-    nn.init.zeros_(next(network.parameters()))  # what would be fetched now is another
+    nn.init.zeros_(next(network.parameters()))  # what is fetched now is another
     np.testing.assert_array_equal(load(whole).score_samples(images[0]), expected)
     with pytest.raises(ValueError, match="its weights are others"):
         load(adapters)
@@ -1178,13 +1246,35 @@ def test_weights_that_a_file_holds_are_not_read(images, tmp_path):
     save(detector, path)
     file.unlink()
     expected = detector.score_samples(images[0])
-    np.testing.assert_array_equal(load(path).score_samples(images[0]), expected)
+    other = load(path)
+    np.testing.assert_array_equal(other.score_samples(images[0]), expected)
+    other.set_params(warm_start=True, corpus=images[1], lr=1e-30).fit(images[0])
+    np.testing.assert_allclose(other.score_samples(images[0]), expected, rtol=1e-5)
 
 
 def test_without_torchvision_a_name_is_explained(monkeypatch, images):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match=r"backbone='resnet18'.*skanomaly\[vision\]"):
         short(backbone="resnet18").fit(images[0])
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+@pytest.mark.parametrize("corpus", ["auto", None, "rows"])
+def test_corrections_of_tables_may_begin_later(corpus, n_networks, X):
+    corpus = 3 * X if corpus == "rows" else corpus
+    detector = short(corpus=corpus, adapt_from=1, n_networks=n_networks).fit(X)
+    assert len(detector.net_.adapters_.corrections) == 2
+    assert np.ptp(detector.score_samples(X)) > 0
+
+
+def test_the_head_is_computed_in_full_precision(images):
+    settings = {"backbone": network_of(), "corpus": images[1]}
+    net = still(**settings, precision="bfloat16").fit(images[0]).net_
+    features = net.features(scaled(images[0]))
+    net.backbone_.after = lambda begun: features
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = net.codes_of(None)
+    assert torch.equal(codes, net.adapters_.head(features))
 
 
 PAIR = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
@@ -2006,6 +2096,28 @@ def test_a_file_without_its_network_wants_that_one(images, tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("corpus", ["array", "lists", "labelled"])
+def test_a_file_has_no_rows(corpus, X, tmp_path):
+    path, given = tmp_path / "detector", 3 * X + 0.123456
+    if corpus == "lists":
+        given = given.tolist()
+    detector = short(corpus=(given, [0] * 60) if corpus == "labelled" else given)
+    save(detector.fit(X), path)
+    assert load(path).corpus is None
+    assert str(3 * X[0, 0] + 0.123456)[:8].encode() not in path.read_bytes()
+
+
+def test_a_file_without_the_network_wants_no_way_to_build_it(images, tmp_path):
+    normal, corpus = images
+    own = {"backbone": lambda shape: network_of(shape[0])}
+    detector = short(corpus=corpus, architecture=own).fit(normal)
+    path, network = tmp_path / "adapters", detector.backbone_
+    save(detector, path, include_backbone=False)
+    other = load(path, backbone=network)
+    expected = detector.score_samples(normal)
+    np.testing.assert_array_equal(other.score_samples(normal), expected)
+
+
 @pytest.mark.parametrize("kind", ["X", "images"])
 def test_an_own_network_is_given_back_to_its_adapters(kind, request, tmp_path):
     data = request.getfixturevalue(kind)
@@ -2090,9 +2202,11 @@ def test_hooks_of_a_layer_are_kept(images):
 
 
 @pytest.mark.parametrize("normalization", ["auto", None, ((0.1,) * 3, (0.2,) * 3)])
-def test_what_a_network_is_given_is_handed_on_with_it(normalization, images):
+@pytest.mark.parametrize("kind", ["given", "own"])
+def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, images):
     normal, corpus = images
-    first = still(backbone=network_of(), corpus=corpus, normalization=normalization)
+    backbone = network_of() if kind == "given" else "resnet26"
+    first = still(backbone=backbone, corpus=corpus, normalization=normalization)
     other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
     np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
 

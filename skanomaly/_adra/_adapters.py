@@ -173,11 +173,16 @@ class AdaptedConvolution(AdaptedLayer):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         x, (kernel, bias, scale) = channels_last(x), self._folded()
-        others = kernel.to(x.dtype), None if bias is None else bias.to(x.dtype), conv
+        bias = None if bias is None else bias.to(x.dtype)
         if one:
             maps = correction.map()
-            maps = maps if scale is None else maps * scale[:, None]
-            return FoldedConvolution.apply(x, maps.to(x.dtype), *others)
+            if scale is None:
+                kernel = kernel.clone()  # the map is added to it in place
+            else:
+                maps = maps * scale[:, None]
+            folded = maps.to(x.dtype), kernel.to(x.dtype)
+            return FoldedConvolution.apply(x, *folded, bias, conv)
+        others = kernel.to(x.dtype), bias, conv
         mean = mean_pixel(x)
         if correction.rank is None:
             maps = correction.maps_of(mean, scale)
@@ -190,7 +195,7 @@ class AdaptedConvolution(AdaptedLayer):
         """Return kernel and bias, with the normalisation in them, and its scale."""
         weight, bias, norm = self.frozen.weight, self.frozen.bias, self.norm
         if norm is None:
-            return weight.clone(), bias, None
+            return weight, bias, None
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean if bias is None else bias - norm.running_mean

@@ -136,14 +136,14 @@ class Source(NamedTuple):
 def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
     """Return the source of a pretrained network: a module, a file, a name.
 
-    With `weights`, in the order of its layers, those that it has do not matter, and are
-    neither read nor fetched.
+    With `weights`, in the order of its layers, those in a file do not matter, and are
+    not read. Names are always looked up: weights decide on more than numbers there.
     """
     if isinstance(backbone, nn.Module):
         return given_backbone(backbone)
     path = Path(backbone)
     if path.suffix != ".safetensors" and not path.is_file():
-        return _by_name(str(backbone), fetched=weights is None)
+        return _by_name(str(backbone))
     if weights is None:
         return Source(partial(_from_file, path))
     kernels = [tensor for tensor in weights.values() if tensor.ndim == 4]
@@ -156,10 +156,10 @@ def given_backbone(network: nn.Module) -> Source:
     stacked = (m for m in network.modules() if isinstance(m, StackedLinear))
     if (first := next(stacked, None)) is not None:
         return Source(build, len(first.weight))
-    if isinstance(network, ResNet26):
-        return Source(build)
     if (known := getattr(network, "taken_for", None)) is not None:
         return Source(build, 0, *known)
+    if isinstance(network, ResNet26):
+        return Source(build)
     config = getattr(network, "pretrained_cfg", None)  # of timm
     if isinstance(config, dict) and {"mean", "std"} <= config.keys():
         return Source(build, 0, (config["mean"], config["std"]), _LEAST_SIDE)
@@ -181,7 +181,7 @@ def _from_file(path):
         ) from error
 
 
-def _by_name(name, fetched):
+def _by_name(name):
     try:
         from torchvision import models
     except ImportError as error:
@@ -195,8 +195,18 @@ def _by_name(name, fetched):
     except ValueError as error:
         raise ValueError(f"backbone={name!r}: {error}") from error
     wants = weights.transforms()
-    build = partial(models.get_model, name, weights=weights if fetched else None)
+    build = partial(_fetched, models.get_model, name, weights)
     return Source(build, 0, (tuple(wants.mean), tuple(wants.std)), _LEAST_SIDE)
+
+
+def _fetched(get_model, name, weights):
+    try:
+        return get_model(name, weights=weights)
+    except OSError as error:  # among others, what is raised without a connection
+        raise OSError(
+            f"The weights of backbone={name!r} cannot be fetched: {error}. Give the "
+            "network itself, a module, in the place of its name; to `load` as well."
+        ) from error
 
 
 def itself(network: nn.Module) -> nn.Module:

@@ -197,7 +197,7 @@ def mean_pixel(images: Tensor) -> Tensor:
 
     Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
     """
-    return images.sum((2, 3)) / images[0, 0].numel()
+    return images.sum((2, 3)) / images.shape[2:].numel()
 
 
 def add_at_middles(images: Tensor, conv: nn.Conv2d, sides, rows, maps) -> None:

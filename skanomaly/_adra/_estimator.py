@@ -22,7 +22,14 @@ from ..engine import MappedRows, Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
-from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
+from ._backbones import (
+    ResNet26,
+    Source,
+    find_backbone,
+    given_backbone,
+    itself,
+    perceptrons,
+)
 from ._corpus import AlteredRows, damped, excess_sharpness, read_corpus
 from ._images import Augmentation, ImagePreparation, changed_by, unchanged
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
@@ -44,6 +51,7 @@ _HELD_OUT = 500
 #: Numbers in images that are enough to see how sharp they are.
 _PIXELS = 2**22
 _TINY = 1e-9
+_COLOURS = 3
 #: Parameters that a clone has in common with what it is a clone of.
 _SHARED = "backbone", "corpus"
 #: Rows that are enough to see where the normal ones are.
@@ -113,8 +121,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         What an own network is taught before it is frozen. "supervised": the classes of
         the corpus, if it has any. "rotation": by how many quarters an image was turned.
         "denoising", for tables: rows from the same rows with noise. "auto" is the first
-        of these that can be done; None leaves the weights random. Images are those of
-        `corpus`, else the larger of the normal rows and those with ``y == -1``.
+        of these that can be done; None leaves the weights random. Rotations are of all
+        images that there are, the normal ones among them.
     corpus : array-like, tuple, str or None, default="auto"
         Rows of the same shape as those of ``fit``, m by any number, which
         cross-validation does not split; a pair (rows, classes); or the name of a data
@@ -152,8 +160,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
         images, 400 for tables.
     memory : str, joblib.Memory or None, default=None
-        Where to keep the pretrained network, so that detectors with other normal
-        rows, and a search over `n_experts` or `lr`, share it.
+        Where to keep the pretrained network, so that a search over `n_experts` or `lr`
+        shares it, and so do detectors with other normal rows, if it is taught the
+        classes of the corpus.
     %(common_parameters)s
 
     Attributes
@@ -387,12 +396,27 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             asked = source.normalization if self._bounded() else None
         if asked is None:
             return ImagePreparation(sides)
-        if [len(np.atleast_1d(part)) for part in asked] not in ([1, 1], [3, 3]):
+        means, spreads = self._normalization(asked)
+        n_channels = self._row_shape[0]
+        if len(means) > 1 < n_channels != len(means):
+            raise ValueError(
+                f"The images have {n_channels} channels, and the normalization is for "
+                f"{len(means)}: give one for yours, or normalization=None."
+            )
+        return ImagePreparation(sides, means, spreads)
+
+    def _normalization(self, asked):
+        try:
+            means, spreads = (np.ravel(np.asarray(part, float)) for part in asked)
+        except (TypeError, ValueError):
+            means, spreads = np.empty(0), np.empty(0)
+        sizes = {len(means), len(spreads)}
+        if sizes not in ({1}, {_COLOURS}) or not (spreads > 0).all():
             raise ValueError(
                 f"normalization={self.normalization!r} has to be a pair, means and "
-                "standard deviations, each of one number or of three."
+                "standard deviations above 0, each of one number or of three."
             )
-        return ImagePreparation(sides, *(tuple(np.ravel(p).tolist()) for p in asked))
+        return tuple(means.tolist()), tuple(spreads.tolist())
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
@@ -414,8 +438,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if not corpus:
             lengths["steps"] = self._value("lone_steps")
         plan = self._plan("max_epochs", len(rows), **lengths)
-        plans, task, source = [plan], self._task(labels), self._source()
-        if task and not self._goes_on():
+        plans, task = [plan], self._task(labels)
+        # What goes on has its network, wherever that came from.
+        goes_on = self._goes_on()
+        source = given_backbone(self.backbone_) if goes_on else self._source()
+        if task and not goes_on:
             taught = self._taught(task, rows, others, given, labels)
             plans = [self._plan("pretrain_epochs", len(taught)), plan]
         with self._progress(*plans) as callbacks:

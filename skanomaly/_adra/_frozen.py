@@ -77,7 +77,7 @@ class FrozenNetwork(nn.Module):
 
     @torch.no_grad()
     def _computed(self, x):
-        return self(x)
+        return self(x.clone())  # which networks may change in place
 
     def _watch(self, example):
         """Return the adaptable layers that compute, in their order."""
@@ -91,23 +91,39 @@ class FrozenNetwork(nn.Module):
             if isinstance(whole, nn.MultiheadAttention | nn.TransformerEncoderLayer):
                 for layer in whole.modules():
                     names.pop(layer, None)
+        outputs, final = self._outputs(names, example)
+        _check_features(final, example)
+        if not _side_by_side(example):
+            both, _ = self._outputs(names, torch.cat([example, example]))
+            for layer, one in outputs.items():
+                two = both.get(layer, one)
+                if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
+                    raise ValueError(
+                        f"{names[layer]} of backbone makes {tuple(two.shape)} of two "
+                        "rows. They have to be along the first axis: the score of one "
+                        "would depend on others."
+                    )
+        return [
+            _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
+            for layer, output in outputs.items()
+        ]
+
+    def _outputs(self, layers, x):
+        """Return what layers make of rows, in their order, and what all do."""
         outputs: dict[nn.Module, Tensor] = {}
 
         def called(layer, inputs, output):
             outputs.pop(layer, None)
             outputs[layer] = output
 
-        with _watched(names, called):
-            final = self._tried(example)
-        _check_features(final, example)
-        return [
-            _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
-            for layer, output in outputs.items()
-        ]
+        with _watched(layers, called):
+            return outputs, self._tried(x)
 
     def _tried(self, example):
         """Return what the network makes of rows; grey ones in colour, if need be."""
-        taken = [m.in_channels for m in self.network.modules() if type(m) is nn.Conv2d]
+        taken = [
+            m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)
+        ]
         n_channels = example.shape[1] if example.ndim == 4 and taken else None
         if n_channels == 1:
             try:
@@ -138,7 +154,9 @@ class FrozenNetwork(nn.Module):
         convolutions = [
             v for v in self.layers.values() if isinstance(v, AdaptedConvolution)
         ]
-        norms = [m for m in self.modules() if type(m) is nn.BatchNorm2d]
+        norms = [
+            m for m in self.modules() if type(m) is nn.BatchNorm2d and not _hooked(m)
+        ]
 
         def convolved(layer, inputs, output):
             made[layer] = output
@@ -206,7 +224,7 @@ class FrozenNetwork(nn.Module):
 
     def before(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to what the first part with a correction is given."""
-        x = self._colours(x)
+        x = self._colours(x).clone()  # networks may change what they are given
         for part in self._parts()[: self.n_fixed]:
             x = part(x)
         return x
@@ -222,8 +240,7 @@ class FrozenNetwork(nn.Module):
         network = self.network
         if type(network).forward is not nn.Sequential.forward:
             return [network]
-        hooked = network._forward_hooks or network._forward_pre_hooks
-        return [network] if hooked else list(network._modules.values())
+        return [network] if _hooked(network) else list(network._modules.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to features (n, l)."""
@@ -250,7 +267,12 @@ class _Call(NamedTuple):
 
 def sharing_copy(network: nn.Module) -> nn.Module:
     """Return a copy of a module whose tensors are those of the module, frozen."""
-    return deepcopy(network, _sharing_memo(network))
+    try:
+        return deepcopy(network, _sharing_memo(network))
+    except RuntimeError as error:
+        raise ValueError(
+            f"backbone, a {type(network).__name__}, cannot be copied: {error}"
+        ) from error
 
 
 def _sharing_memo(network):
@@ -260,6 +282,14 @@ def _sharing_memo(network):
         else tensor.detach()
         for tensor in (*network.parameters(), *network.buffers())
     }
+
+
+def _hooked(module):
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _side_by_side(example):
+    return example.ndim == 3
 
 
 def _refuse_batch_statistics(network):
@@ -297,9 +327,8 @@ def _first_to_adapt(names, adapt_from):
 
 
 def _check_features(output, example):
-    side_by_side = example.ndim == 3
     if not isinstance(output, Tensor) or (
-        output.ndim not in ((3,) if side_by_side else (2, 4))
+        output.ndim not in ((3,) if _side_by_side(example) else (2, 4))
     ):
         what = f"a {type(output).__name__}"
         if isinstance(output, Tensor):

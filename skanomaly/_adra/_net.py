@@ -259,7 +259,10 @@ class ResidualAdaptation(AlternatingNet):
 
     def codes_of(self, begun: Tensor) -> Tensor:
         """Return f of such rows."""
-        return self.adapters_.head(self.backbone_.after(begun).float())
+        features = self.backbone_.after(begun).float()
+        # Along the first axes the head takes the difference of nearly equal numbers.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.adapters_.head(features)
 
     def codes(self, rows: Tensor) -> Tensor:
         """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
@@ -270,7 +273,7 @@ class ResidualAdaptation(AlternatingNet):
         same = self.augment is unchanged and all(
             isinstance(source, Rows | MappedRows) for source in sources
         )
-        if not (same and self.backbone_.n_fixed):
+        if self.n_copies or not (same and self.backbone_.n_fixed):
             return False
         some = self.begun(sources[0][torch.arange(1, device=self.device)])
         return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
