@@ -486,7 +486,7 @@ EXPERIMENTS = [
         grid(
             normal=[*ONCE, *DEVELOPMENT],
             detector=[*TRAINED, "HSC", "UADRA"],
-            seed=[1, 2],
+            seed=[1],
             max_epochs=[2],
         ),
         profile="long",
