@@ -24,6 +24,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import ADRA, load, save
+from skanomaly._adra import _net
 from skanomaly._adra._adapters import (
     AdaptedConvolution,
     StackedLinear,
@@ -2209,6 +2210,19 @@ def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, image
     first = still(backbone=backbone, corpus=corpus, normalization=normalization)
     other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
     np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
+
+
+def test_steps_of_sgd_have_a_greatest_length(images, monkeypatch):
+    def steep(normal, apart):
+        return 1e6 * hypersphere_classification_loss(normal, apart)
+
+    settings = {"batch_size": 80, "lr": 1e-3, "weight_decay": 0, "n_experts": 1}
+    build = partial(short, backbone=network_of(), corpus=images[1], **settings)
+    start = build(lr=1e-30).fit(images[0]).net_.adapters_.parameters()
+    monkeypatch.setattr(_net, "hypersphere_classification_loss", steep)
+    end = build().fit(images[0]).net_.adapters_.parameters()
+    moved = [(b - a).square().sum() for a, b in zip(start, end, strict=True)]
+    assert sum(moved).sqrt().item() == pytest.approx(1e-2, rel=1e-4)  # 10 by 1e-3
 
 
 def test_a_corpus_at_the_centre_does_not_tear_the_adapters_apart(X):

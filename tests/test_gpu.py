@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from skanomaly import AABiGAN, HistoryAD, JointEncoderGAN, TransferAD, load, save
+from skanomaly import (
+    ADRA,
+    AABiGAN,
+    HistoryAD,
+    JointEncoderGAN,
+    TransferAD,
+    load,
+    save,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,6 +29,7 @@ SHORT = {
     AABiGAN: {"max_epochs": 3},
     JointEncoderGAN: {"max_epochs": 1},
     TransferAD: {"max_epochs": 3, "transfer_epochs": 3},
+    ADRA: {"max_epochs": 3, "pretrain_epochs": 1},
 }
 
 
