@@ -77,7 +77,7 @@ class FrozenNetwork(nn.Module):
 
     @torch.no_grad()
     def _computed(self, x):
-        return self(x.clone())  # which networks may change in place
+        return self(x)
 
     def _watch(self, example):
         """Return the adaptable layers that compute, in their order."""
