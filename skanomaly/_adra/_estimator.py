@@ -26,7 +26,6 @@ from ._backbones import (
     ResNet26,
     Source,
     find_backbone,
-    given_backbone,
     itself,
     perceptrons,
 )
@@ -439,9 +438,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             lengths["steps"] = self._value("lone_steps")
         plan = self._plan("max_epochs", len(rows), **lengths)
         plans, task = [plan], self._task(labels)
-        # What goes on has its network, wherever that came from.
         goes_on = self._goes_on()
-        source = given_backbone(self.backbone_) if goes_on else self._source()
+        source = self._source(self.net_.backbone_.state_dict() if goes_on else None)
         if task and not goes_on:
             taught = self._taught(task, rows, others, given, labels)
             plans = [self._plan("pretrain_epochs", len(taught)), plan]
