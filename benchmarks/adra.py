@@ -31,8 +31,7 @@ from torch import nn
 
 from skanomaly import ADRA, datasets, save
 from skanomaly._adra._backbones import ResNet26
-from skanomaly._adra._net import OPTIMIZERS, ResidualAdaptation
-from skanomaly.engine import Player
+from skanomaly._adra._net import ResidualAdaptation
 from skanomaly.metrics import dci_scores, detector_roc_auc_score
 
 from . import pretrained, shapes
@@ -158,10 +157,10 @@ class FineTuning(ResidualAdaptation):
         return self
 
     def players(self):
-        optimizer = partial(
-            OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
-        )
-        return {"adapters": Player(self.backbone_, optimizer)}
+        # All but what is trained is ADRA's: the longest gradient as well.
+        return {
+            "adapters": super().players()["adapters"]._replace(module=self.backbone_)
+        }
 
     def turns(self, batch):
         for player, loss in super().turns(batch):
