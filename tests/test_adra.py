@@ -34,7 +34,6 @@ from skanomaly._adra._adapters import (
 from skanomaly._adra._backbones import IMAGENET, ResNet26, perceptrons
 from skanomaly._adra._convolutions import (
     FoldedConvolution,
-    LowRankConvolution,
     MixedConvolution,
     may_mix,
 )
@@ -251,6 +250,8 @@ CONVOLUTIONS = {
     "plain": partial(nn.Conv2d, 4, 6, 3, padding=1),
     "one pixel": partial(nn.Conv2d, 16, 12, 1),
     "one pixel, strided": partial(nn.Conv2d, 16, 12, 1, stride=2, bias=False),
+    "one pixel, many channels": partial(nn.Conv2d, 64, 72, 1),
+    "one pixel, many channels, strided": partial(nn.Conv2d, 80, 64, 1, stride=2),
     "one pixel, groups": partial(nn.Conv2d, 4, 6, 1, groups=2),
     "strided": partial(nn.Conv2d, 4, 6, 3, stride=2, padding=1, bias=False),
     "dilated": partial(nn.Conv2d, 4, 6, 3, padding=2, dilation=2),
@@ -271,6 +272,7 @@ CONVOLUTIONS = {
     "own": partial(OwnConv, 4, 6, 3, padding=1, stride=2),
 }
 CENTRED = {"same", "reflected", "own"}
+MANY = {"one pixel, many channels", "one pixel, many channels, strided"}
 
 
 def pads_by_itself(conv):
@@ -286,12 +288,10 @@ every_plain_convolution = pytest.mark.parametrize(
 
 def maps_by_hand(correction):
     """Return A_k of each expert, (K, out, in / groups)."""
-    if correction.rank is None:
+    if correction.scale == 1:
         return correction.maps
-    n_experts, rank = correction.n_experts, correction.rank
-    up = correction.up.unflatten(1, (n_experts, rank))
-    down = correction.down.unflatten(0, (n_experts, rank))
-    return torch.einsum("okr,kri->koi", up, down)
+    groups = [maps.chunk(correction.groups) for maps in correction.maps]
+    return correction.scale * torch.stack([torch.block_diag(*g) for g in groups])
 
 
 def gates_by_hand(correction, mean):
@@ -372,7 +372,7 @@ def test_a_correction_starts_as_nothing(kind, n_experts):
 def test_one_expert_folds_into_the_kernel(kind, normed):
     conv, layer, correction = layer_of(kind, 1)
     x, folded = double(2, conv.in_channels, 9, 11), deepcopy(conv)
-    folded.weight.data += at_the_middle(correction.map().detach(), conv)
+    folded.weight.data += at_the_middle(maps_by_hand(correction)[0].detach(), conv)
     norm = used_norm(conv.out_channels).double().eval()
     layer.norm = norm if normed else None
     expected = norm(folded(x)) if normed else folded(x)
@@ -380,7 +380,16 @@ def test_one_expert_folds_into_the_kernel(kind, normed):
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "one pixel, strided", "strided", "groups", "depthwise", "seven"]
+    "kind",
+    [
+        "plain",
+        "one pixel, strided",
+        "one pixel, many channels",
+        "strided",
+        "groups",
+        "depthwise",
+        "seven",
+    ],
 )
 def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
     conv, layer, correction = layer_of(kind, 1)
@@ -390,23 +399,18 @@ def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
         groups=conv.groups,
         bias=False,
     ).double()
-    beside.weight.data = correction.map().detach()[:, :, None, None]
+    beside.weight.data = maps_by_hand(correction)[0].detach()[:, :, None, None]
     torch.testing.assert_close(layer(x), conv(x) + beside(x))
 
 
-@pytest.mark.parametrize("kind", ["plain", "one pixel", "groups", "depthwise", "own"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "one pixel, many channels", "groups", "depthwise", "own"]
+)
 def test_equal_experts_are_one_expert_whatever_the_gate(kind):
     conv, layer, correction = layer_of(kind, 3)
     x, alone = double(2, conv.in_channels, 9, 11), correction_of(conv, 1).double()
-    if correction.rank is None:
-        alone.maps.data = correction.maps.data[:1].clone()
-        correction.maps.data[:] = correction.maps.data[:1]
-    else:
-        rank = correction.rank
-        alone.up.data = correction.up.data[:, :rank].clone()
-        alone.down.data = correction.down.data[:rank].clone()
-        correction.up.data = alone.up.data.repeat(1, 3)
-        correction.down.data = alone.down.data.repeat(3, 1)
+    alone.maps.data = correction.maps.data[:1].clone()
+    correction.maps.data[:] = correction.maps.data[:1]
     together = layer(x)
     nn.init.normal_(correction.gate.weight, std=9)
     torch.testing.assert_close(layer(x), together)
@@ -424,11 +428,25 @@ def test_gates_sum_to_one_and_are_of_the_row():
     assert gates.std(0).min() > 0.01
 
 
-@every_plain_convolution
-def test_folded_convolutions_pass_gradcheck(kind):
+def grouped(conv, n_groups):
+    """Return the shape of maps beside a convolution, in these groups or in its own."""
+    n_out, n_in = conv.weight.shape[:2]
+    n_groups = n_groups or conv.groups
+    return n_groups, n_out // n_groups, n_in * conv.groups // n_groups
+
+
+passing_gradcheck = pytest.mark.parametrize(
+    ("kind", "n_groups"),
+    [(kind, None) for kind in CONVOLUTIONS if kind not in CENTRED | MANY]
+    + [("one pixel", 4), ("one pixel, strided", 4), ("strided", 2), ("plain", 2)],
+)
+
+
+@passing_gradcheck
+def test_folded_convolutions_pass_gradcheck(kind, n_groups):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
-    maps = double(conv.weight.shape[:2], requires_grad=True)
+    maps = double(grouped(conv, n_groups), requires_grad=True)
 
     def function(x, maps):
         return FoldedConvolution.apply(x, maps, conv.weight.clone(), conv.bias, conv)
@@ -436,8 +454,8 @@ def test_folded_convolutions_pass_gradcheck(kind):
     assert torch.autograd.gradcheck(function, (x, maps))
 
 
-@every_plain_convolution
-def test_mixed_convolutions_pass_gradcheck(kind):
+@passing_gradcheck
+def test_mixed_convolutions_pass_gradcheck(kind, n_groups):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
     if not may_mix(conv):
         assert kind in {
@@ -448,7 +466,7 @@ def test_mixed_convolutions_pass_gradcheck(kind):
         } or (kind.startswith("even"))
         return
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
-    maps = double(2, *conv.weight.shape[:2], requires_grad=True)
+    maps = double(2, *grouped(conv, n_groups), requires_grad=True)
 
     def function(x, maps):
         return MixedConvolution.apply(x, maps, conv.weight, conv.bias, conv)
@@ -456,28 +474,16 @@ def test_mixed_convolutions_pass_gradcheck(kind):
     assert torch.autograd.gradcheck(function, (x, maps))
 
 
-@pytest.mark.parametrize("kind", ["one pixel", "one pixel, strided", "plain"])
-def test_convolutions_of_low_rank_pass_gradcheck(kind):
-    conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
-    n_out, n_in = conv.weight.shape[:2]
-    shapes = (2, n_in, 5, 6), (2, 3), (3, n_in), (n_out, 3)
-
-    def function(*parts):
-        return LowRankConvolution.apply(*parts, conv.weight, conv.bias, conv)
-
-    parts = [double(*shape, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(function, parts)
-
-
-@pytest.mark.parametrize("shape", [(5, 16), (5, 7, 16), (5, 2, 3, 16)])
-def test_linear_layers_of_rows_and_of_tokens(shape, n_experts):
-    linear = nn.Linear(16, 24).double().requires_grad_(False)
+@pytest.mark.parametrize("n_out", [24, 72])
+@pytest.mark.parametrize("shape", [(5, 64), (5, 7, 64), (5, 2, 3, 64)])
+def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
+    linear = nn.Linear(64, n_out).double().requires_grad_(False)
     layer, correction = adapted(linear), correction_of(linear, n_experts).double()
     x = double(shape)
     layer.correct_by(correction)
     torch.testing.assert_close(layer(x), linear(x))
     stirred(correction)
-    gates = gates_by_hand(correction, x.reshape(5, -1, 16).mean(1))
+    gates = gates_by_hand(correction, x.reshape(5, -1, 64).mean(1))
     maps = torch.einsum("nk,koi->noi", gates, maps_by_hand(correction))
     expected = linear(x) + torch.einsum("n...i,noi->n...o", x, maps)
     torch.testing.assert_close(layer(x), expected)
@@ -501,20 +507,36 @@ def test_layers_side_by_side(n_experts):
         torch.testing.assert_close(layer(x)[k], expected + made)
 
 
-def test_layers_of_one_pixel_have_corrections_of_low_rank(n_experts):
+def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
     gate = n_experts * (64 + 1) if n_experts > 1 else 0
     for layer in (nn.Conv2d(64, 96, 1), nn.Linear(64, 96)):
         correction = correction_of(layer, n_experts)
-        rank = 64 * 96 // (4 * (64 + 96))
-        assert correction.rank == rank == 9
-        assert n_weights(correction) == n_experts * rank * (64 + 96) + gate
-    assert correction_of(nn.Linear(2, 2), 1).rank == 1
-    full = correction_of(nn.Conv2d(64, 96, 3), n_experts)
-    assert full.rank is None
-    assert n_weights(full) == n_experts * 64 * 96 + gate
-    parts = correction_of(nn.Conv2d(64, 96, 3, groups=8), n_experts)
-    assert n_weights(parts) == n_experts * 8 * 96 + gate
-    assert correction_of(nn.Conv2d(64, 96, 1, groups=8), n_experts).rank is None
+        assert correction.groups == 8
+        assert n_weights(correction) == n_experts * 64 * 96 // 8 + gate
+    assert correction_of(nn.Linear(72, 68), n_experts).groups == 4
+    whole = nn.Conv2d(64, 96, 3), nn.Conv2d(64, 56, 1), nn.Linear(48, 96)
+    for layer in whole:
+        correction = correction_of(layer, n_experts)
+        assert correction.groups == correction.scale == 1
+        assert correction.maps.shape == (n_experts, *layer.weight.shape[:2])
+    parts = correction_of(nn.Conv2d(128, 96, 3, groups=2), n_experts)
+    assert parts.maps.shape == (n_experts, 96, 64)
+    parts = correction_of(nn.Conv2d(256, 256, 1, groups=2), n_experts)
+    assert parts.groups == 2
+    assert parts.maps.shape == (n_experts, 256, 128)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])
+def test_corrections_in_groups_move_as_far_as_whole_ones(layer):
+    x, wanted = torch.randn(256, 512), torch.randn(256, 512)
+    correction = correction_of(layer, 1)
+    made = correction.of_pixels(x[:, None], x)[:, 0]
+    (gradient,) = torch.autograd.grad((made * wanted).mean(), correction.maps)
+    correction.maps.data = -gradient
+    moved = (correction.of_pixels(x[:, None], x)[:, 0] * wanted).mean()
+    whole = wanted.T @ x / wanted.numel()
+    expected = -((x @ whole.T) * wanted).mean()
+    torch.testing.assert_close(moved, expected, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["X", "images"])
@@ -528,9 +550,7 @@ def test_experts_come_to_differ(kind, request):
         settings = {"corpus": data[1], "backbone": backbone, "max_epochs": 5}
         detector = short(**settings, lr=0.1).fit(data[0])
     for correction in detector.net_.adapters_.corrections:
-        if isinstance(correction, nn.Module) and getattr(correction, "rank", None):
-            parts = correction.up.detach().unflatten(1, (2, -1)).movedim(1, 0)
-        elif kind == "X":
+        if kind == "X":
             parts = correction.maps.detach().unflatten(2, (2, -1)).movedim(2, 0)
         else:
             parts = correction.maps.detach()
@@ -1332,8 +1352,7 @@ def test_layers_of_all_kinds_train_together(images):
         scores.append(detector.score_samples(images[0]))
         assert len(layers_of(detector)) == 2 * len(kinds)
         for correction in detector.net_.adapters_.corrections:
-            start = correction.maps if correction.rank is None else correction.up
-            assert start.abs().max() > 0
+            assert correction.maps.abs().max() > 0
     assert np.corrcoef(scores)[0, 1] > 0.9
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._convolutions import (
     FoldedConvolution,
-    LowRankConvolution,
     MixedConvolution,
     at_middles,
     channels_last,
@@ -20,8 +19,8 @@ from ._convolutions import (
     pixels,
 )
 
-#: Weights of a frozen layer per weight of a correction of low rank.
-_SMALLER = 4
+#: Groups of a correction beside a layer of single pixels, and channels that it has.
+_GROUPS, _WIDE = 8, 64
 
 
 class Correction(nn.Module):
@@ -31,7 +30,7 @@ class Correction(nn.Module):
 
     where the mean of x is taken over its pixels. The maps are 1 x 1 convolutions with
     the stride and the groups of the layer. Beside a layer that is itself 1 x 1, where
-    they would be as large as it is, they have a low rank: :math:`A_k = U_k D_k`.
+    they would be as large as it is, they have groups of their own.
 
     Parameters
     ----------
@@ -45,51 +44,40 @@ class Correction(nn.Module):
         super().__init__()
         weight: Tensor = layer.weight  # type: ignore[assignment]
         n_out, n_in, *sides = weight.shape
-        self.n_experts, self.groups = n_experts, getattr(layer, "groups", 1)
-        self.rank = None
-        if self.groups == 1 and set(sides) <= {1}:
-            self.rank = max(n_out * n_in // (_SMALLER * (n_out + n_in)), 1)
-            n_hidden = n_experts * self.rank
-            # So large that D'D is the identity on average: steps of A are then as
-            # large as those of a map that is not of low rank.
-            self.down = nn.Parameter(torch.randn(n_hidden, n_in) / self.rank**0.5)
-            self.up = nn.Parameter(torch.zeros(n_out, n_hidden))
-        else:
-            self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_in))
+        groups = getattr(layer, "groups", 1)
+        self.n_experts, self.groups, self.scale = n_experts, groups, 1.0
+        if groups == 1 and set(sides) <= {1} and min(n_in, n_out) >= _WIDE:
+            self.groups = gcd(n_in, n_out, _GROUPS)
+            # A map with fewer weights moves as far in a step as one with all of them.
+            self.scale = self.groups**0.5
+        n_each = n_in * groups // self.groups
+        self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
         if n_experts > 1:
             # Its weights are drawn at random: equal gates would keep experts equal.
-            self.gate = nn.Linear(n_in * self.groups, n_experts)
+            self.gate = nn.Linear(n_in * groups, n_experts)
 
     def shares(self, mean: Tensor) -> Tensor:
         """Return the gates g (n, K) of inputs of which `mean` (n, in) is the mean."""
         return self.gate(mean).softmax(1)
 
-    def map(self) -> Tensor:
-        """Return the map of a single expert, (out, in)."""
-        return self.maps[0] if self.rank is None else self.up @ self.down
+    def by_group(self, scale: Tensor | None = None) -> Tensor:
+        """Return the maps (K, groups, out / groups, in / groups), outputs scaled."""
+        maps = self.maps if scale is None else self.maps * scale[:, None]
+        maps = maps if self.scale == 1 else maps * self.scale
+        return maps.unflatten(1, (self.groups, -1))
 
     def maps_of(self, mean: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Return one map for each row, made of those of all experts: (n, out, in)."""
+        """Return one map for each row, made of those of all experts, by group."""
         # Scaled before there are many of them; and mixed before they are applied, so
         # that several experts cost what one does.
-        maps = self.maps if scale is None else self.maps * scale[:, None]
+        maps = self.by_group(scale)
         return (self.shares(mean) @ maps.flatten(1)).unflatten(1, maps.shape[1:])
-
-    def weights(self, mean: Tensor) -> Tensor:
-        """Return what a row makes of each direction of maps of low rank, (n, K r)."""
-        size = len(self.down) // self.n_experts
-        return self.shares(mean).repeat_interleave(size, 1)
 
     def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
         """Return the correction (n, p, out) of pixels (n, p, in)."""
-        if self.rank is not None:
-            hidden = F.linear(sampled, self.down)
-            if self.n_experts > 1:
-                hidden = hidden * self.weights(mean)[:, None]
-            return F.linear(hidden, self.up)
-        maps = self.maps if self.n_experts == 1 else self.maps_of(mean)
-        maps = maps.unflatten(1, (self.groups, -1)).expand(len(mean), -1, -1, -1)
+        maps = self.by_group() if self.n_experts == 1 else self.maps_of(mean)
         parts = sampled.unflatten(2, (self.groups, -1))
+        maps = maps.expand(len(mean), -1, -1, -1)
         return torch.einsum("npgi,ngoi->npgo", parts, maps).flatten(2)
 
 
@@ -175,21 +163,13 @@ class AdaptedConvolution(AdaptedLayer):
         x, (kernel, bias, scale) = channels_last(x), self._folded()
         bias = None if bias is None else bias.to(x.dtype)
         if one:
-            maps = correction.map()
             if scale is None:
                 kernel = kernel.clone()  # the map is added to it in place
-            else:
-                maps = maps * scale[:, None]
+            (maps,) = correction.by_group(scale)
             folded = maps.to(x.dtype), kernel.to(x.dtype)
             return FoldedConvolution.apply(x, *folded, bias, conv)
-        others = kernel.to(x.dtype), bias, conv
-        mean = mean_pixel(x)
-        if correction.rank is None:
-            maps = correction.maps_of(mean, scale)
-            return MixedConvolution.apply(x, maps.to(x.dtype), *others)
-        up = correction.up if scale is None else correction.up * scale[:, None]
-        parts = (p.to(x.dtype) for p in (correction.weights(mean), correction.down, up))
-        return LowRankConvolution.apply(x, *parts, *others)
+        maps = correction.maps_of(mean_pixel(x), scale).to(x.dtype)
+        return MixedConvolution.apply(x, maps, kernel.to(x.dtype), bias, conv)
 
     def _folded(self):
         """Return kernel and bias, with the normalisation in them, and its scale."""

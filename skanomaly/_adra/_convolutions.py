@@ -24,14 +24,20 @@ class FoldedConvolution(torch.autograd.Function):
         ----------
         x : Tensor of shape (n, in, h, w)
             Images, channels last.
-        maps : Tensor of shape (out, in / groups)
-            The correction.
+        maps : Tensor of shape (groups, out / groups, in / groups)
+            The correction, of as many groups as the convolution, or of more.
         kernel, bias : Tensor
             Those of the convolution; the map is added to the kernel in place.
         conv : torch.nn.Conv2d
             Says all else.
         """
-        kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2] += maps
+        middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
+        if len(maps) == conv.groups:
+            middle += maps.flatten(0, 1)
+        else:
+            parts = middle.unflatten(1, (len(maps), -1)).unflatten(0, (len(maps), -1))
+            parts.diagonal(0, 0, 2).add_(maps.permute(1, 2, 0))
+        ctx.groups = len(maps)
         ctx.conv = conv
         ctx.save_for_backward(x, kernel)
         return convolved(x, kernel, bias, conv)
@@ -45,12 +51,11 @@ class FoldedConvolution(torch.autograd.Function):
         of_x = back(of_y, x, kernel, conv) if ctx.needs_input_grad[0] else None
         sampled = pixels(at_middles(x, conv, of_y.shape[2:])).flatten(0, 1)
         of_pixels = pixels(of_y).flatten(0, 1)
-        if conv.groups == 1:
-            return of_x, of_pixels.T @ sampled, None, None, None
-        if set(kernel.shape[:2]) == {conv.groups, 1}:
-            return of_x, (of_pixels * sampled).sum(0)[:, None], None, None, None
-        parts = (rows.unflatten(1, (conv.groups, -1)) for rows in (of_pixels, sampled))
-        of_maps = torch.einsum("pgo,pgi->goi", *parts).flatten(0, 1)
+        if set(kernel.shape[:2]) == {ctx.groups, 1}:
+            of_maps = (of_pixels * sampled).sum(0)[:, None, None]
+        else:
+            parts = (r.unflatten(1, (ctx.groups, -1)) for r in (of_pixels, sampled))
+            of_maps = torch.einsum("pgo,pgi->goi", *parts)
         return of_x, of_maps, None, None, None
 
 
@@ -59,13 +64,23 @@ class MixedConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, maps, kernel, bias, conv):
-        """Return the output; `maps` has the shape (n, out, in / groups)."""
+        """Return the output.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in, h, w)
+            Images, channels last.
+        maps : Tensor of shape (n, groups, out / groups, in / groups)
+            The corrections, of as many groups as the convolution, or of more.
+        kernel, bias, conv
+            The convolution.
+        """
         y = channels_last(convolved(x, kernel, bias, conv))
         sampled = at_middles(x, conv, y.shape[2:])
-        if conv.groups == 1:
-            pixels(y).baddbmm_(pixels(sampled), maps.mT)
+        if is_diagonal(maps):
+            y.addcmul_(sampled, maps.flatten(1)[..., None, None])
         else:
-            y.addcmul_(sampled, maps[..., None])
+            add_products(pixels(y), pixels(sampled), maps.mT)
         ctx.conv = conv
         ctx.save_for_backward(x, maps, kernel)
         return y
@@ -76,61 +91,46 @@ class MixedConvolution(torch.autograd.Function):
         """Return the gradients of the images and of the maps."""
         (x, maps, kernel), conv = ctx.saved_tensors, ctx.conv
         of_y, sides = channels_last(of_y), of_y.shape[2:]
-        sampled, of_pixels = pixels(at_middles(x, conv, sides)), pixels(of_y)
-        dense, of_x = conv.groups == 1, None
+        of_pixels, sampled = pixels(of_y), pixels(at_middles(x, conv, sides))
+        diagonal, of_x = is_diagonal(maps), None
         if ctx.needs_input_grad[0]:
             of_x = back(of_y, x, kernel, conv)
-            if dense:
-                add_at_middles(of_x, conv, sides, of_pixels, maps)
-            else:
-                at_middles(of_x, conv, sides).addcmul_(of_y, maps[..., None])
-        if dense:
-            return of_x, of_pixels.mT @ sampled, None, None, None
-        return of_x, (of_pixels * sampled).sum(1)[..., None], None, None, None
+            reached = at_middles(of_x, conv, sides)
+            if diagonal:
+                reached.addcmul_(of_y, maps.flatten(1)[..., None, None])
+            elif reached.shape == of_x.shape:
+                add_products(pixels(of_x), of_pixels, maps)
+            else:  # these pixels are not rows of a view
+                made = torch.zeros_like(sampled)
+                add_products(made, of_pixels, maps)
+                reached += made.unflatten(1, sides).permute(0, 3, 1, 2)
+        if diagonal:
+            of_maps = (of_pixels * sampled).sum(1)[..., None, None]
+        else:
+            parts = (by_group(rows, maps.shape[1]) for rows in (of_pixels, sampled))
+            of_maps = torch.stack([of.mT @ x for of, x in zip(*parts, strict=True)], 1)
+        return of_x, of_maps, None, None, None
 
 
-class LowRankConvolution(torch.autograd.Function):
-    """A convolution with a correction of low rank, whose parts each row weighs."""
+def is_diagonal(maps: Tensor) -> bool:
+    """Return whether maps (n, groups, out, in) have one channel in each group."""
+    return set(maps.shape[2:]) == {1}
 
-    @staticmethod
-    def forward(ctx, x, weights, down, up, kernel, bias, conv):
-        """Return the output.
 
-        Parameters
-        ----------
-        x : Tensor of shape (n, in, h, w)
-            Images, channels last.
-        weights : Tensor of shape (n, r)
-            What each row makes of the parts of the correction.
-        down, up : Tensor of shape (r, in) and (out, r)
-            These parts.
-        kernel, bias, conv
-            The convolution, which has no groups.
-        """
-        y = channels_last(convolved(x, kernel, bias, conv))
-        hidden = pixels(at_middles(x, conv, y.shape[2:])) @ down.T
-        weighed = (hidden * weights[:, None]).flatten(0, 1)
-        pixels(y).flatten(0, 1).addmm_(weighed, up.T)
-        ctx.conv = conv
-        ctx.save_for_backward(x, hidden, weights, down, up, kernel)
-        return y
+def by_group(rows: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """Return rows (..., p, c) by groups of channels, (..., p, c / groups) each."""
+    return rows.unflatten(-1, (groups, -1)).unbind(-2)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, of_y):
-        """Return the gradients of the images, the weights and both parts."""
-        (x, hidden, weights, down, up, kernel), conv = ctx.saved_tensors, ctx.conv
-        of_y, sides = channels_last(of_y), of_y.shape[2:]
-        sampled, of_pixels = pixels(at_middles(x, conv, sides)), pixels(of_y)
-        weighed, of_weighed = hidden * weights[:, None], of_pixels @ up
-        of_weights = (of_weighed * hidden).sum(1)
-        of_hidden, of_x = of_weighed * weights[:, None], None
-        if ctx.needs_input_grad[0]:
-            of_x = back(of_y, x, kernel, conv)
-            add_at_middles(of_x, conv, sides, of_hidden, down)
-        of_down = of_hidden.flatten(0, 1).T @ sampled.flatten(0, 1)
-        of_up = of_pixels.flatten(0, 1).T @ weighed.flatten(0, 1)
-        return of_x, of_weights, of_down, of_up, None, None, None
+
+def add_products(made: Tensor, rows: Tensor, maps: Tensor) -> None:
+    """Add to pixels (n, p, out) what maps (n, groups, in, out) make of (n, p, in)."""
+    groups = maps.shape[1]
+    if groups == 1:
+        made.baddbmm_(rows, maps[:, 0])
+        return
+    parts = by_group(made, groups), by_group(rows, groups), maps.unbind(1)
+    for part, given, own in zip(*parts, strict=True):
+        part += given @ own  # in place, a product would be made row by row
 
 
 def may_mix(conv: nn.Conv2d) -> bool:
@@ -198,17 +198,6 @@ def mean_pixel(images: Tensor) -> Tensor:
     Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
     """
     return images.sum((2, 3)) / images.shape[2:].numel()
-
-
-def add_at_middles(images: Tensor, conv: nn.Conv2d, sides, rows, maps) -> None:
-    """Add a product, (n, p, r) by (r, in) or (n, r, in), to :func:`at_middles`."""
-    reached = at_middles(images, conv, sides)
-    if reached.shape != images.shape:
-        reached += (rows @ maps).unflatten(1, sides).permute(0, 3, 1, 2)
-    elif maps.ndim == 3:
-        pixels(images).baddbmm_(rows, maps)
-    else:
-        pixels(images).flatten(0, 1).addmm_(rows.flatten(0, 1), maps)
 
 
 def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tensor:
