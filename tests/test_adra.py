@@ -24,7 +24,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import ADRA, load, save
-from skanomaly._adra import _net
+from skanomaly._adra import _convolutions, _net
 from skanomaly._adra._adapters import (
     AdaptedConvolution,
     StackedLinear,
@@ -466,12 +466,29 @@ def test_mixed_convolutions_pass_gradcheck(kind, n_groups):
         } or (kind.startswith("even"))
         return
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
-    maps = double(2, *grouped(conv, n_groups), requires_grad=True)
+    shares = double(2, 3, requires_grad=True)
+    maps = double(3, *grouped(conv, n_groups), requires_grad=True)
 
-    def function(x, maps):
-        return MixedConvolution.apply(x, maps, conv.weight, conv.bias, conv)
+    def function(*parts):
+        return MixedConvolution.apply(*parts, conv.weight, conv.bias, conv)
 
-    assert torch.autograd.gradcheck(function, (x, maps))
+    assert torch.autograd.gradcheck(function, (x, shares, maps))
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "strided", "depthwise", *sorted(MANY), "one pixel, strided"]
+)
+def test_rows_may_be_mixed_a_few_at_a_time(kind, monkeypatch):
+    _, layer, correction = layer_of(kind, 3)
+    x = double(7, layer.in_channels, 9, 11).requires_grad_()
+    weights, found = [x, *correction.parameters()], []
+    for cached in (2**30, 2 * correction.maps[0].numel(), 1):
+        monkeypatch.setattr(_convolutions, "_CACHED", cached)
+        y = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), weights)])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("n_out", [24, 72])
@@ -2153,7 +2170,9 @@ def test_an_own_network_is_given_back_to_its_adapters(kind, request, tmp_path):
 def test_other_detectors_have_no_network_to_leave_out(X, tmp_path):
     from skanomaly import HistoryAD
 
-    detector = HistoryAD(max_epochs=1, detector_epochs=0, width=4).fit(X)
+    detector = HistoryAD(max_epochs=1, detector_epochs=0, width=4, random_state=0).fit(
+        X
+    )
     with pytest.raises(ValueError, match="HistoryAD has no network"):
         save(detector, tmp_path / "d", include_backbone=False)
 

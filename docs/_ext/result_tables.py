@@ -200,13 +200,14 @@ TABLES = (
             "detector",
             ADRA_SCORES,
             "Class",
-            file=file,
-            where=chosen_on("normal", ADRA_CLASSES, seen),
+            file="adra_one_vs_rest" + length + kind,
+            where=lambda record, passes=passes, seen=seen: (
+                record["max_epochs"] == passes
+                and chosen_on("normal", ADRA_CLASSES, seen)(record)
+            ),
         )
-        for file, seen in (
-            ("adra_one_vs_rest", False),
-            ("adra_one_vs_rest_development", True),
-        )
+        for length, passes in (("", 2), ("_long", 6))
+        for kind, seen in (("", False), ("_development", True))
     ),
     Table("adra_one_vs_rest_gpu", ("normal",), "detector", DETECTION[::2], "Class"),
     *(

@@ -16,6 +16,7 @@ from ._convolutions import (
     is_plain,
     may_mix,
     mean_pixel,
+    mixed,
     pixels,
 )
 
@@ -66,16 +67,11 @@ class Correction(nn.Module):
         maps = maps if self.scale == 1 else maps * self.scale
         return maps.unflatten(1, (self.groups, -1))
 
-    def maps_of(self, mean: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Return one map for each row, made of those of all experts, by group."""
-        # Scaled before there are many of them; and mixed before they are applied, so
-        # that several experts cost what one does.
-        maps = self.by_group(scale)
-        return (self.shares(mean) @ maps.flatten(1)).unflatten(1, maps.shape[1:])
-
     def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
         """Return the correction (n, p, out) of pixels (n, p, in)."""
-        maps = self.by_group() if self.n_experts == 1 else self.maps_of(mean)
+        maps = self.by_group()
+        if self.n_experts > 1:
+            maps = mixed(self.shares(mean), maps)
         parts = sampled.unflatten(2, (self.groups, -1))
         maps = maps.expand(len(mean), -1, -1, -1)
         return torch.einsum("npgi,ngoi->npgo", parts, maps).flatten(2)
@@ -168,8 +164,9 @@ class AdaptedConvolution(AdaptedLayer):
             (maps,) = correction.by_group(scale)
             folded = maps.to(x.dtype), kernel.to(x.dtype)
             return FoldedConvolution.apply(x, *folded, bias, conv)
-        maps = correction.maps_of(mean_pixel(x), scale).to(x.dtype)
-        return MixedConvolution.apply(x, maps, kernel.to(x.dtype), bias, conv)
+        shares, maps = correction.shares(mean_pixel(x)), correction.by_group(scale)
+        parts = (part.to(x.dtype) for part in (shares, maps, kernel))
+        return MixedConvolution.apply(x, *parts, bias, conv)
 
     def _folded(self):
         """Return kernel and bias, with the normalisation in them, and its scale."""

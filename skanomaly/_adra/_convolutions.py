@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+#: Numbers that are little enough to be used again before they leave a cache.
+_CACHED = 2**18
+
 
 class FoldedConvolution(torch.autograd.Function):
     """A convolution with the same correction for all rows (eq. 2).
@@ -60,61 +63,91 @@ class FoldedConvolution(torch.autograd.Function):
 
 
 class MixedConvolution(torch.autograd.Function):
-    """A convolution with a correction of each row (eq. 3), added in place."""
+    """A convolution with a correction of each row (eq. 3), added in place.
+
+    The maps of rows are made a few rows at a time, and made again on the way back:
+    those of all rows would not fit into a cache.
+    """
 
     @staticmethod
-    def forward(ctx, x, maps, kernel, bias, conv):
+    def forward(ctx, x, shares, maps, kernel, bias, conv):
         """Return the output.
 
         Parameters
         ----------
         x : Tensor of shape (n, in, h, w)
             Images, channels last.
-        maps : Tensor of shape (n, groups, out / groups, in / groups)
-            The corrections, of as many groups as the convolution, or of more.
+        shares : Tensor of shape (n, k)
+            Gates.
+        maps : Tensor of shape (k, groups, out / groups, in / groups)
+            The maps of the experts, of as many groups as the convolution, or of more.
         kernel, bias, conv
             The convolution.
         """
         y = channels_last(convolved(x, kernel, bias, conv))
         sampled = at_middles(x, conv, y.shape[2:])
         if is_diagonal(maps):
-            y.addcmul_(sampled, maps.flatten(1)[..., None, None])
+            y.addcmul_(sampled, mixed(shares, maps).flatten(1)[..., None, None])
         else:
-            add_products(pixels(y), pixels(sampled), maps.mT)
+            parts = shares, pixels(y), pixels(sampled)
+            for g, of_y, rows in portions(maps, *parts):
+                add_products(of_y, rows, mixed(g, maps).mT)
         ctx.conv = conv
-        ctx.save_for_backward(x, maps, kernel)
+        ctx.save_for_backward(x, shares, maps, kernel)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y):
-        """Return the gradients of the images and of the maps."""
-        (x, maps, kernel), conv = ctx.saved_tensors, ctx.conv
+        """Return the gradients of the images, the gates and the maps."""
+        (x, shares, maps, kernel), conv = ctx.saved_tensors, ctx.conv
         of_y, sides = channels_last(of_y), of_y.shape[2:]
         of_pixels, sampled = pixels(of_y), pixels(at_middles(x, conv, sides))
-        diagonal, of_x = is_diagonal(maps), None
-        if ctx.needs_input_grad[0]:
-            of_x = back(of_y, x, kernel, conv)
+        of_x = back(of_y, x, kernel, conv) if ctx.needs_input_grad[0] else None
+        flat = maps.flatten(1)
+        if is_diagonal(maps):
+            if of_x is not None:
+                own = mixed(shares, maps).flatten(1)[..., None, None]
+                at_middles(of_x, conv, sides).addcmul_(of_y, own)
+            of_own = (of_pixels * sampled).sum(1)
+            of_maps, of_shares = shares.T @ of_own, of_own @ flat.T
+            return of_x, of_shares, of_maps.view_as(maps), None, None, None
+        of_shares, of_maps = torch.empty_like(shares), torch.zeros_like(flat)
+        whole = of_x is not None and of_x.shape[2:] == sides
+        # Pixels of which some are left out are not rows of a view.
+        of_sampled = pixels(of_x) if whole else torch.zeros_like(sampled)
+        parts = shares, of_shares, of_pixels, sampled, of_sampled
+        for g, of_g, of_rows, rows, made in portions(maps, *parts):
+            if of_x is not None:
+                add_products(made, of_rows, mixed(g, maps))
+            pairs = by_group(of_rows, maps.shape[1]), by_group(rows, maps.shape[1])
+            of_own = [a.mT @ b for a, b in zip(*pairs, strict=True)]
+            of_own = torch.stack(of_own, 1).flatten(1)
+            of_maps.addmm_(g.T, of_own)
+            of_g.copy_((flat @ of_own.T).T)  # faster than the same the other way round
+        if of_x is not None and not whole:
             reached = at_middles(of_x, conv, sides)
-            if diagonal:
-                reached.addcmul_(of_y, maps.flatten(1)[..., None, None])
-            elif reached.shape == of_x.shape:
-                add_products(pixels(of_x), of_pixels, maps)
-            else:  # these pixels are not rows of a view
-                made = torch.zeros_like(sampled)
-                add_products(made, of_pixels, maps)
-                reached += made.unflatten(1, sides).permute(0, 3, 1, 2)
-        if diagonal:
-            of_maps = (of_pixels * sampled).sum(1)[..., None, None]
-        else:
-            parts = (by_group(rows, maps.shape[1]) for rows in (of_pixels, sampled))
-            of_maps = torch.stack([of.mT @ x for of, x in zip(*parts, strict=True)], 1)
-        return of_x, of_maps, None, None, None
+            reached += of_sampled.unflatten(1, sides).permute(0, 3, 1, 2)
+        return of_x, of_shares, of_maps.view_as(maps), None, None, None
 
 
 def is_diagonal(maps: Tensor) -> bool:
-    """Return whether maps (n, groups, out, in) have one channel in each group."""
+    """Return whether maps (k, groups, out, in) have one channel in each group."""
     return set(maps.shape[2:]) == {1}
+
+
+def mixed(shares: Tensor, maps: Tensor) -> Tensor:
+    """Return the maps of rows with gates (n, k): (n, groups, out, in)."""
+    # Before they are applied, so that several experts cost what one does.
+    return (shares @ maps.flatten(1)).unflatten(1, maps.shape[1:])
+
+
+def portions(maps: Tensor, *tensors: Tensor):
+    """Return tuples of parts of tensors, so few rows that their maps fit a cache."""
+    n_rows = len(tensors[0])
+    if maps.device.type == "cpu":
+        n_rows = max(_CACHED * len(maps) // maps.numel(), 1)
+    return zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
 
 
 def by_group(rows: Tensor, groups: int) -> tuple[Tensor, ...]:
