@@ -146,7 +146,8 @@ def portions(maps: Tensor, *tensors: Tensor):
     """Return tuples of parts of tensors, so few rows that their maps fit a cache."""
     n_rows = len(tensors[0])
     if maps.device.type == "cpu":
-        n_rows = max(_CACHED * len(maps) // maps.numel(), 1)
+        n_numbers = _CACHED * torch.get_num_threads()  # each has a cache of its own
+        n_rows = max(n_numbers * len(maps) // maps.numel(), 1)
     return zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
 
 
