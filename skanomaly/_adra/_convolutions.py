@@ -138,7 +138,7 @@ def is_diagonal(maps: Tensor) -> bool:
 
 def mixed(shares: Tensor, maps: Tensor) -> Tensor:
     """Return the maps of rows with gates (n, k): (n, groups, out, in)."""
-    # Before they are applied, so that several experts cost what one does.
+    # Before they are applied, so that it hardly matters how many experts there are.
     return (shares @ maps.flatten(1)).unflatten(1, maps.shape[1:])
 
 
