@@ -290,9 +290,9 @@ _ = fig.legend(loc="outside upper center", ncols=3, frameon=False)
 
 # %%
 # Nearly all weights of MobileNetV2 are in 1 x 1 convolutions, beside which a correction
-# has a quarter of the weights of the layer. So ten sets save memory with one and with
-# two experts; with four, they take more than ten networks. The convolutions of the
-# paper's network have kernels of 3 x 3 pixels, beside which a correction has a ninth of
-# the weights, and there is more to save. The :ref:`tables <adra_benchmarks>` have both.
+# has an eighth of the weights of the layer, in eight groups. So ten sets save memory
+# with one, two and four experts. The convolutions of the paper's network have kernels
+# of 3 x 3 pixels, beside which a correction has a ninth of the weights of the layer.
+# The :ref:`tables <adra_benchmarks>` have both.
 
 plt.show()
