@@ -401,6 +401,7 @@ def embedded(name, normal, detector, seed):
 
 
 COMPARED = ["ADRA K=1", "ADRA K=2", "TF", "L2-SP"]
+TRAINED, FROZEN = ["ADRA K=2", "UADRA", "TF", "L2-SP"], ["frozen", "2-NN"]
 DEVELOPMENT, ONCE = [1, 3], [2, 8]
 GPU = {"max_epochs": [20], "input_size": [128], "precision": ["bfloat16"]}
 
@@ -413,6 +414,17 @@ def tables(detector, seed):
     return grid(problem=["table"], name=TABLES, detector=detector, seed=seed)
 
 
+def modes(detector):
+    return grid(
+        primary=[1],
+        secondary=[8],
+        ratio=[1.0, 0.3, 0.1, 0.03],
+        detector=detector,
+        seed=[0],
+        n_steps=[39],
+    )
+
+
 def held_out(detector, max_epochs):
     return grid(
         anomaly=[0, 3, 5, 8],
@@ -423,13 +435,8 @@ def held_out(detector, max_epochs):
     )
 
 
-def codes(seed):
-    several = {"seed": seed, "n_views": [2000]}
-    trained = ["ADRA K=2", "UADRA", "TF", "L2-SP"]
-    return [
-        *grid(detector=trained, **several, max_epochs=[2, 10]),
-        *grid(detector=["frozen", "2-NN"], **several, max_epochs=[10]),
-    ]
+def codes(detector, seed, max_epochs):
+    return grid(detector=detector, seed=seed, n_views=[2000], max_epochs=max_epochs)
 
 
 def own_networks(name, normal):
@@ -461,30 +468,31 @@ EXPERIMENTS = [
         "adra_tables", table, tables(["ADRA", "IsolationForest"], [1, 2]), "long"
     ),
     Experiment(
-        "adra_hold_one_out",
-        hold_one_out,
-        held_out(["ADRA K=2", "TF", "L2-SP", "2-NN"], 1),
+        "adra_hold_one_out", hold_one_out, held_out(["ADRA K=2", "TF", "2-NN"], 1)
     ),
     Experiment(
         "adra_hold_one_out",
         hold_one_out,
-        held_out(["ADRA K=2", "TF", "L2-SP"], 3),
+        held_out(["L2-SP", "ADRA K=1", "ADRA K=4", "HSC", "UADRA"], 1)
+        + held_out(COMPARED, 3)
+        + held_out(COMPARED, 12),
         profile="long",
     ),
+    Experiment("adra_small_modes", small_modes, modes(["ADRA K=2", "TF"])),
+    Experiment("adra_small_modes", small_modes, modes(["HSC"]), profile="long"),
     Experiment(
-        "adra_small_modes",
-        small_modes,
-        grid(
-            primary=[1],
-            secondary=[8],
-            ratio=[1.0, 0.3, 0.1, 0.03],
-            detector=["ADRA K=2", "TF", "HSC"],
-            seed=[0],
-            n_steps=[39],
-        ),
+        "adra_disentanglement",
+        disentanglement,
+        codes(TRAINED, [0], [2]) + codes(FROZEN, [0], [10]),
     ),
-    Experiment("adra_disentanglement", disentanglement, codes([0])),
-    Experiment("adra_disentanglement", disentanglement, codes([1, 2]), "long"),
+    Experiment(
+        "adra_disentanglement",
+        disentanglement,
+        codes(TRAINED, [0], [10])
+        + codes(TRAINED, [1, 2], [2, 10])
+        + codes(FROZEN, [1, 2], [10]),
+        profile="long",
+    ),
     Experiment(
         "adra_embedded",
         embedded,

@@ -117,7 +117,7 @@ def compare(
     }
 
 
-SCORED = {"n_scored": [128], "n_threads": [1, 2], "n_steps": [1], "n_rounds": [7]}
+SCORED = {"n_scored": [256], "n_threads": [1, 2], "n_steps": [1], "n_rounds": [7]}
 EXPERIMENTS = [
     Experiment(
         "adra_step",

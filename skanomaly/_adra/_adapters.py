@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
 from typing import cast
 
@@ -46,11 +47,12 @@ class Correction(nn.Module):
         weight: Tensor = layer.weight  # type: ignore[assignment]
         n_out, n_in, *sides = weight.shape
         groups = getattr(layer, "groups", 1)
-        self.n_experts, self.groups, self.scale = n_experts, groups, 1.0
+        self.n_experts, self.groups = n_experts, groups
+        # A step moves what the maps make together as far as it moves a single map...
+        self.scale = n_experts**0.5
         if groups == 1 and set(sides) <= {1} and min(n_in, n_out) >= _WIDE:
             self.groups = gcd(n_in, n_out, _GROUPS)
-            # A map with fewer weights moves as far in a step as one with all of them.
-            self.scale = self.groups**0.5
+            self.scale *= self.groups**0.5  # ... and one with fewer weights as well.
         n_each = n_in * groups // self.groups
         self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
         if n_experts > 1:
@@ -63,9 +65,8 @@ class Correction(nn.Module):
 
     def by_group(self, scale: Tensor | None = None) -> Tensor:
         """Return the maps (K, groups, out / groups, in / groups), outputs scaled."""
-        maps = self.maps if scale is None else self.maps * scale[:, None]
-        maps = maps if self.scale == 1 else maps * self.scale
-        return maps.unflatten(1, (self.groups, -1))
+        own = self.scale if scale is None else self.scale * scale[:, None]
+        return (self.maps * own).unflatten(1, (self.groups, -1))
 
     def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
         """Return the correction (n, p, out) of pixels (n, p, in)."""
@@ -159,8 +160,6 @@ class AdaptedConvolution(AdaptedLayer):
         x, (kernel, bias, scale) = channels_last(x), self._folded()
         bias = None if bias is None else bias.to(x.dtype)
         if one:
-            if scale is None:
-                kernel = kernel.clone()  # the map is added to it in place
             (maps,) = correction.by_group(scale)
             folded = maps.to(x.dtype), kernel.to(x.dtype)
             return FoldedConvolution.apply(x, *folded, bias, conv)
@@ -169,15 +168,17 @@ class AdaptedConvolution(AdaptedLayer):
         return MixedConvolution.apply(x, *parts, bias, conv)
 
     def _folded(self):
-        """Return kernel and bias, with the normalisation in them, and its scale."""
+        """Return a kernel of its own, a bias, both with the norm, and its scale."""
         weight, bias, norm = self.frozen.weight, self.frozen.bias, self.norm
+        # In the format that a convolution would bring it to, on both ways.
+        kernel = weight.detach().clone(memory_format=torch.channels_last)
         if norm is None:
-            return weight, bias, None
+            return kernel, bias, None
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean if bias is None else bias - norm.running_mean
         shift = shift * scale if norm.bias is None else shift * scale + norm.bias
-        return weight * scale[:, None, None, None], shift, scale
+        return kernel.mul_(scale[:, None, None, None]), shift, scale
 
     def _added_up(self, x, correction):
         y, mean = self.frozen(x), mean_pixel(x)
@@ -255,9 +256,29 @@ def adapted(layer: nn.Module) -> AdaptedLayer:
     return _of_class(layer)[0](layer)
 
 
+def corrections_of(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
+    """Return the corrections of all frozen layers of a network.
+
+    Where there are larger kernels, 1 x 1 convolutions have a single expert: mixtures
+    would cost the most there, and nothing is detected better by them.
+    """
+    pointwise = [is_pointwise(layer) for layer in layers]
+    if sum(pointwise) == sum(isinstance(layer, nn.Conv2d) for layer in layers):
+        pointwise = [False] * len(layers)  # there are no larger kernels
+    return nn.ModuleList(
+        correction_of(layer, 1 if single else n_experts)
+        for layer, single in zip(layers, pointwise, strict=True)
+    )
+
+
 def correction_of(layer: nn.Module, n_experts: int) -> nn.Module:
     """Return the correction of a frozen layer."""
     return _of_class(layer)[1](layer, n_experts)
+
+
+def is_pointwise(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution with a kernel of a single pixel."""
+    return isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1}
 
 
 def _of_class(layer):

@@ -121,8 +121,8 @@ class MixedConvolution(torch.autograd.Function):
             if of_x is not None:
                 add_products(made, of_rows, mixed(g, maps))
             pairs = by_group(of_rows, maps.shape[1]), by_group(rows, maps.shape[1])
-            of_own = [a.mT @ b for a, b in zip(*pairs, strict=True)]
-            of_own = torch.stack(of_own, 1).flatten(1)
+            of_own = [(a.mT @ b).flatten(1) for a, b in zip(*pairs, strict=True)]
+            of_own = of_own[0] if len(of_own) == 1 else torch.cat(of_own, 1)
             of_maps.addmm_(g.T, of_own)
             of_g.copy_((flat @ of_own.T).T)  # faster than the same the other way round
         if of_x is not None and not whole:

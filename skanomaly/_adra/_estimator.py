@@ -63,8 +63,8 @@ _ENOUGH = 2000
     auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
     "of several sources each has its part.",
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
-    'sixths. "auto" is 6e-3 times `n_experts` for images and 1e-3 for tables; without '
-    "a corpus 2e-4 times `n_experts`, and 1e-4.",
+    'sixths. "auto" is 6e-3 for images and 1e-3 for tables; without a corpus 2e-4 '
+    "and 1e-4.",
     roles='``{"backbone": b}``, where ``b(shape)`` returns a module that maps '
     "(n, \\*shape) to features (n, l); it is pretrained like the own ones",
     width="Units of each layer for tables; for images channels of the first stage of "
@@ -372,11 +372,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return the learning rate."""
         if self.lr != "auto":
             return self.lr
-        rate = self._value("lr" if self._has_corpus else "lone_lr")
-        if self._value("optimizer") == "adam":
-            return rate
-        # Gates share out the gradient, and then the effect of a step.
-        return rate * self.n_experts
+        return self._value("lr" if self._has_corpus else "lone_lr")
 
     def _normal_per_batch(self):
         half = self.batch_size // 2

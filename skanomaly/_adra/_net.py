@@ -19,7 +19,7 @@ from ..engine import (
     StopTraining,
 )
 from ..objectives import hypersphere_classification_loss
-from ._adapters import correction_of
+from ._adapters import corrections_of
 from ._frozen import FrozenNetwork
 from ._images import unchanged
 
@@ -131,16 +131,15 @@ class Adapters(nn.Module):
     backbone : FrozenNetwork
         What they are for.
     n_experts : int
-        Linear maps in each correction.
+        Linear maps in each correction that is a mixture.
     shrinkage, unit : float and bool
         Settings of the :class:`Head`.
     """
 
     def __init__(self, backbone: FrozenNetwork, n_experts, shrinkage, unit):
         super().__init__()
-        self.corrections = nn.ModuleList(
-            correction_of(layer.frozen, n_experts) for layer in backbone.layers.values()
-        )
+        layers = [layer.frozen for layer in backbone.layers.values()]
+        self.corrections = corrections_of(layers, n_experts)
         self.head = Head(backbone.features_shape, shrinkage, unit)
 
 
