@@ -475,7 +475,7 @@ EXPERIMENTS = [
         hold_one_out,
         held_out(["L2-SP", "ADRA K=1", "ADRA K=4", "HSC", "UADRA"], 1)
         + held_out(COMPARED, 3)
-        + held_out(COMPARED, 12),
+        + held_out(["ADRA K=2", "TF", "L2-SP"], 12),
         profile="long",
     ),
     Experiment("adra_small_modes", small_modes, modes(["ADRA K=2", "TF"])),

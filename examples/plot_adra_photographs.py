@@ -246,7 +246,7 @@ _ = fig.legend(handles, names, loc="outside upper center", ncols=3, frameon=Fals
 # Detectors that are given the same network hold it once. Here are the bytes of ten
 # tasks: one network and ten sets of corrections, against ten networks that were
 # fine-tuned, as in Fig. 3 of the paper, left. ``n_experts`` is K, the number of
-# corrections beside each layer. Bytes are counted on fitted detectors; those with K = 1
+# corrections that are mixed. Bytes are counted on fitted detectors; those with K = 1
 # and 4 are fitted on a few images for this alone.
 
 
@@ -289,10 +289,11 @@ ax.spines[["top", "right"]].set_visible(False)
 _ = fig.legend(loc="outside upper center", ncols=3, frameon=False)
 
 # %%
-# Nearly all weights of MobileNetV2 are in 1 x 1 convolutions, beside which a correction
-# has an eighth of the weights of the layer, in eight groups. So ten sets save memory
-# with one, two and four experts. The convolutions of the paper's network have kernels
-# of 3 x 3 pixels, beside which a correction has a ninth of the weights of the layer.
-# The :ref:`tables <adra_benchmarks>` have both.
+# Nearly all weights of MobileNetV2 are in 1 x 1 convolutions. Beside these stands a
+# single correction, with an eighth of the weights of the layer, whatever K is: mixtures
+# are where kernels are larger, and there it has few weights. The convolutions of the
+# paper's network have kernels of 3 x 3 pixels, beside which each correction has a ninth
+# of the weights of the layer, so that memory grows with K. The :ref:`tables
+# <adra_benchmarks>` have both.
 
 plt.show()

@@ -30,6 +30,7 @@ from skanomaly._adra._adapters import (
     StackedLinear,
     adapted,
     correction_of,
+    corrections_of,
 )
 from skanomaly._adra._backbones import IMAGENET, ResNet26, perceptrons
 from skanomaly._adra._convolutions import (
@@ -286,12 +287,13 @@ every_plain_convolution = pytest.mark.parametrize(
 )
 
 
-def maps_by_hand(correction):
+def maps_by_hand(correction, layer):
     """Return A_k of each expert, (K, out, in / groups)."""
-    if correction.scale == 1:
-        return correction.maps
-    groups = [maps.chunk(correction.groups) for maps in correction.maps]
-    return correction.scale * torch.stack([torch.block_diag(*g) for g in groups])
+    own = correction.groups // getattr(layer, "groups", 1)
+    scaled = (correction.n_experts * own) ** 0.5 * correction.maps
+    if own == 1:
+        return scaled
+    return torch.stack([torch.block_diag(*maps.chunk(own)) for maps in scaled])
 
 
 def gates_by_hand(correction, mean):
@@ -312,7 +314,7 @@ def correction_by_hand(correction, x, conv):
     """Eqs 2 and 3 as they are written: every expert by itself, then their sum."""
     gates = gates_by_hand(correction, x.mean((2, 3)))
     total = 0
-    for k, maps in enumerate(maps_by_hand(correction)):
+    for k, maps in enumerate(maps_by_hand(correction, conv)):
         if pads_by_itself(conv):
             made = F.conv2d(
                 x, maps[:, :, None, None], stride=conv.stride, groups=conv.groups
@@ -372,7 +374,9 @@ def test_a_correction_starts_as_nothing(kind, n_experts):
 def test_one_expert_folds_into_the_kernel(kind, normed):
     conv, layer, correction = layer_of(kind, 1)
     x, folded = double(2, conv.in_channels, 9, 11), deepcopy(conv)
-    folded.weight.data += at_the_middle(maps_by_hand(correction)[0].detach(), conv)
+    folded.weight.data += at_the_middle(
+        maps_by_hand(correction, conv)[0].detach(), conv
+    )
     norm = used_norm(conv.out_channels).double().eval()
     layer.norm = norm if normed else None
     expected = norm(folded(x)) if normed else folded(x)
@@ -399,7 +403,7 @@ def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
         groups=conv.groups,
         bias=False,
     ).double()
-    beside.weight.data = maps_by_hand(correction)[0].detach()[:, :, None, None]
+    beside.weight.data = maps_by_hand(correction, conv)[0].detach()[:, :, None, None]
     torch.testing.assert_close(layer(x), conv(x) + beside(x))
 
 
@@ -409,7 +413,7 @@ def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
 def test_equal_experts_are_one_expert_whatever_the_gate(kind):
     conv, layer, correction = layer_of(kind, 3)
     x, alone = double(2, conv.in_channels, 9, 11), correction_of(conv, 1).double()
-    alone.maps.data = correction.maps.data[:1].clone()
+    alone.maps.data = 3**0.5 * correction.maps.data[:1]
     correction.maps.data[:] = correction.maps.data[:1]
     together = layer(x)
     nn.init.normal_(correction.gate.weight, std=9)
@@ -501,7 +505,7 @@ def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
     torch.testing.assert_close(layer(x), linear(x))
     stirred(correction)
     gates = gates_by_hand(correction, x.reshape(5, -1, 64).mean(1))
-    maps = torch.einsum("nk,koi->noi", gates, maps_by_hand(correction))
+    maps = torch.einsum("nk,koi->noi", gates, maps_by_hand(correction, linear))
     expected = linear(x) + torch.einsum("n...i,noi->n...o", x, maps)
     torch.testing.assert_close(layer(x), expected)
 
@@ -534,7 +538,7 @@ def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
     whole = nn.Conv2d(64, 96, 3), nn.Conv2d(64, 56, 1), nn.Linear(48, 96)
     for layer in whole:
         correction = correction_of(layer, n_experts)
-        assert correction.groups == correction.scale == 1
+        assert correction.groups == 1
         assert correction.maps.shape == (n_experts, *layer.weight.shape[:2])
     parts = correction_of(nn.Conv2d(128, 96, 3, groups=2), n_experts)
     assert parts.maps.shape == (n_experts, 96, 64)
@@ -543,10 +547,25 @@ def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
     assert parts.maps.shape == (n_experts, 256, 128)
 
 
+def test_layers_of_one_pixel_have_one_expert_where_kernels_are_larger():
+    def numbers(*layers):
+        return [one.n_experts for one in corrections_of(layers, 3)]
+
+    pointwise, linear = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
+    for larger in (nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, (1, 3))):
+        assert numbers(pointwise, larger, linear, pointwise) == [1, 3, 3, 1]
+    assert numbers(pointwise, linear) == [3, 3]
+    assert numbers(linear) == [3]
+    assert numbers(StackedLinear(2, 4, 5)) == [3]
+
+
 @pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])
-def test_corrections_in_groups_move_as_far_as_whole_ones(layer):
+def test_corrections_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
     x, wanted = torch.randn(256, 512), torch.randn(256, 512)
-    correction = correction_of(layer, 1)
+    correction = correction_of(layer, n_experts)
+    if n_experts > 1:
+        nn.init.zeros_(correction.gate.weight)
+        nn.init.zeros_(correction.gate.bias)
     made = correction.of_pixels(x[:, None], x)[:, 0]
     (gradient,) = torch.autograd.grad((made * wanted).mean(), correction.maps)
     correction.maps.data = -gradient
@@ -562,9 +581,7 @@ def test_experts_come_to_differ(kind, request):
     if kind == "X":
         detector = short(max_epochs=5, lr=0.01).fit(data)
     else:
-        backbone = network_of()
-        backbone.insert(6, nn.Conv2d(8, 8, 1))
-        settings = {"corpus": data[1], "backbone": backbone, "max_epochs": 5}
+        settings = {"corpus": data[1], "backbone": network_of(), "max_epochs": 5}
         detector = short(**settings, lr=0.1).fit(data[0])
     for correction in detector.net_.adapters_.corrections:
         if kind == "X":

@@ -220,10 +220,10 @@ TABLES = (
                 *ADRA_SCORES,
             ),
             "Class",
-            file=file,
+            file="adra_hold_one_out" + length,
             where=lambda record, passes=passes: record["max_epochs"] == passes,
         )
-        for file, passes in (("adra_hold_one_out", 1), ("adra_hold_one_out_long", 3))
+        for length, passes in (("", 1), ("_long", 3), ("_longest", 12))
     ),
     Table(
         "adra_small_modes",
