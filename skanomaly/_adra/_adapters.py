@@ -153,7 +153,8 @@ class AdaptedConvolution(AdaptedLayer):
     def corrected(self, x: Tensor, correction: Correction) -> Tensor:
         """Return the output of both."""
         conv, one = cast(nn.Conv2d, self.frozen), correction.n_experts == 1
-        if not (is_plain(conv) if one else may_mix(conv)):
+        alike = correction.groups == conv.groups
+        if not (is_plain(conv) if one else may_mix(conv) and alike):
             return self._added_up(x, correction)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -80,7 +80,7 @@ class MixedConvolution(torch.autograd.Function):
         shares : Tensor of shape (n, k)
             Gates.
         maps : Tensor of shape (k, groups, out / groups, in / groups)
-            The maps of the experts, of as many groups as the convolution, or of more.
+            The maps of the experts, in one group, or of one channel in each.
         kernel, bias, conv
             The convolution.
         """
@@ -91,7 +91,7 @@ class MixedConvolution(torch.autograd.Function):
         else:
             parts = shares, pixels(y), pixels(sampled)
             for g, of_y, rows in portions(maps, *parts):
-                add_products(of_y, rows, mixed(g, maps).mT)
+                of_y.baddbmm_(rows, mixed(g, maps)[:, 0].mT)
         ctx.conv = conv
         ctx.save_for_backward(x, shares, maps, kernel)
         return y
@@ -119,10 +119,8 @@ class MixedConvolution(torch.autograd.Function):
         parts = shares, of_shares, of_pixels, sampled, of_sampled
         for g, of_g, of_rows, rows, made in portions(maps, *parts):
             if of_x is not None:
-                add_products(made, of_rows, mixed(g, maps))
-            pairs = by_group(of_rows, maps.shape[1]), by_group(rows, maps.shape[1])
-            of_own = [(a.mT @ b).flatten(1) for a, b in zip(*pairs, strict=True)]
-            of_own = of_own[0] if len(of_own) == 1 else torch.cat(of_own, 1)
+                made.baddbmm_(of_rows, mixed(g, maps)[:, 0])
+            of_own = (of_rows.mT @ rows).flatten(1)
             of_maps.addmm_(g.T, of_own)
             of_g.copy_((flat @ of_own.T).T)  # faster than the same the other way round
         if of_x is not None and not whole:
@@ -149,22 +147,6 @@ def portions(maps: Tensor, *tensors: Tensor):
         n_numbers = _CACHED * torch.get_num_threads()  # each has a cache of its own
         n_rows = max(n_numbers * len(maps) // maps.numel(), 1)
     return zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
-
-
-def by_group(rows: Tensor, groups: int) -> tuple[Tensor, ...]:
-    """Return rows (..., p, c) by groups of channels, (..., p, c / groups) each."""
-    return rows.unflatten(-1, (groups, -1)).unbind(-2)
-
-
-def add_products(made: Tensor, rows: Tensor, maps: Tensor) -> None:
-    """Add to pixels (n, p, out) what maps (n, groups, in, out) make of (n, p, in)."""
-    groups = maps.shape[1]
-    if groups == 1:
-        made.baddbmm_(rows, maps[:, 0])
-        return
-    parts = by_group(made, groups), by_group(rows, groups), maps.unbind(1)
-    for part, given, own in zip(*parts, strict=True):
-        part += given @ own  # in place, a product would be made row by row
 
 
 def may_mix(conv: nn.Conv2d) -> bool:
