@@ -480,7 +480,7 @@ def test_mixed_convolutions_pass_gradcheck(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "strided", "depthwise", "one pixel", "one pixel, strided"]
+    "kind", ["plain", "strided", "one pixel", "one pixel, strided"]
 )
 def test_rows_may_be_mixed_a_few_at_a_time(kind, monkeypatch):
     _, layer, correction = layer_of(kind, 3)
@@ -557,6 +557,19 @@ def test_layers_of_one_pixel_have_one_expert_where_kernels_are_larger():
     assert numbers(pointwise, linear) == [3, 3]
     assert numbers(linear) == [3]
     assert numbers(StackedLinear(2, 4, 5)) == [3]
+    layers = pointwise, nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)
+    for first, expected in ((0, [1, 3, 1]), (2, [3])):
+        x = torch.randn(2, 8, 5, 5)
+        _, adapters = frozen_form(nn.Sequential(*layers), x, 3, adapt_from=first)
+        assert [one.n_experts for one in adapters.corrections] == expected
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(False, 6e-3), (True, 2e-4)])
+def test_a_step_is_as_long_for_any_number_of_experts(images, alone, expected):
+    settings = {"backbone": network_of(), "corpus": None if alone else images[1]}
+    for k in (1, 3):
+        detector = short(**settings, n_experts=k, lr="auto").fit(images[0])
+        assert detector.net_.lr == expected
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])

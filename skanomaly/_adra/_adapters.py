@@ -48,7 +48,7 @@ class Correction(nn.Module):
         n_out, n_in, *sides = weight.shape
         groups = getattr(layer, "groups", 1)
         self.n_experts, self.groups = n_experts, groups
-        # A step moves what the maps make together as far as it moves a single map...
+        # A step of SGD moves maps together as far as it would move a single map...
         self.scale = n_experts**0.5
         if groups == 1 and set(sides) <= {1} and min(n_in, n_out) >= _WIDE:
             self.groups = gcd(n_in, n_out, _GROUPS)
@@ -260,8 +260,8 @@ def adapted(layer: nn.Module) -> AdaptedLayer:
 def corrections_of(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
     """Return the corrections of all frozen layers of a network.
 
-    Where there are larger kernels, 1 x 1 convolutions have a single expert: mixtures
-    would cost the most there, and nothing is detected better by them.
+    Where some of these have larger kernels, 1 x 1 convolutions have a single expert:
+    mixtures would cost the most there, and nothing is detected better by them.
     """
     pointwise = [is_pointwise(layer) for layer in layers]
     if sum(pointwise) == sum(isinstance(layer, nn.Conv2d) for layer in layers):

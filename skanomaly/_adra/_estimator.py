@@ -133,8 +133,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         a quarter are anywhere in a box around the data. For images "auto" is None.
     n_experts : int, default=2
         K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
-        costs nothing when scoring. Where kernels are larger elsewhere in the network,
-        1 x 1 convolutions have a single correction.
+        costs nothing when scoring. Where other layers that are corrected have larger
+        kernels, 1 x 1 convolutions have a single correction.
     adapt_from : int or str, default=0
         Where corrections begin: a number of layers that have none, or the name of the
         part of the network, "stage_2" for one, before which none has. Training is
