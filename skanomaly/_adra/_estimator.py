@@ -58,7 +58,7 @@ _ENOUGH = 2000
 
 
 @describe_common(
-    auto_steps="100 (images; 20 without a corpus) or 300 (tables)",
+    auto_steps="300 (20 for images without a corpus)",
     batch_size="int, default=128",
     auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
     "of several sources each has its part.",
@@ -199,7 +199,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     _only_to_fit = ("corpus",)
     _auto_values = {  # noqa: RUF012
         "pretrain_epochs": (400, 500),
-        "max_epochs": (300, 100),
+        "max_epochs": (300, 300),
         "lone_steps": (300, 20),
         "lone_lr": (1e-4, 2e-4),
         "lr": (1e-3, 6e-3),
