@@ -11,8 +11,8 @@ AUROC of CIFAR-10's classes 1, 3 and 7 on 2,000 test images (.908 at 3e-3, .915,
 loss of the second epoch on class 1 (.62 at 1e-3, .56, .67 at 3e-2). ADRA has its
 default.
 
-The CPU profile takes about forty minutes on two cores, the long one over an hour more:
-it has further seeds, the classes on which settings were chosen, and more steps.
+The CPU profile takes half an hour on two cores, the long one over two hours more: it
+has further seeds, the classes on which settings were chosen, and more steps.
 """
 
 from __future__ import annotations
