@@ -36,7 +36,7 @@ def mobilenet():
 NETWORKS = {
     "ResNet26": (ResNet26, 0),
     "MobileNetV2": (mobilenet, 0),
-    "MobileNetV2 from block 7": (mobilenet, "block7"),  # as the other benchmarks do
+    "MobileNetV2 from block 7": (mobilenet, "block7"),
 }
 
 

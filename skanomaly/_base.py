@@ -12,7 +12,6 @@ from pickle import PicklingError
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     check_is_fitted,
     check_memory,
@@ -25,7 +24,8 @@ from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .networks import SideBySide
 from .utils._device import resolve_device
-from .utils._scaling import make_scaler
+from .utils._random import own_random_state
+from .utils._scaling import ImageScaler, make_scaler
 from .utils._sklearn_compat import (
     AUTO,
     AUTO_COUNT,
@@ -156,7 +156,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     def _fit(self, X, apart, X_apart=None):
         """Train on the rows of X, told apart from others: X[apart], or X_apart."""
         device = resolve_device(self.device)
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        seed = own_random_state(self.random_state).randint(2**31 - 1)
         if not self._goes_on():
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
             if self.scaler_ is not None:
@@ -222,6 +222,26 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             -1 where ``decision_function(X)`` is negative, else +1.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def fit_predict(self, X, y=None, **fit_params):
+        """Train the detector, and tell the outliers among the rows it was trained on.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows to train on.
+        y : array-like of shape (n,), default=None
+            As in ``fit``: -1 marks a row that is known to be anomalous.
+        **fit_params : dict
+            What else ``fit`` takes.
+
+        Returns
+        -------
+        ndarray of shape (n,), int
+            -1 for outliers, +1 for inliers.
+        """
+        # That of OutlierMixin leaves y out: known anomalies would count as normal.
+        return self.fit(X, y, **fit_params).predict(X)
 
     # Input --------------------------------------------------------------------------
 
@@ -479,6 +499,14 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return what `function` makes of each row of X, batch by batch."""
         check_is_fitted(self)
         X = self._check_rows(X, reset=False)
+        if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
+            kinds = "bytes (uint8)", "floats"
+            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
+            warnings.warn(
+                f"X holds {now} with {X.max():g} for the highest, and the detector was "
+                f"fitted on {before}: pixels hardly have one scale.",
+                stacklevel=4,
+            )
         rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
         with self._few_threads():
             return self._map_rows(function, rows)
@@ -623,7 +651,7 @@ class SamplingMixin:
         check_is_fitted(self)
         n_per_game = ceil(n_samples / self.net_.n_copies)
         chosen = self.random_state if random_state is None else random_state
-        seed = check_random_state(chosen).randint(2**31 - 1)
+        seed = own_random_state(chosen).randint(2**31 - 1)
         made = self._draw_rows(n_per_game, seed)
         rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))
@@ -631,5 +659,5 @@ class SamplingMixin:
 
 def _shortened(y):
     """Return the values of y in a few words."""
-    values = list(dict.fromkeys(map(str, y.tolist())))
+    values = list(dict.fromkeys(map(repr, y.tolist())))
     return ", ".join(values[:4] + ["..."] * (len(values) > 4))

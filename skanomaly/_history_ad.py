@@ -11,7 +11,6 @@ import warnings
 from functools import partial
 
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ from .objectives import (
 )
 from .utils import _sklearn_compat as sk
 from .utils._docstring import describe_common
+from .utils._random import own_random_state
 
 __all__ = ["HistoryAD"]
 
@@ -672,7 +672,7 @@ class HistoryAD(BaseDeepDetector):
         """
         check_is_fitted(self)
         chosen = self.random_state if random_state is None else random_state
-        rng = check_random_state(chosen)
+        rng = own_random_state(chosen)
         pool = self._past.samples_
         if not from_history:
             per_copy = -(-n_samples // len(pool))

@@ -59,6 +59,8 @@ def save(
     ------
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
+    TypeError
+        If it is no detector of this package.
     ValueError
         If `include_backbone` is false, and the detector has no frozen network.
 
@@ -76,6 +78,11 @@ def save(
     >>> (load("detector.safetensors").predict(X) == detector.predict(X)).all()
     np.True_
     """
+    if not isinstance(detector, BaseDeepDetector):
+        raise TypeError(
+            f"{type(detector).__name__} is no detector of skanomaly. Of a pipeline, "
+            "save takes the detector, pipeline[-1]; joblib.dump keeps it as a whole."
+        )
     check_is_fitted(detector)
     tensors: dict[str, torch.Tensor] = {}
     known = _known_classes(type(detector))
@@ -209,8 +216,8 @@ class _Weights(NamedTuple):
                 module.load_state_dict(state)
             elif state != _checksum(module.state_dict()):
                 raise ValueError(
-                    f"{name} is not the network that the detector was trained with: "
-                    "its weights are others."
+                    f"The weights of {name} are not those that the detector was "
+                    f"trained with: give the network, load(path, {name}=network)."
                 )
         return net
 

@@ -7,6 +7,7 @@ __all__ = [
     "FitInterruptedWarning",
     "NormDirectionWarning",
     "SaturatedWeightsWarning",
+    "StopTraining",
     "TrainingDivergedError",
 ]
 
@@ -17,6 +18,10 @@ class TrainingDivergedError(RuntimeError):
     The message names the loss, the epoch and what to change. The detector is
     left as it was before ``fit``.
     """
+
+
+class StopTraining(Exception):  # noqa: N818
+    """Raised by a callback to end a stage of the training early and regularly."""
 
 
 class FitInterruptedWarning(UserWarning):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from .utils._random import own_random_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,7 +175,7 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
             )
         folds = np.sort(np.arange(n_others) % n_splits)
         if self.shuffle:
-            folds = _generator(self.random_state).permutation(folds)
+            folds = own_random_state(self.random_state).permutation(folds)
         tested_in = np.empty(len(anomalous), dtype=np.intp)
         tested_in[anomalous], tested_in[~anomalous] = kind_numbers, folds
         return tested_in, n_splits
@@ -339,7 +341,7 @@ class TargetKFold(BaseCrossValidator):
         self._check_rows(X, "X")
         target = np.flatnonzero(self.sample_domain < 0)
         folds: KFold | StratifiedKFold
-        seed = _generator(self.random_state) if self.shuffle else None
+        seed = own_random_state(self.random_state) if self.shuffle else None
         y_target = None
         if y is not None:
             self._check_rows(y, "y")
@@ -399,10 +401,3 @@ def _domains(sample_domain):
     if not (domains > 0).any():
         raise ValueError("sample_domain has no source row (positive).")
     return domains
-
-
-def _generator(random_state):
-    """Return what draws the folds; without a seed, not NumPy's global state."""
-    if random_state is None:
-        return np.random.RandomState()
-    return check_random_state(random_state)

@@ -18,9 +18,8 @@ from skanomaly.engine import (
     Player,
     Rows,
     StepDecay,
-    StopTraining,
 )
-from skanomaly.exceptions import TrainingDivergedError
+from skanomaly.exceptions import StopTraining, TrainingDivergedError
 from skanomaly.utils._scaling import ImageScaler
 
 SGD = partial(torch.optim.SGD, lr=0.1)

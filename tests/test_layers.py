@@ -15,7 +15,8 @@ ROOMS = [
     {"methods"},
     {"_base"},
     {"engine", "networks", "objectives"},
-    {"utils", "exceptions", "_version", "datasets", "metrics", "model_selection"},
+    {"datasets", "metrics", "model_selection"},
+    {"utils", "exceptions", "_version"},
 ]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import datasets
 from ..engine import Rows
+from ..utils._scaling import refuse_other_scale
 from ._images import resized
 
 #: Weights of red, green and blue in a grey image (ITU-R BT.601).
@@ -238,11 +239,7 @@ def _check_kind(corpus, X):
             f"The rows of corpus have shape {corpus.shape[1:]}, those of X "
             f"{X.shape[1:]}: they have to be of one shape."
         )
-    if X.ndim > 2 and (corpus.dtype == np.uint8) != (X.dtype == np.uint8):
-        raise ValueError(
-            f"corpus is of dtype {corpus.dtype} and X of dtype {X.dtype}, so that they "
-            "hardly have one scale: give both as bytes (uint8), or both as floats."
-        )
+    refuse_other_scale("corpus", corpus, X)
 
 
 def _like(images, shape):

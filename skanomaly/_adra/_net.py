@@ -16,8 +16,8 @@ from ..engine import (
     MappedRows,
     Player,
     Rows,
-    StopTraining,
 )
+from ..exceptions import StopTraining
 from ..objectives import hypersphere_classification_loss
 from ._adapters import corrections_of
 from ._frozen import FrozenNetwork

@@ -20,6 +20,7 @@ from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._scaling import refuse_other_scale
 from ._abnormality import Abnormality
 from ._net import TransferNet, Weighting, pretrain
 from ._networks import conv_networks, natural_latent_dim, table_networks
@@ -317,7 +318,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             X = self._check_rows(X, reset=not self._goes_on())
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
-                X_source = self._check_source(X_source)
+                X_source = self._check_source(X_source, X)
             self._fit(X, is_source, X_source)
         return self
 
@@ -382,13 +383,14 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             )
         return tuple(beta)
 
-    def _check_source(self, X_source):
+    def _check_source(self, X_source, X):
         try:
             X_source = self._check_rows(X_source, reset=False)
         except ValueError as error:
             raise ValueError(f"X_source does not go with X: {error}") from error
         if len(X_source) < 2:
             raise ValueError("The source domain, X_source, has fewer than 2 rows.")
+        refuse_other_scale("X_source", X_source, X)
         return X_source
 
     def _rows_to_scale_by(self, X, apart, X_apart):

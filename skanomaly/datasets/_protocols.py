@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from ..utils._random import own_random_state
 
 RandomState = int | np.random.RandomState | None
 
@@ -427,7 +429,7 @@ def across_domains(
             f"y_source has no row of the normal class {normal_class!r}: check its type "
             "and classes."
         )
-    rng = check_random_state(random_state)
+    rng = own_random_state(random_state)
     official = {"test_size": test_size, "X_test": X_test, "y_test": y_test}
     X_target, X_test, sign_target, sign_test = _mixture(
         X_target, y_target, normal_class, contamination, official, rng
@@ -472,7 +474,7 @@ def _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state):
 def _drawn_for_training(kinds, is_normal, test_size, random_state):
     """Mask the normal rows, less a fraction `test_size` of each of their kinds."""
     _check_fraction("test_size", test_size)
-    rng = check_random_state(random_state)
+    rng = own_random_state(random_state)
     train = is_normal.copy()
     for kind in np.unique(kinds[is_normal]):
         rows = rng.permutation(np.flatnonzero(kinds == kind))
@@ -489,7 +491,7 @@ def _move(split, eligible, n_moved, random_state):
             "lower the fraction, take more kinds or fewer training rows, or pass a "
             "larger pool in the place of the test set."
         )
-    rng = check_random_state(random_state)
+    rng = own_random_state(random_state)
     moved = np.zeros(len(eligible), dtype=bool)
     moved[rng.choice(rows, n_moved, replace=False)] = True
     arrays = []

@@ -7,7 +7,6 @@ from ._callbacks import (
     ProgressBar,
     RateSchedule,
     StepDecay,
-    StopTraining,
 )
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
 from ._rows import HOST_BYTES, Batches, MappedRows, Rows
@@ -26,6 +25,5 @@ __all__ = [
     "RateSchedule",
     "Rows",
     "StepDecay",
-    "StopTraining",
     "input_gradient",
 ]

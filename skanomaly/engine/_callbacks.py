@@ -10,9 +10,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor
 
-
-class StopTraining(Exception):  # noqa: N818
-    """Raised by a callback to end a run early and regularly."""
+from ..exceptions import StopTraining
 
 
 class RateSchedule(Callback, ABC):

@@ -21,8 +21,7 @@ from skorch.callbacks import EpochTimer
 from skorch.history import History
 from torch import Tensor, nn
 
-from ..exceptions import TrainingDivergedError
-from ._callbacks import StopTraining
+from ..exceptions import StopTraining, TrainingDivergedError
 from ._rows import Batches
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]

@@ -10,13 +10,10 @@ from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import (
-    Bunch,
-    check_array,
-    check_consistent_length,
-    check_random_state,
-)
+from sklearn.utils import Bunch, check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
+
+from ..utils._random import own_random_state
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -165,7 +162,7 @@ def dci_scores(
             )
     discrete = _are_discrete(columns, discrete_factors)
 
-    rng = check_random_state(random_state)
+    rng = own_random_state(random_state)
     train, test = train_test_split(
         np.arange(len(Z)), test_size=test_size, random_state=rng
     )

@@ -90,7 +90,8 @@ class TrainingHistoryDisplay(Display):
             Fitted detector with `history_`: a list of dicts, one per epoch. The keys
             "epoch", "stage" and "duration" are no losses, all other numbers are.
         names : sequence of str, default=None
-            Losses to draw, in this order; None draws all of them.
+            What to draw, in this order. None draws what is named a loss, by "loss" at
+            the end, or all numbers, if nothing is.
         name : str, default=None
             Name of the detector in the title; None takes the name of its class.
         ax : matplotlib Axes, default=None
@@ -271,7 +272,8 @@ def _losses(
     )
     if not known:
         raise ValueError("The history holds no loss.")
-    names = list(known) if names is None else names
+    if names is None:
+        names = [name for name in known if name.endswith("loss")] or list(known)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"No losses named {unknown}; there are {list(known)}.")
     return {

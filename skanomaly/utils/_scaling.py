@@ -6,7 +6,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-__all__ = ["ImageScaler", "make_scaler"]
+__all__ = ["ImageScaler", "make_scaler", "refuse_other_scale"]
+
+#: Scaled pixels so far out that they were hardly meant, where 1 is as far as any.
+_FAR = 10.0
 
 
 class ImageScaler(TransformerMixin, BaseEstimator):
@@ -47,6 +50,14 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         self.min_ = (-lower / half).astype(np.float32).reshape(shape)
         return self
 
+    def suits(self, X):
+        """Return whether pixels may well have the scale of those it was fitted on."""
+        if self.bytes_ == (X.dtype == np.uint8):
+            return True
+        if self.bytes_:  # and X holds floats, of 0 to 255 or of 0 to 1
+            return X.max() > 1
+        return (np.float32(X.max()) * self.scale_ + self.min_).max() < _FAR
+
     def transform(self, X):
         """Return the scaled images, float32."""
         return X.astype(np.float32) * self.scale_ + self.min_
@@ -72,3 +83,27 @@ def make_scaler(scaling, *, images):
     if images:
         return ImageScaler("standard" if scaling == "standard" else "minmax")
     return MinMaxScaler((-1, 1)) if scaling == "minmax" else StandardScaler()
+
+
+def refuse_other_scale(name, others, X):
+    """Raise an error if one of two arrays of images holds bytes, and one does not.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the others.
+    others, X : ndarray of shape (n, ...)
+        Rows that are going to be scaled alike.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    if X.ndim > 2 and (others.dtype == np.uint8) != (X.dtype == np.uint8):
+        raise ValueError(
+            f"{name} is of dtype {others.dtype} and X of dtype {X.dtype}, so that they "
+            "hardly have one scale: give both as bytes (uint8), or both as floats. "
+            "(A scaler in front, in a pipeline, makes floats of bytes; images need "
+            "none.)"
+        )
