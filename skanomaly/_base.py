@@ -38,17 +38,13 @@ from .utils._sklearn_compat import (
     fit_context,
 )
 
-__all__ = [
-    "BaseDeepDetector",
-    "EncodingMixin",
-    "ReconstructionMixin",
-    "SamplingMixin",
-]
+__all__ = ["BaseDeepDetector"]
 
 _TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
 _FEWEST = 2  # rows to learn from
 _CLIP = 10.0  # where scaled columns are cut
+_ENOUGH = 1000  # rows to see that
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
 
 
@@ -133,7 +129,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         y : array-like of shape (n,), default=None
             -1 marks a row that is known to be anomalous, +1 a normal one, 0 one of
             which nothing is known. Detectors whose description does not speak of
-            known anomalies ignore it.
+            known anomalies ignore it, and take all rows as normal.
 
         Returns
         -------
@@ -267,8 +263,14 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
                 "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
             )
-        if self.image_shape is not None and ndim == _TABLE:
-            X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
+        if self.image_shape is not None:
+            shape = self._checked_image_shape(prod(X.shape[1:]))
+            if ndim > _TABLE and X.shape[1:] != shape:
+                raise ValueError(
+                    f"X holds images of shape {X.shape[1:]}, and image_shape={shape}: "
+                    "it is for images in flat rows."
+                )
+            X = X.reshape(len(X), *shape)
         if reset:
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None
@@ -320,6 +322,20 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"{type(self).__name__} learns what is normal from at least {_FEWEST}."
             )
         return anomalous
+
+    def _check_units(self, rows, what, others):
+        """Warn if most rows lie where scaled columns are cut."""
+        if len(self._row_shape) > 1:
+            return
+        scaled = rows[rows.spread(_ENOUGH)]
+        cut = float((scaled != self._clipping()(scaled)).float().mean())
+        if cut > 0.5:
+            warnings.warn(
+                f"{cut:.0%} of the numbers of {what} are far from those of {others}, "
+                "and are cut off at ten of their standard deviations. Are both in the "
+                "same units? Steps of a pipeline transform X alone.",
+                stacklevel=6,
+            )
 
     # Training -----------------------------------------------------------------------
 
@@ -546,115 +562,6 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))
-
-
-class EncodingMixin:
-    """For detectors that make codes of rows.
-
-    A child writes ``_encode_batch``, which maps a batch of scaled rows to codes (n, l).
-    """
-
-    def encode(self, X):
-        """Return the codes of rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n, l), float32
-            What the networks make of each row; for networks side by side, the codes
-            of one after those of the other.
-        """
-        return self._compute(self._encode_batch, X)
-
-
-class ReconstructionMixin(EncodingMixin):
-    """For detectors with an encoder and a generator.
-
-    A child writes ``_reconstruct_batch`` too, which maps a batch of scaled rows to rows
-    of the same shape.
-    """
-
-    def reconstruct(self, X):
-        """Return rows as the model of normal rows has them.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
-
-        Returns
-        -------
-        ndarray of the shape of `X`
-            What the generator makes of the code of each row, in the units of the
-            training data.
-        """
-        return self._unscaled(self._compute(self._reconstruct_batch, X))
-
-    def anomaly_map(self, X):
-        """Return the error of reconstruction, pixel by pixel.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, c, h, w) or (n, c, t, h, w)
-            Images or clips like those of ``fit``; with `image_shape`, of shape
-            (n, c * h * w) or (n, c * t * h * w).
-
-        Returns
-        -------
-        ndarray of shape (n, h, w) or (n, t, h, w), float32
-            Squared errors of scaled pixels, summed over the channels: high where an
-            image is not as a normal one would be.
-
-        Raises
-        ------
-        ValueError
-            If the detector was fitted on tables.
-        """
-        check_is_fitted(self)
-        if self.image_shape_ is None:
-            raise ValueError(
-                f"{type(self).__name__} was fitted on tables, which have no pixels. "
-                "Errors of columns are (X - detector.reconstruct(X)) ** 2."
-            )
-        return self._compute(self._squared_errors, X)
-
-    def _squared_errors(self, batch):
-        return (batch - self._reconstruct_batch(batch)).square().sum(1)
-
-
-class SamplingMixin:
-    """For detectors with generators side by side.
-
-    A child writes ``_draw_rows(n, seed)``, which returns n scaled rows of each of k
-    generators, (k, n, ...).
-    """
-
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw rows from the model of normal rows.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            How many; each game makes its part of them.
-        random_state : int, RandomState instance or None, default=None
-            Draws the noise; None stands for the `random_state` of the detector.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
-            In the units of the training data.
-        """
-        check_is_fitted(self)
-        n_per_game = ceil(n_samples / self.net_.n_copies)
-        chosen = self.random_state if random_state is None else random_state
-        seed = own_random_state(chosen).randint(2**31 - 1)
-        made = self._draw_rows(n_per_game, seed)
-        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
-        return self._unscaled(rows.numpy(force=True))
 
 
 def _shortened(y):

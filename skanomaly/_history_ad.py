@@ -11,7 +11,7 @@ import warnings
 from functools import partial
 
 import torch
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_scalar
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -373,7 +373,7 @@ class HistoryAD(BaseDeepDetector):
 
     It starts from the average of the GAN's critics (eq. 14), weighted as the history
     is. The score is :math:`-D(x)`: near 1 for normal rows and near -1 for anomalies.
-    Training data should be free of anomalies.
+    Training data should be free of anomalies; `y` is not read.
 
     Parameters
     ----------
@@ -636,7 +636,8 @@ class HistoryAD(BaseDeepDetector):
         if self.coverage_ < self._value("covered"):
             warnings.warn(
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
-                "others are extrapolated. Try a wider `spread`, or more epochs.",
+                "others are extrapolated. Try more epochs, or, for tables, a wider "
+                "`spread`.",
                 CoverageWarning,
                 stacklevel=6,
             )
@@ -671,6 +672,7 @@ class HistoryAD(BaseDeepDetector):
             In the units of the training data.
         """
         check_is_fitted(self)
+        check_scalar(n_samples, "n_samples", sk.Integral, min_val=1)
         chosen = self.random_state if random_state is None else random_state
         rng = own_random_state(chosen)
         pool = self._past.samples_

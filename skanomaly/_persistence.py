@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from importlib import import_module
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,10 @@ def save(
             f"include_backbone=False, but {type(detector).__name__} has no network "
             "that stays as it was."
         )
-    given = detector.get_params(deep=False)
+    given = {
+        name: fspath(value) if isinstance(value, PathLike) else value
+        for name, value in detector.get_params(deep=False).items()
+    }
     only_to_fit = detector._only_to_fit
     params = dict.fromkeys(only_to_fit) | {
         name: value

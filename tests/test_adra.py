@@ -41,7 +41,7 @@ from skanomaly._adra._convolutions import (
 from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
 from skanomaly._adra._frozen import FrozenNetwork
 from skanomaly._adra._images import Augmentation, ImagePreparation
-from skanomaly._adra._net import Adapters, Head
+from skanomaly._adra._net import Adapters, Head, ResidualAdaptation
 from skanomaly._adra._pretraining import JoinedRows, Rotation
 from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
 from skanomaly.engine import MappedRows, Rows
@@ -1207,6 +1207,124 @@ def test_what_comes_before_the_corrections_may_be_computed_once(where, images):
     assert not np.allclose(start.score_samples(images[0]), scores[0], rtol=1e-2)
 
 
+def test_what_comes_before_the_corrections_is_computed_once(images):
+    def seen_by(augment):
+        stem, rows = network_of()[:3], []
+        network = nn.Sequential(stem, network_of(6)[:6])
+        stem.register_forward_hook(lambda module, given, _: rows.append(len(given[0])))
+        detector = short(backbone=network, adapt_from="1", augment=augment)
+        detector.set_params(corpus=images[1], max_epochs=30).fit(images[0])
+        return sum(rows), detector.net_.step_
+
+    changed, n_steps = seen_by(lambda batch: batch)
+    once, _ = seen_by(None)
+    assert changed - once > 0.9 * n_steps * SHORT["batch_size"]
+
+
+def test_steps_of_the_defaults(X, images):
+    backbone = network_of()
+    many = {"max_epochs": "auto"}
+    for corpus, least in ((images[1], 300), (None, 20)):
+        net = short(backbone=backbone, corpus=corpus, **many).fit(images[0]).net_
+        assert least <= net.n_steps < least + net.epoch_steps
+    net = short(**many).fit(X).net_
+    assert 300 <= net.step_ < 300 + net.epoch_steps
+
+
+def test_the_rate_falls_to_a_hundredth(images):
+    detector = short(backbone=network_of(), corpus=images[1], max_epochs=6, lr=0.1)
+    net = detector.fit(images[0]).net_
+    (group,) = net._optimizer("adapters").param_groups
+    assert group["lr"] == pytest.approx(1e-3)
+
+
+def test_corrections_decay(images):
+    def size(weight_decay):
+        detector = short(backbone=network_of(), corpus=images[1], max_epochs=9, lr=0.1)
+        detector.set_params(weight_decay=weight_decay).fit(images[0])
+        return sum(one.maps.norm() for one in detector.net_.adapters_.corrections)
+
+    torch.manual_seed(0)
+    free = size(0.0)
+    torch.manual_seed(0)
+    assert size(1.0) < 0.8 * free
+
+
+def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
+    trained = []
+    run = ResidualAdaptation.run
+
+    def watched(net, rows, *, held_out, **plan):
+        trained.append((rows.X[rows.chosen].reshape(len(rows), -1), held_out))
+        return run(net, rows, held_out=held_out, **plan)
+
+    monkeypatch.setattr(ResidualAdaptation, "run", watched)
+    X = np.random.default_rng(0).integers(0, 256, (80, 3, 10, 12)).astype(np.uint8)
+    monkeypatch.setattr("skanomaly._adra._estimator._HELD_OUT", 50)
+    short(backbone=network_of()).fit(X)
+    ((rows, held_out),) = trained
+    assert len(rows) == 72
+    others = (held_out.flatten(1).numpy(force=True) + 1) * 127.5
+    assert len(others) == 8
+    assert not any((np.abs(rows - one).max(1) < 1).any() for one in others)
+
+
+def test_rows_may_be_sorted():
+    """The head is made from rows of all over, not from the first ones."""
+    rng = np.random.default_rng(0)
+    X = np.r_[rng.normal(size=(2500, 2)), rng.normal(size=(600, 2)) + 12]
+    detector = ADRA(random_state=0, max_epochs=1, pretrain_epochs=1).fit(X)
+    assert (detector.predict(rng.normal(size=(200, 2)) + 12) == 1).mean() > 0.5
+
+
+class Emphatic(nn.Module):
+    """It takes pixels in [0, 1] alone; the output of a convolution is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), used_norm(6)
+
+    def forward(self, x):
+        y = self.conv(x**2.2)
+        return (self.norm(y).relu() + y).mean((2, 3))
+
+
+def test_a_network_that_takes_some_pixels_alone(images):
+    network = Emphatic().eval()
+    settings = {"normalization": ((0.0,), (1.0,)), "corpus": images[1]}
+    detector = still(backbone=network, **settings).fit(images[0])
+    pixels = torch.from_numpy(images[0]).float() / 255
+    expected = detector.net_.adapters_.head(network(pixels)).numpy(force=True)
+    np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="computes something else"):
+        still(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
+
+
+def test_a_warm_start_keeps_its_network(images):
+    detector = short(backbone=network_of(), corpus=images[1], warm_start=True)
+    detector.fit(images[0])
+    detector.fit(images[0])
+    with pytest.raises(ValueError, match="backbone has other weights"):
+        detector.set_params(backbone=network_of()).fit(images[0])
+
+
+def test_channels_that_no_photograph_has(images):
+    rng = np.random.default_rng(0)
+    many = rng.integers(0, 256, (2, 40, 5, 10, 12)).astype(np.uint8)
+    backbone = network_of(5)
+    detector = short(backbone=backbone, corpus=many[1])
+    with pytest.raises(ValueError, match="normalization is for 3"):
+        detector.set_params(normalization=((0.5,) * 3, (0.2,) * 3)).fit(many[0])
+    detector.set_params(normalization=((0.5,) * 5, (0.2,) * 5)).fit(many[0])
+    with pytest.raises(ValueError, match="one number or one per channel"):
+        detector.set_params(normalization=((0.5,) * 4, (0.2,) * 4)).fit(many[0])
+
+
+def test_flat_images_are_told_of_their_shape(images):
+    with pytest.raises(ValueError, match="images need image_shape"):
+        short(backbone=network_of()).fit(images[0].reshape(40, -1) / 255)
+
+
 def test_the_package_s_own_networks(X, images):
     detector = short(adapt_from="stage_2").fit(images[0])
     assert len(layers_of(detector)) == 16
@@ -1303,14 +1421,15 @@ def test_a_file_has_the_weights_of_a_network_by_name(torchvision, images, tmp_pa
     expected = detector.score_samples(images[0])
     nn.init.zeros_(next(network.parameters()))  # what is fetched now is another
     np.testing.assert_array_equal(load(whole).score_samples(images[0]), expected)
-    with pytest.raises(ValueError, match="its weights are others"):
+    with pytest.raises(ValueError, match="are not those that the detector"):
         load(adapters)
 
 
-def test_weights_that_a_file_holds_are_not_read(images, tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_weights_that_a_file_holds_are_not_read(kind, images, tmp_path):
     file, path = tmp_path / "backbone.safetensors", tmp_path / "detector.safetensors"
     save_file(ResNet26(3, 6).state_dict(), file)
-    detector = short(backbone=str(file), corpus=images[1]).fit(images[0])
+    detector = short(backbone=kind(file), corpus=images[1]).fit(images[0])
     save(detector, path)
     file.unlink()
     expected = detector.score_samples(images[0])
@@ -1464,10 +1583,32 @@ def test_networks_of_tables_are_taught_the_normal_rows(X, corpus, pretrain):
     """The corpus has no part in it: rows are told from the same rows with noise."""
     nets = [
         short(corpus=given, pretrain=pretrain).fit(X).backbone_
-        for given in (corpus, 9 * corpus, None)
+        for given in (corpus, 2 * corpus, None)
     ]
     for other in nets[1:]:
         assert_same_state(state_of(other), state_of(nets[0]))
+
+
+def test_columns_of_a_corpus_are_those_of_the_rows(X, corpus):
+    frame, names = pd.DataFrame(X, columns=list("abcd")), list("dcba")
+    others = pd.DataFrame(corpus, columns=list("abcd"))
+    short(corpus=others).fit(frame)
+    for given in (others[names], (others[names], LABELS)):
+        with pytest.raises(ValueError, match=r"corpus does not go with X.*names"):
+            short(corpus=given).fit(frame)
+
+
+def test_a_corpus_in_other_units_is_noticed(X, corpus):
+    with pytest.warns(UserWarning, match="of the corpus.*same units"):
+        short(corpus=corpus + 5000).fit(X)
+
+
+@pytest.mark.parametrize(
+    "given", [lambda rows: (rows, rows), lambda rows: [rows, rows[:5]]]
+)
+def test_two_corpora_are_not_one(X, corpus, given):
+    with pytest.raises(ValueError, match=r"corpus is .*\(rows, classes\)"):
+        short(corpus=given(corpus)).fit(X)
 
 
 def test_a_corpus_of_images_comes_flat_too(images):
@@ -2157,7 +2298,7 @@ def test_a_file_without_its_network_wants_that_one(images, tmp_path):
     other = deepcopy(network)
     with torch.no_grad():
         other[1].running_mean += 1e-3
-    with pytest.raises(ValueError, match="backbone is not the network"):
+    with pytest.raises(ValueError, match="weights of backbone are not those"):
         load(path, backbone=other)
     with pytest.raises(ValueError, match="backbone"):
         load(path)

@@ -147,6 +147,57 @@ def test_contamination_sets_the_share_of_training_outliers(cls, X):
     assert none.offset_ == none.score_samples(X).min()
 
 
+@every_detector
+def test_fit_predict_is_both_with_labels_too(cls, X):
+    y = np.repeat([-1, 1], [8, 72])
+    expected = short(cls).fit(X, y).predict(X)
+    np.testing.assert_array_equal(short(cls).fit_predict(X, y), expected)
+    if cls._reads_labels:
+        unmarked = short(cls).fit(X).score_samples(X)
+        assert not np.array_equal(short(cls).fit(X, y).score_samples(X), unmarked)
+
+
+# Images -------------------------------------------------------------------------------
+
+
+@every_detector
+def test_pixels_of_another_scale_are_noticed(cls, images):
+    detector = short(cls).fit(images)
+    detector.score_samples(images.astype(np.float32))
+    with pytest.warns(UserWarning, match="holds floats with 1 for the highest.*bytes"):
+        detector.score_samples(images / images.max())
+    detector = short(cls).fit(images / 255)
+    with pytest.warns(UserWarning, match="holds bytes.*fitted on floats"):
+        detector.score_samples(images)
+    bits = (images > 127).astype(np.uint8)
+    short(cls).fit(bits.astype(np.float32)).score_samples(bits)
+
+
+@every_detector
+def test_images_that_run_backwards(cls, images):
+    detector = short(cls).fit(np.ascontiguousarray(images[::-1]))
+    expected = detector.score_samples(images)
+    other = short(cls).fit(images[::-1])
+    np.testing.assert_array_equal(other.score_samples(images), expected)
+    np.testing.assert_array_equal(other.score_samples(images[::-1]), expected[::-1])
+
+
+@every_detector
+def test_a_shape_that_images_do_not_have(cls, images):
+    with pytest.raises(ValueError, match=r"\(1, 9, 12\), and image_shape=\(1, 12, 9\)"):
+        short(cls, image_shape=(1, 12, 9)).fit(images)
+    short(cls, image_shape=(1, 9, 12)).fit(images)
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5])
+@every_detector
+def test_samples_are_a_number(cls, X, n_samples):
+    if not hasattr(cls, "sample"):
+        pytest.skip("has no generator")
+    with pytest.raises((TypeError, ValueError), match="n_samples"):
+        short(cls).fit(X).sample(n_samples)
+
+
 # Randomness --------------------------------------------------------------------------
 
 
@@ -164,7 +215,7 @@ def test_a_seed_makes_fits_equal_to_the_bit(cls, kind, request, torch_and_numpy_
 
 
 @every_detector
-def test_without_a_seed_fits_differ(cls, X):
+def test_without_a_seed_fits_differ(cls, X, torch_and_numpy_state):
     one, two = (short(cls, random_state=None).fit(X).score_samples(X) for _ in "ab")
     assert not np.array_equal(one, two)
 

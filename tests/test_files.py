@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
 from skanomaly import HistoryAD, load, save
 
@@ -55,6 +56,11 @@ def test_a_changed_file_is_refused(path, change):
     edit(path, change)
     with pytest.raises(ValueError, match=r"skanomaly|format|detector"):
         load(path)
+
+
+def test_a_pipeline_is_told_what_to_give(path, tmp_path):
+    with pytest.raises(TypeError, match=r"Pipeline is no detector.*pipeline\[-1\]"):
+        save(make_pipeline(load(path)), tmp_path / "other")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -13,7 +13,7 @@ ROOMS = [
     {"__init__"},
     {"_persistence"},
     {"methods"},
-    {"_base"},
+    {"_base", "_mixins"},
     {"engine", "networks", "objectives"},
     {"datasets", "metrics", "model_selection"},
     {"utils", "exceptions", "_version"},

@@ -495,6 +495,17 @@ def test_history_of_one_epoch_shows_a_dot_and_axes_are_kept(plt):
     assert display.lines_["loss"].get_marker() == "."
 
 
+def test_history_draws_losses_unless_told(plt):
+    trained = Trained([{"epoch": 1, "a_loss": 1.0, "mean_weight": 0.4}])
+    assert list(TrainingHistoryDisplay.from_estimator(trained).lines_) == ["a_loss"]
+    names = ["mean_weight"]
+    display = TrainingHistoryDisplay.from_estimator(trained, names=names)
+    assert list(display.lines_) == names
+    for record in trained.history_:
+        del record["a_loss"]
+    assert list(TrainingHistoryDisplay.from_estimator(trained).lines_) == names
+
+
 def test_history_names(plt):
     trained = Trained(TWO_STAGES)
     names = ["valid_loss", "critic_loss"]

@@ -379,6 +379,11 @@ def test_other_units_are_warned_about(domains):
         short().fit(1.8 * target + 320, X_source=source)
 
 
+def test_images_of_another_scale_are_refused(images):
+    with pytest.raises(ValueError, match="X_source is of dtype float64 and X of dtype"):
+        short().fit(images[0], X_source=images[1] / 255)
+
+
 def test_images_of_another_size_are_named(images):
     with pytest.raises(ValueError, match=r"X_source.*\(1, 9, 11\)"):
         short().fit(images[0], X_source=images[1][..., :11])

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from .._base import BaseDeepDetector, ReconstructionMixin, SamplingMixin
+from .._base import BaseDeepDetector
+from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AlternatingNet, AverageWeights, KeepBest, LinearDecay, Player
 from ..networks import SideBySide
 from ..objectives import anomaly_aware_loss, least_squares_loss

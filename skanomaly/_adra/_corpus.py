@@ -8,7 +8,7 @@ from math import log
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array
 from torch import Tensor
 
 from .. import datasets
@@ -49,7 +49,7 @@ class AlteredRows:
     def __init__(self, rows: Rows, seed: int):
         self.rows = rows
         self.rng = torch.Generator(rows.device).manual_seed(seed)
-        some = rows.head(_ENOUGH)
+        some = rows[rows.spread(_ENOUGH)]
         low, high = some.amin(0), some.amax(0)
         beyond = _BOX[0] * (high - low) + _BOX[1]
         self.low, self.size = low - beyond, high - low + 2 * beyond
@@ -195,13 +195,25 @@ def read_corpus(corpus, X):
             )
         corpus, labels = corpus
     if not isinstance(corpus, np.ndarray):
-        corpus = np.asarray(corpus)
+        try:
+            corpus = np.asarray(corpus)
+        except ValueError as error:
+            raise ValueError(
+                "corpus is no array, nor a tuple of two, (rows, classes): its parts "
+                f"differ in size. {error}"
+            ) from error
     if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)
     corpus = check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
     if labels is not None:
-        labels = column_or_1d(labels)
+        if np.ndim(labels) != 1:
+            raise ValueError(
+                "corpus is a tuple (rows, classes), and has no class for each row but "
+                f"an array of shape {np.shape(labels)}. Rows of two sources are put "
+                "together by np.concatenate."
+            )
+        labels = np.asarray(labels)
         if len(labels) != len(corpus):
             raise ValueError(
                 f"corpus has {len(corpus)} rows, but {len(labels)} labels."

@@ -14,10 +14,11 @@ from math import log, prod
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from .._base import BaseDeepDetector, EncodingMixin
+from .._base import BaseDeepDetector
+from .._mixins import EncodingMixin
 from ..engine import MappedRows, Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
@@ -95,9 +96,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     row is normal rather than of the corpus. Detectors of many kinds of normal rows
     share the memory of one network.
 
-    The corpus is given by `corpus`, or by rows with ``y == -1`` in :meth:`fit`, or by
-    both. Without any this is UADRA, the unsupervised form: corrections pull normal
-    rows together, and training ends before everything has come together.
+    The corpus is given by `corpus`, or by known anomalies, rows with ``y == -1`` in
+    :meth:`fit`, or by both. Without any this is UADRA, the unsupervised form:
+    corrections pull normal rows together, and training ends before everything has
+    come together.
 
     Between the features of the network and f there is a fixed head. It brings
     features to unit length (images only), and whitens them by the mean and the
@@ -162,7 +164,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     memory : str, joblib.Memory or None, default=None
         Where to keep the pretrained network, so that a search over `n_experts` or `lr`
         shares it, and so do detectors with other normal rows, if it is taught the
-        classes of the corpus.
+        classes of the corpus. Needs an integer `random_state`.
     %(common_parameters)s
 
     Attributes
@@ -365,8 +367,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         )
 
     def _example(self, source):
-        """Return a row of zeros as the networks take it."""
-        row = torch.zeros(1, *self._row_shape)
+        """Return a row of any scaled numbers as the networks take it."""
+        rng = torch.Generator().manual_seed(0)
+        row = 2 * torch.rand(1, *self._row_shape, generator=rng) - 1
         return row.expand(source.n_copies, *row.shape) if source.n_copies else row
 
     def _rate(self):
@@ -407,10 +410,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         except (TypeError, ValueError):
             means, spreads = np.empty(0), np.empty(0)
         sizes = {len(means), len(spreads)}
-        if sizes not in ({1}, {_COLOURS}) or not (spreads > 0).all():
+        known = {1}, {_COLOURS}, {self._row_shape[0]}
+        if sizes not in known or not (spreads > 0).all():
             raise ValueError(
                 f"normalization={self.normalization!r} has to be a pair, means and "
-                "standard deviations above 0, each of one number or of three."
+                "standard deviations above 0, each of one number or one per channel."
             )
         return tuple(means.tolist()), tuple(spreads.tolist())
 
@@ -470,10 +474,18 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             isinstance(self.corpus, str) and self.corpus == "auto"
         ):
             return None, None
+        frame = self.corpus[0] if isinstance(self.corpus, tuple) else self.corpus
+        if hasattr(frame, "columns") and hasattr(self, "feature_names_in_"):
+            try:
+                validate_data(self, frame, reset=False, skip_check_array=True)
+            except ValueError as error:
+                raise ValueError(f"corpus does not go with X: {error}") from error
         X, labels = read_corpus(self.corpus, rows.X)
         if labels is not None:
             labels = torch.from_numpy(labels).to(rows.device)
-        return Rows(X, self.scaler_, rows.device), labels
+        given = Rows(X, self.scaler_, rows.device)
+        self._check_units(given, "the corpus", "the normal rows")
+        return given, labels
 
     def _corpus(self, rows, others, given, seed):
         """Return what to tell from the normal rows: known anomalies, and a corpus."""
@@ -489,7 +501,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _matched(corpus, rows):
         """Return images of a corpus no sharper than the normal ones."""
         n_enough = max(_PIXELS // prod(rows.row_shape), 1)
-        factors = excess_sharpness(rows.head(n_enough), corpus.head(n_enough))
+        some = (part[part.spread(n_enough)] for part in (rows, corpus))
+        factors = excess_sharpness(*some)
         return MappedRows(corpus, partial(damped, factors=factors))
 
     def _task(self, labels):
@@ -526,12 +539,19 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _begun(self, source, rows, seed):
         """Return a net to train: with new adapters, or those that there are."""
         net = self._net(source, str(rows.device), seed)
+        net.initialize()
         if self._goes_on():
+            # Weights of any other source are those that there are, by `_source`.
+            given = isinstance(self.backbone, torch.nn.Module)
+            if given and net.backbone_.differs_from(self.net_.backbone_):
+                raise ValueError(
+                    "warm_start goes on with the network that there is, and backbone "
+                    "has other weights: fit without it."
+                )
             net.resume(self.net_)
             return net
-        net.initialize()
-        index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
-        features = self._map_rows(net.features, rows.take(index))
+        some = rows.take(rows.spread(_ENOUGH))
+        features = self._map_rows(net.features, some)
         self._check_finite(features)
         features = torch.from_numpy(features).to(rows.device)
         net.adapters_.head.fit(net.by_network(features))

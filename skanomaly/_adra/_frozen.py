@@ -29,7 +29,8 @@ class FrozenNetwork(nn.Module):
         Maps images, or rows of a table, to features. A linear layer at its very end,
         a classifier, is left out.
     example : Tensor of shape (1, ...)
-        What it is going to be given, to see how it computes.
+        A row of the kind that it is going to be given, other than constant, to see
+        how it computes.
     adapt_from : str or int
         Where corrections begin: a number of layers, or the name of a part.
 
@@ -59,14 +60,12 @@ class FrozenNetwork(nn.Module):
                 "linear layer, apart from a classifier, that could be adapted."
             )
         first = _first_to_adapt([call.name for call in calls], adapt_from)
-        rng = torch.Generator(example.device).manual_seed(0)
-        probe = torch.randn(example.shape, generator=rng, device=example.device)
-        bare = self._computed(probe)
+        bare = self._computed(example)
         self.layers |= {call.name: adapted(call.layer) for call in calls[first:]}
         self._replace({layer.frozen: layer for layer in self.layers.values()})
-        self._fold_norms(probe)
+        self._fold_norms(example)
         self.n_fixed = self._find_fixed()
-        features = self._computed(probe)
+        features = self._computed(example)
         if _differ(features, bare):
             raise ValueError(
                 f"backbone, a {type(network).__name__}, computes something else when "
@@ -213,14 +212,21 @@ class FrozenNetwork(nn.Module):
 
     def load_state_dict(self, state_dict, *arguments, **options):
         """Take other weights; those that were shared stay as they are."""
-        mine = self.state_dict()
-        if mine.keys() == state_dict.keys() and all(
-            torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
-        ):
+        if not self._differs(state_dict):
             return None
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data.clone()
         return super().load_state_dict(state_dict, *arguments, **options)
+
+    def differs_from(self, other: FrozenNetwork) -> bool:
+        """Return whether the weights are not those of another one."""
+        return self._differs(other.state_dict())
+
+    def _differs(self, state_dict):
+        mine = self.state_dict()
+        return mine.keys() != state_dict.keys() or not all(
+            torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
+        )
 
     def before(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to what the first part with a correction is given."""
@@ -304,7 +310,7 @@ def _refuse_batch_statistics(network):
 
 def _differ(features, others):
     """Return whether two computations of the same are not the same."""
-    return bool((features - others).norm() > _ROUNDING * others.norm())
+    return not bool((features - others).norm() <= _ROUNDING * others.norm())  # or NaN
 
 
 def _first_to_adapt(names, adapt_from):

@@ -150,9 +150,11 @@ def frozen(build, example, adapt_from) -> FrozenNetwork:
     try:
         return FrozenNetwork(network, example.to(first.device), adapt_from)
     except (RuntimeError, AssertionError) as error:
+        shape, images = tuple(example.shape[1:]), example.ndim == 4
+        hint = "input_size enlarges images" if images else "images need image_shape"
         raise ValueError(
             f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
-            f"{tuple(example.shape[1:])}; input_size enlarges images. {error}"
+            f"{shape}; {hint}. {error}"
         ) from error
 
 

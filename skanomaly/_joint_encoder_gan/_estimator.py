@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from .._base import BaseDeepDetector, ReconstructionMixin, SamplingMixin
+from .._base import BaseDeepDetector
+from .._mixins import ReconstructionMixin, SamplingMixin
 from ..exceptions import NormDirectionWarning
 from ..networks import SideBySide
 from ..objectives import origin_distance
@@ -81,7 +82,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     training rows, and both terms are put on one scale. In the paper it is
     :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are anomalous. Nothing in
     the training moves the length of codes, since G sees their direction alone, and
-    which rows have short ones differs from data to data.
+    which rows have short ones differs from data to data. `y` is not read.
 
     Parameters
     ----------

@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from .._base import BaseDeepDetector, ReconstructionMixin
+from .._base import BaseDeepDetector
+from .._mixins import ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
 from ..utils import _sklearn_compat as sk
@@ -32,7 +33,6 @@ _LOOK_EVERY = 50
 #: Share of the target rows that are taken for normal, if nothing is said of it.
 _TRUSTED = 0.4
 #: Rows that are enough to see in what units they are.
-_ENOUGH = 1000
 #: Weights with a mean beyond these say nothing.
 _SATURATED = 0.01, 0.99
 
@@ -399,20 +399,6 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             return X_apart
         return X[apart] if apart.any() else X
 
-    def _check_units(self, rows):
-        """Warn if the target lies where scaled columns are cut."""
-        if len(self._row_shape) > 1:
-            return
-        scaled = rows.head(_ENOUGH)
-        cut = float((scaled != self._clipping()(scaled)).float().mean())
-        if cut > 0.5:
-            warnings.warn(
-                f"{cut:.0%} of the numbers of the target are far from those of the "
-                "source, and are cut off at ten of its standard deviations. Are both "
-                "domains in the same units?",
-                stacklevel=6,
-            )
-
     # Networks
 
     def _make_nets(self, device, seed):
@@ -461,7 +447,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Training
 
     def _train(self, rows, others, seed):
-        self._check_units(rows)
+        self._check_units(rows, "the target", "the source")
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
         # Without another domain this one is both, and eq. 7 that of an autoencoder.

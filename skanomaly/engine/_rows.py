@@ -79,6 +79,11 @@ class Rows:
         """Return the first rows, n at most."""
         return self[torch.arange(min(n, len(self)), device=self.device)]
 
+    def spread(self, n: int) -> Tensor:
+        """Return the numbers of n rows at most, from all over: X may be sorted."""
+        n = min(n, len(self))
+        return torch.arange(n, device=self.device) * len(self) // max(n, 1)
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
@@ -108,7 +113,8 @@ class Rows:
     def _to_device(self) -> Tensor:
         if self.X.dtype != np.uint8:
             return self._scaled(self.X)
-        return torch.tensor(self.X, device=self.device)
+        # Views may run backwards, which torch does not know.
+        return torch.tensor(np.ascontiguousarray(self.X), device=self.device)
 
     @cached_property
     def _affine(self):
@@ -120,6 +126,7 @@ class Rows:
     def _scaled(self, rows: np.ndarray) -> Tensor:
         if self.scaler is not None and len(rows):  # scikit-learn takes no empty table
             rows = self.scaler.transform(rows)
+        rows = np.ascontiguousarray(rows)
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
 

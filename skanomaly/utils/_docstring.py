@@ -10,7 +10,8 @@ __all__ = ["describe_common"]
 PARAMETERS = {
     'max_epochs : int or "auto", default="auto"': (
         'Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the '
-        "number of rows; an epoch of a larger data set is then cut after that many."
+        "number of rows, and the rest of a pass that has begun; where a single pass "
+        "would be longer, an epoch is cut after that many."
     ),
     "batch_size : {batch_size}": "Rows per optimiser step, at least 2.{auto_batch}",
     'lr : float or "auto", default="auto"': (

@@ -1,0 +1,122 @@
+"""What detectors with encoders or generators offer besides scores."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from sklearn.utils.validation import check_is_fitted, check_scalar
+
+from .utils._random import own_random_state
+from .utils._sklearn_compat import Integral
+
+__all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
+
+
+class EncodingMixin:
+    """For detectors that make codes of rows.
+
+    A child writes ``_encode_batch``, which maps a batch of scaled rows to codes (n, l).
+    """
+
+    def encode(self, X):
+        """Return the codes of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, l), float32
+            What the networks make of each row; for networks side by side, the codes
+            of one after those of the other.
+        """
+        return self._compute(self._encode_batch, X)
+
+
+class ReconstructionMixin(EncodingMixin):
+    """For detectors with an encoder and a generator.
+
+    A child writes ``_reconstruct_batch`` too, which maps a batch of scaled rows to rows
+    of the same shape.
+    """
+
+    def reconstruct(self, X):
+        """Return rows as the model of normal rows has them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, c, h, w)
+            Rows like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of the shape of `X`
+            What the generator makes of the code of each row, in the units of the
+            training data.
+        """
+        return self._unscaled(self._compute(self._reconstruct_batch, X))
+
+    def anomaly_map(self, X):
+        """Return the error of reconstruction, pixel by pixel.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, c, h, w) or (n, c, t, h, w)
+            Images or clips like those of ``fit``; with `image_shape`, of shape
+            (n, c * h * w) or (n, c * t * h * w).
+
+        Returns
+        -------
+        ndarray of shape (n, h, w) or (n, t, h, w), float32
+            Squared errors of scaled pixels, summed over the channels: high where an
+            image is not as a normal one would be.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted on tables.
+        """
+        check_is_fitted(self)
+        if self.image_shape_ is None:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on tables, which have no pixels. "
+                "Errors of columns are (X - detector.reconstruct(X)) ** 2."
+            )
+        return self._compute(self._squared_errors, X)
+
+    def _squared_errors(self, batch):
+        return (batch - self._reconstruct_batch(batch)).square().sum(1)
+
+
+class SamplingMixin:
+    """For detectors with generators side by side.
+
+    A child writes ``_draw_rows(n, seed)``, which returns n scaled rows of each of k
+    generators, (k, n, ...).
+    """
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw rows from the model of normal rows.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many; each game makes its part of them.
+        random_state : int, RandomState instance or None, default=None
+            Draws the noise; None stands for the `random_state` of the detector.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+            In the units of the training data.
+        """
+        check_is_fitted(self)
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        n_per_game = ceil(n_samples / self.net_.n_copies)
+        chosen = self.random_state if random_state is None else random_state
+        seed = own_random_state(chosen).randint(2**31 - 1)
+        made = self._draw_rows(n_per_game, seed)
+        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
+        return self._unscaled(rows.numpy(force=True))
