@@ -450,12 +450,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             )
         return natural
 
-    def _side_by_side(self, wanted):
-        """Return how many networks to train at once: "auto" is 8 or fewer, or 1."""
-        if wanted != "auto":
-            return wanted
+    def _side_by_side(self, n_columns=2048):
+        """Return `n_copies`; "auto" is 1 for images, else 8, or as many as fit."""
+        if self.n_copies != "auto":
+            return self.n_copies
         n, *sides = self._row_shape
-        return 1 if sides else min(max(2048 // n, 1), 8)
+        return 1 if sides else min(max(n_columns // n, 1), 8)
 
     def _bounded(self):
         """Return whether scaled images have the range [-1, 1]."""

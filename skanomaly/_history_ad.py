@@ -390,7 +390,7 @@ class HistoryAD(BaseDeepDetector):
     saves_per_epoch : int or "auto", default="auto"
         Save points of the history in each epoch. "auto" spreads 60 over the run, or
         with ``time_unit="epoch"`` takes the paper's 50 per epoch.
-    n_histories : int or "auto", default="auto"
+    n_copies : int or "auto", default="auto"
         GANs that are trained side by side, each with a history of its own; the
         score is the mean of their detectors. "auto" is 1 for images; for tables 8,
         and fewer from 65 columns on (512 / d).
@@ -473,7 +473,7 @@ class HistoryAD(BaseDeepDetector):
         "beta": sk.AUTO_NONNEGATIVE,
         "time_unit": [sk.StrOptions({"run", "epoch"})],
         "saves_per_epoch": sk.AUTO_COUNT,
-        "n_histories": sk.AUTO_COUNT,
+        "n_copies": sk.AUTO_COUNT,
         "spread": [sk.POSITIVE, None],
         "wide_latent": [sk.Interval(sk.Real, 1, None, closed="neither"), None],
         "init": [sk.StrOptions({"auto", "average", "random"})],
@@ -491,7 +491,7 @@ class HistoryAD(BaseDeepDetector):
         beta="auto",
         time_unit="run",
         saves_per_epoch="auto",
-        n_histories="auto",
+        n_copies="auto",
         spread=5.0,
         wide_latent=None,
         init="auto",
@@ -520,7 +520,7 @@ class HistoryAD(BaseDeepDetector):
         self.beta = beta
         self.time_unit = time_unit
         self.saves_per_epoch = saves_per_epoch
-        self.n_histories = n_histories
+        self.n_copies = n_copies
         self.spread = spread
         self.wide_latent = wide_latent
         self.init = init
@@ -547,10 +547,7 @@ class HistoryAD(BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self.n_histories
-        if k == "auto":
-            n_columns = self._row_shape[0]
-            k = min(max(512 // n_columns, 1), 8) if len(self._row_shape) == 1 else 1
+        k = self._side_by_side(n_columns=512)
         noise_dim, builders = self._builders(k)
         engine = self._engine(device, seed) | {"n_copies": k}
         gan = HistoryGAN(

@@ -17,7 +17,7 @@ from skanomaly.engine import Rows
 from skanomaly.model_selection import LeaveAnomalyKindOut
 from skanomaly.networks import SideBySide, StackedMLP
 
-SMALL = {"max_epochs": 4, "width": 8, "n_games": 2, "random_state": 0}
+SMALL = {"max_epochs": 4, "width": 8, "n_copies": 2, "random_state": 0}
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def test_a_label_changes_the_fit_and_lowers_the_score():
     X = rng.normal(size=(200, 4))
     X[:6, 0] += 4  # few, and not far: without labels they are learned as normal
     y = np.repeat([-1, 1], [6, 194])
-    settings = {"random_state": 0, "max_epochs": 60, "n_games": 2}
+    settings = {"random_state": 0, "max_epochs": 60, "n_copies": 2}
     labelled = AABiGAN(**settings).fit(X, y).score_samples(X)
     unlabelled = AABiGAN(**settings).fit(X).score_samples(X)
     assert not np.array_equal(labelled, unlabelled)
@@ -585,7 +585,7 @@ def test_known_anomalies_help_against_their_own_kind():
     X, y = np.r_[normal[:400], odd[:8]], np.repeat([1, -1], [400, 8])
     X_test, y_test = np.r_[normal[400:], odd[8:]], np.repeat([1, -1], [200, 192])
     scores = [
-        AABiGAN(random_state=0, n_games=2).fit(X, labels).score_samples(X_test)
+        AABiGAN(random_state=0, n_copies=2).fit(X, labels).score_samples(X_test)
         for labels in (y, None)
     ]
     with_labels, without = (roc_auc_score(y_test, s) for s in scores)

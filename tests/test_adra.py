@@ -53,7 +53,7 @@ SHORT = {
     "pretrain_epochs": 1,
     "width": 4,
     "batch_size": 16,
-    "n_networks": 2,
+    "n_copies": 2,
     "input_size": 10,
 }
 short = partial(ADRA, **SHORT)
@@ -1445,11 +1445,11 @@ def test_without_torchvision_a_name_is_explained(monkeypatch, images):
         short(backbone="resnet18").fit(images[0])
 
 
-@pytest.mark.parametrize("n_networks", [1, 2])
+@pytest.mark.parametrize("n_copies", [1, 2])
 @pytest.mark.parametrize("corpus", ["auto", None, "rows"])
-def test_corrections_of_tables_may_begin_later(corpus, n_networks, X):
+def test_corrections_of_tables_may_begin_later(corpus, n_copies, X):
     corpus = 3 * X if corpus == "rows" else corpus
-    detector = short(corpus=corpus, adapt_from=1, n_networks=n_networks).fit(X)
+    detector = short(corpus=corpus, adapt_from=1, n_copies=n_copies).fit(X)
     assert len(detector.net_.adapters_.corrections) == 2
     assert np.ptp(detector.score_samples(X)) > 0
 
@@ -2030,7 +2030,7 @@ def test_own_networks_learn_which_way_up_images_are(images):
 def test_own_networks_learn_to_take_noise_away():
     rng = np.random.default_rng(0)
     table = np.repeat(rng.normal(size=(200, 1)), 8, axis=1)
-    losses = taught(table, n_networks=1, width=16)
+    losses = taught(table, n_copies=1, width=16)
     assert 0.02 < losses[-1] < losses[0] / 3
 
 
@@ -2086,7 +2086,7 @@ def test_scores_are_radii_of_codes(images):
 
 
 def test_scores_of_networks_side_by_side_are_geometric_means(X):
-    detector = short(n_networks=3, lr=0.01).fit(X)
+    detector = short(n_copies=3, lr=0.01).fit(X)
     codes = detector.encode(X).reshape(60, 3, -1).astype(float)
     assert detector.encode(X).shape == (60, 12)
     radii = np.sqrt(np.square(codes).sum(2) + 1) - 1

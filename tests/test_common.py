@@ -33,15 +33,15 @@ DETECTORS = [
 
 # The common tests fit hundreds of times: short runs, small networks.
 SHORT = {
-    "ADRA": {"max_epochs": 3, "pretrain_epochs": 1, "width": 8, "n_networks": 2},
-    "AABiGAN": {"max_epochs": 3, "width": 8, "n_games": 2},
+    "ADRA": {"max_epochs": 3, "pretrain_epochs": 1, "width": 8, "n_copies": 2},
+    "AABiGAN": {"max_epochs": 3, "width": 8, "n_copies": 2},
     "HistoryAD": {"max_epochs": 3, "detector_epochs": 2, "width": 8},
-    "JointEncoderGAN": {"max_epochs": 3, "width": 8, "n_games": 2},
+    "JointEncoderGAN": {"max_epochs": 3, "width": 8, "n_copies": 2},
     "TransferAD": {
         "max_epochs": 3,
         "transfer_epochs": 2,
         "width": 8,
-        "n_autoencoders": 2,
+        "n_copies": 2,
     },
 }
 # What stops all players, besides ``lr``.

@@ -335,7 +335,7 @@ def test_more_is_left_out_where_more_is_anomalous(contamination, left_out, monke
 
     monkeypatch.setattr(_abnormality, "bulk_of", watched)
     X = np.random.default_rng(0).normal(size=(40, 3))
-    short(contamination=contamination, n_games=1).fit(X)
+    short(contamination=contamination, n_copies=1).fit(X)
     assert seen == [left_out]
 
 
@@ -785,9 +785,9 @@ def test_networks_of_a_user_do_not_grow(images):
         short(architecture={"discriminator": encoder}).fit(images)
 
 
-@pytest.mark.parametrize("n_games", [1, 2])
+@pytest.mark.parametrize("n_copies", [1, 2])
 @pytest.mark.parametrize("ends", [nn.Flatten, nn.Identity])
-def test_a_user_s_critic_and_generator_play(n_games, ends, images):
+def test_a_user_s_critic_and_generator_play(n_copies, ends, images):
     def generator(latent_dim, shape):
         return nn.Sequential(
             nn.Linear(latent_dim, int(np.prod(shape))), nn.Unflatten(1, shape)
@@ -798,7 +798,7 @@ def test_a_user_s_critic_and_generator_play(n_games, ends, images):
         return nn.Sequential(nn.Flatten(), nn.Linear(n, 1), ends(0))
 
     own = {"generator": generator, "critic": critic}
-    detector = short(architecture=own, n_games=n_games).fit(images)
+    detector = short(architecture=own, n_copies=n_copies).fit(images)
     assert np.ptp(detector.score_samples(images)) > 0
     assert detector.sample(3).shape == (3, 1, 16, 12)
 
@@ -810,7 +810,7 @@ def test_a_user_s_critic_and_generator_play(n_games, ends, images):
         {"cycle_updates_generator": True},
         {"preset": "paper", "latent_dim": 8, "distance": "mahalanobis"},
         {"scaling": None},
-        {"scaling": "standard", "n_games": 2},
+        {"scaling": "standard", "n_copies": 2},
     ],
     ids=str,
 )

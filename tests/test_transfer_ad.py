@@ -410,7 +410,7 @@ def plain_networks():
 
 
 #: Networks that stay as they are made.
-FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_autoencoders": 1}
+FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_copies": 1}
 
 
 def test_target_anomalies_weigh_less(domains):
@@ -594,7 +594,7 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
     build = partial(
         short,
         architecture=plain_networks(),
-        n_autoencoders=1,
+        n_copies=1,
         lam=0.0,
         transfer_lam=0.0,
     )
@@ -613,7 +613,7 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
 def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
     source, target, _ = domains
     build = partial(
-        short, architecture=plain_networks(), n_autoencoders=1, adversarial_weight=0.0
+        short, architecture=plain_networks(), n_copies=1, adversarial_weight=0.0
     )
 
     def fitted(**params):
@@ -634,7 +634,7 @@ def test_the_game_does_not_see_rows_of_weight_zero(domains):
     build = partial(
         short,
         architecture=plain_networks(),
-        n_autoencoders=1,
+        n_copies=1,
         lam=0.0,
         adversarial_weight=1.0,
     )
@@ -666,7 +666,7 @@ def test_it_is_the_loop_of_a_plain_autoencoder(domains):
     source, target, _ = domains
     detector = short(
         architecture=plain_networks(),
-        n_autoencoders=1,
+        n_copies=1,
         lam=0.0,
         transfer_epochs=0,
         callbacks=[seen := Batches()],

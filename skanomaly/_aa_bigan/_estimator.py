@@ -258,7 +258,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     known_per_batch : int or "auto", default="auto"
         Known anomalies that join each batch, drawn with replacement. "auto" is a
         quarter of `batch_size`.
-    n_games : int or "auto", default="auto"
+    n_copies : int or "auto", default="auto"
         Games that are played side by side, each with networks of its own; the score
         is the mean of theirs. "auto" is 1 for images; for tables 8, and fewer from 257
         columns on (2048 / d).
@@ -323,7 +323,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "c": [sk.Real],
         "cycle_weight": sk.AUTO_NONNEGATIVE,
         "known_per_batch": sk.AUTO_COUNT,
-        "n_games": sk.AUTO_COUNT,
+        "n_copies": sk.AUTO_COUNT,
         "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         "early_stopping": ["boolean"],
     }
@@ -337,7 +337,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         c=0.75,
         cycle_weight="auto",
         known_per_batch="auto",
-        n_games="auto",
+        n_copies="auto",
         averaging="auto",
         early_stopping=False,
         latent_dim="auto",
@@ -362,7 +362,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.c = c
         self.cycle_weight = cycle_weight
         self.known_per_batch = known_per_batch
-        self.n_games = n_games
+        self.n_copies = n_copies
         self.averaging = averaging
         self.early_stopping = early_stopping
         self.latent_dim = latent_dim
@@ -392,15 +392,12 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             targets=(self.a, self.b, self.c),
             cycle_weight=self.cycle_weight,
             n_known=max(self.batch_size // 4, 1) if n_known == "auto" else n_known,
-            n_copies=self._n_games(),
+            n_copies=self._side_by_side(),
             lr=self._value("lr"),
             beta2=self._value("beta2"),
             **self._engine(device, seed),
         )
         return {"net_": net}
-
-    def _n_games(self):
-        return self._side_by_side(self.n_games)
 
     def _latent_dim(self):
         if self.latent_dim != "auto":
@@ -417,7 +414,11 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return self._clipping()
 
     def _builders(self):
-        k, width, latent_dim = self._n_games(), self._value("width"), self._latent_dim()
+        k, width, latent_dim = (
+            self._side_by_side(),
+            self._value("width"),
+            self._latent_dim(),
+        )
         shape = self._row_shape
         if self._family(_ROLES) == "mlp":
             builders = table_networks(k, *shape, latent_dim, width)

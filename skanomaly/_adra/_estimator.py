@@ -142,7 +142,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         part of the network, "stage_2" for one, before which none has. Training is
         faster, since gradients end there. If images are not augmented, and the network
         is a sequence of parts, those before are computed once for all steps.
-    n_networks : int or "auto", default="auto"
+    n_copies : int or "auto", default="auto"
         Own networks for tables, which learn side by side; the score is the geometric
         mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).
     augment : sequence of {"flip", "crop"}, callable or None, default=("flip", "crop")
@@ -217,7 +217,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         "corpus": ["array-like", tuple, str, None],
         "n_experts": [sk.COUNT],
         "adapt_from": [sk.Interval(sk.Integral, 0, None, closed="left"), str],
-        "n_networks": sk.AUTO_COUNT,
+        "n_copies": sk.AUTO_COUNT,
         "augment": [tuple, list, callable, None],
         "input_size": sk.AUTO_COUNT,
         "normalization": [tuple, list, sk.StrOptions({"auto"}), None],
@@ -235,7 +235,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         corpus="auto",
         n_experts=2,
         adapt_from=0,
-        n_networks="auto",
+        n_copies="auto",
         augment=("flip", "crop"),
         input_size="auto",
         normalization="auto",
@@ -262,7 +262,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         self.corpus = corpus
         self.n_experts = n_experts
         self.adapt_from = adapt_from
-        self.n_networks = n_networks
+        self.n_copies = n_copies
         self.augment = augment
         self.input_size = input_size
         self.normalization = normalization
@@ -332,7 +332,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
                 "is a table; 'auto' has a network for either."
             )
-        n_copies = self._side_by_side(self.n_networks)
+        n_copies = self._side_by_side()
         return Source(partial(perceptrons, n_copies, *shape, width), n_copies)
 
     def _make_nets(self, device, seed):

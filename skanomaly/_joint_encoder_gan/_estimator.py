@@ -115,7 +115,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         Whether the generator minimises the third term of eq. 1 too, as the equation
         has it. The authors' code, and so the figures in the paper, have it for the
         encoder alone.
-    n_games : int or "auto", default="auto"
+    n_copies : int or "auto", default="auto"
         Games that are played side by side, each with networks of its own; the score
         is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
         from 257 columns on (2048 / d).
@@ -225,7 +225,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "encoder_loss": [sk.StrOptions({"image", "latent"})],
         "encoder_training": [sk.StrOptions({"joint", "separate"})],
         "cycle_updates_generator": ["boolean"],
-        "n_games": sk.AUTO_COUNT,
+        "n_copies": sk.AUTO_COUNT,
         "batch_size": [*BaseDeepDetector._parameter_constraints["batch_size"], sk.AUTO],
         "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         "preset": [sk.StrOptions({"paper"}), None],
@@ -243,7 +243,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         encoder_loss="image",
         encoder_training="joint",
         cycle_updates_generator=False,
-        n_games="auto",
+        n_copies="auto",
         averaging="auto",
         preset=None,
         max_width="auto",
@@ -271,7 +271,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.encoder_loss = encoder_loss
         self.encoder_training = encoder_training
         self.cycle_updates_generator = cycle_updates_generator
-        self.n_games = n_games
+        self.n_copies = n_copies
         self.averaging = averaging
         self.preset = preset
         self.max_width = max_width
@@ -309,7 +309,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return Frame.of(self._row_shape) if len(self._row_shape) > 1 else None
 
     def _make_nets(self, device, seed):
-        k, latent_dim = self._side_by_side(self.n_games), self._value("latent_dim")
+        k, latent_dim = self._side_by_side(), self._value("latent_dim")
         builders = self._builders(k, latent_dim)
         builders["abnormality"] = partial(Abnormality, k, latent_dim)
         net = JointNet(

@@ -124,7 +124,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     normalize_weights : bool, default=False
         Whether the weights of the target are divided by their mean. The value of the
         game is then a Jensen-Shannon divergence.
-    n_autoencoders : int or "auto", default="auto"
+    n_copies : int or "auto", default="auto"
         Autoencoders that are trained side by side; g is the mean of theirs. "auto"
         is 1 for images and clips; for tables 8, and fewer from 257 columns on
         (2048 / d).
@@ -208,7 +208,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         "criterion": [sk.StrOptions({"auto", *_CRITERIA})],
         "weight_source": ["boolean"],
         "normalize_weights": ["boolean"],
-        "n_autoencoders": sk.AUTO_COUNT,
+        "n_copies": sk.AUTO_COUNT,
         "transfer_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         "memory": sk.MEMORY,
     }
@@ -225,7 +225,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         criterion="auto",
         weight_source=False,
         normalize_weights=False,
-        n_autoencoders="auto",
+        n_copies="auto",
         transfer_epochs="auto",
         memory=None,
         latent_dim="auto",
@@ -253,7 +253,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         self.criterion = criterion
         self.weight_source = weight_source
         self.normalize_weights = normalize_weights
-        self.n_autoencoders = n_autoencoders
+        self.n_copies = n_copies
         self.transfer_epochs = transfer_epochs
         self.memory = memory
         self.latent_dim = latent_dim
@@ -402,7 +402,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self._side_by_side(self.n_autoencoders)
+        k = self._side_by_side()
         builders, latent_dim = self._builders(k)
         builders["abnormality"] = partial(Abnormality, k, latent_dim)
         net = TransferNet(
