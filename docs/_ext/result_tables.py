@@ -206,8 +206,9 @@ TABLES = (
                 and chosen_on("normal", ADRA_CLASSES, seen)(record)
             ),
         )
-        for length, passes in (("", 2), ("_long", 6))
+        for length, passes in (("", 2), ("_long", 6), ("_longest", 20))
         for kind, seen in (("", False), ("_development", True))
+        if not (seen and passes == 20)
     ),
     Table("adra_one_vs_rest_gpu", ("normal",), "detector", DETECTION[::2], "Class"),
     *(
