@@ -263,14 +263,13 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
                 "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
             )
-        if self.image_shape is not None:
-            shape = self._checked_image_shape(prod(X.shape[1:]))
-            if ndim > _TABLE and X.shape[1:] != shape:
-                raise ValueError(
-                    f"X holds images of shape {X.shape[1:]}, and image_shape={shape}: "
-                    "it is for images in flat rows."
-                )
-            X = X.reshape(len(X), *shape)
+        if self.image_shape is not None and ndim == _TABLE:
+            X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
+        elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
+            raise ValueError(
+                f"X holds images of shape {X.shape[1:]}, and image_shape="
+                f"{self.image_shape}: it is for images in flat rows."
+            )
         if reset:
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None

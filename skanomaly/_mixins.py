@@ -114,9 +114,9 @@ class SamplingMixin:
         """
         check_is_fitted(self)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        n_per_game = ceil(n_samples / self.net_.n_copies)
+        n_per_copy = ceil(n_samples / self.net_.n_copies)
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
-        made = self._draw_rows(n_per_game, seed)
+        made = self._draw_rows(n_per_copy, seed)
         rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

@@ -8,7 +8,7 @@ from math import log
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_array
+from sklearn.utils import check_array, column_or_1d
 from torch import Tensor
 
 from .. import datasets
@@ -207,13 +207,14 @@ def read_corpus(corpus, X):
     _check_kind(corpus, X)
     corpus = check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
     if labels is not None:
-        if np.ndim(labels) != 1:
+        try:
+            labels = column_or_1d(labels)
+        except ValueError as error:
             raise ValueError(
                 "corpus is a tuple (rows, classes), and has no class for each row but "
                 f"an array of shape {np.shape(labels)}. Rows of two sources are put "
                 "together by np.concatenate."
-            )
-        labels = np.asarray(labels)
+            ) from error
         if len(labels) != len(corpus):
             raise ValueError(
                 f"corpus has {len(corpus)} rows, but {len(labels)} labels."

@@ -539,23 +539,26 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _begun(self, source, rows, seed):
         """Return a net to train: with new adapters, or those that there are."""
         net = self._net(source, str(rows.device), seed)
-        net.initialize()
         if self._goes_on():
             # Weights of any other source are those that there are, by `_source`.
-            given = isinstance(self.backbone, torch.nn.Module)
-            if given and net.backbone_.differs_from(self.net_.backbone_):
-                raise ValueError(
-                    "warm_start goes on with the network that there is, and backbone "
-                    "has other weights: fit without it."
-                )
+            if isinstance(self.backbone, nn.Module):
+                self._refuse_other_weights(net)
             net.resume(self.net_)
             return net
+        net.initialize()
         some = rows.take(rows.spread(_ENOUGH))
         features = self._map_rows(net.features, some)
         self._check_finite(features)
         features = torch.from_numpy(features).to(rows.device)
         net.adapters_.head.fit(net.by_network(features))
         return net
+
+    def _refuse_other_weights(self, net):
+        if net.initialize().backbone_.differs_from(self.net_.backbone_.state_dict()):
+            raise ValueError(
+                "warm_start goes on with the network that there is, and backbone has "
+                "other weights: fit without it."
+            )
 
     def _adapt(self, net, rows, corpus, plan, callbacks, seed):
         """Train the adapters."""

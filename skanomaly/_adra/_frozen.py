@@ -212,17 +212,14 @@ class FrozenNetwork(nn.Module):
 
     def load_state_dict(self, state_dict, *arguments, **options):
         """Take other weights; those that were shared stay as they are."""
-        if not self._differs(state_dict):
+        if not self.differs_from(state_dict):
             return None
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data.clone()
         return super().load_state_dict(state_dict, *arguments, **options)
 
-    def differs_from(self, other: FrozenNetwork) -> bool:
-        """Return whether the weights are not those of another one."""
-        return self._differs(other.state_dict())
-
-    def _differs(self, state_dict):
+    def differs_from(self, state_dict) -> bool:
+        """Return whether the weights are others."""
         mine = self.state_dict()
         return mine.keys() != state_dict.keys() or not all(
             torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
