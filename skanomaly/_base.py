@@ -23,9 +23,9 @@ from torch import Tensor
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .networks import SideBySide
-from .utils._device import resolve_device
+from .utils._device import resolve_device, single_precision
 from .utils._random import own_random_state
-from .utils._scaling import ImageScaler, make_scaler
+from .utils._scaling import ImageScaler, fit_by_parts, make_scaler
 from .utils._sklearn_compat import (
     AUTO,
     AUTO_COUNT,
@@ -43,6 +43,7 @@ __all__ = ["BaseDeepDetector"]
 _TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
 _SMALLEST_SIDE = 4
 _FEWEST = 2  # rows to learn from
+_OF_ZERO_AND_ONE = " Where 1 is an anomaly: np.where(y == 1, -1, 1)."
 _CLIP = 10.0  # where scaled columns are cut
 _ENOUGH = 1000  # rows to see that
 _AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
@@ -145,7 +146,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             If a loss or score became infinite or NaN. Nothing has changed then.
         """
         with self._all_or_nothing():
-            X = self._check_rows(X, reset=not self._goes_on())
+            X = self._check_rows(X, reset=not self._goes_on(), fewest=_FEWEST)
             self._fit(X, self._check_labels(y, len(X)))
         return self
 
@@ -153,10 +154,11 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Train on the rows of X, told apart from others: X[apart], or X_apart."""
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
-        if not self._goes_on():
+        if self._goes_on():
+            self._check_pixels(X)
+        else:
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
-            if self.scaler_ is not None:
-                self.scaler_.fit(self._rows_to_scale_by(X, apart, X_apart))
+            fit_by_parts(self.scaler_, *self._rows_to_scale_by(X, apart, X_apart))
         rows = Rows(X, self.scaler_, device)
         self._row_shape = rows.row_shape
         rows, others = (
@@ -166,13 +168,13 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if X_apart is not None:
             others = Rows(X_apart, self.scaler_, device)
         self.history_ = self.history_ if self._goes_on() else []
-        with self._few_threads():
+        with self._computing():
             self._train(rows, others, seed)
             self.offset_ = self._threshold(self._score_rows(rows))
 
     def _rows_to_scale_by(self, X, apart, X_apart):
-        """Return the rows from which the scaling is learned: those not told apart."""
-        return X[~apart] if apart.any() else X
+        """Return rows, and which of them the scaling is learned from."""
+        return X, ~apart
 
     def score_samples(self, X):
         """Return how normal each row is.
@@ -186,8 +188,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         -------
         ndarray of shape (n,), float64
             Higher is more normal. A row's score does not depend on the other rows.
+            Rows so far out that nothing finite comes of them have the lowest number
+            of float32.
         """
-        return self._compute(self._score_batch, X).astype(np.float64)
+        scores = self._compute(self._score_batch, X).astype(np.float64)
+        scores[~np.isfinite(scores)] = np.finfo(np.float32).min
+        return scores
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for outliers.
@@ -241,11 +247,12 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
     # Input --------------------------------------------------------------------------
 
-    def _check_rows(self, X, *, reset):
+    def _check_rows(self, X, *, reset, fewest=1):
         """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
-        ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        ndim = len(shape)
         if not reset:
-            self._check_like_fitted(ndim)
+            self._check_like_fitted(tuple(shape))
         dtypes = [np.float64, np.float32]
         if self.image_shape is not None or ndim > _TABLE:
             dtypes.append(np.uint8)
@@ -255,7 +262,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             reset=reset,
             dtype=dtypes,
             allow_nd=True,
-            ensure_min_samples=_FEWEST if reset else 1,
+            ensure_min_samples=fewest,
         )
         if ndim not in self._accepted_ndim:
             expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
@@ -273,18 +280,22 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if reset:
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None
-        elif X.ndim > _TABLE and X.shape[1:] != self.image_shape_:
-            raise ValueError(
-                f"Images of shape {X.shape[1:]}, but {type(self).__name__} was fitted "
-                f"on images of shape {self.image_shape_}."
-            )
+        self._check_image_shape(X.shape)
         return X
 
-    def _check_like_fitted(self, ndim):
-        if ndim >= _TABLE and ndim != self._fitted_ndim:
+    def _check_like_fitted(self, shape):
+        if (ndim := len(shape)) >= _TABLE and ndim != self._fitted_ndim:
             raise ValueError(
                 f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
                 f"{_AXES[self._fitted_ndim]}."
+            )
+        self._check_image_shape(shape)
+
+    def _check_image_shape(self, shape):
+        if len(shape) > _TABLE and shape[1:] != self.image_shape_:
+            raise ValueError(
+                f"Images of shape {shape[1:]}, but {type(self).__name__} was fitted on "
+                f"images of shape {self.image_shape_}."
             )
 
     def _checked_image_shape(self, n_columns):
@@ -303,15 +314,21 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         nothing = np.zeros(n_rows, dtype=bool)
         if y is None or not self._reads_labels:
             return nothing
+        shape = getattr(y, "shape", ())
+        if len(shape) > 1 and tuple(shape[1:]) != (1,):
+            raise ValueError(
+                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
+                "detector takes other rows, a parameter is named for them."
+            )
         y = column_or_1d(y, warn=True)
         if len(y) != n_rows:
             raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
         anomalous = y == -1
         if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
+            hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
             warnings.warn(
                 "Nothing is taken as known to be anomalous: y marks such rows by -1, "
-                f"normal ones by 1, others by 0, and it holds {_shortened(y)}. Labels "
-                "with 1 for an anomaly become that by np.where(y == 1, -1, 1).",
+                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}",
                 stacklevel=4,
             )
             return nothing
@@ -336,14 +353,30 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
                 stacklevel=6,
             )
 
+    def _check_pixels(self, X):
+        """Warn if images are of another scale than those of the first fit."""
+        if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
+            kinds = "bytes (uint8)", "floats"
+            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
+            warnings.warn(
+                f"X holds {now} with {X.max():g} for the highest, and the detector was "
+                f"fitted on {before}: pixels hardly have one scale.",
+                stacklevel=5,
+            )
+
     # Training -----------------------------------------------------------------------
 
     def _goes_on(self):
         return self.warm_start and hasattr(self, "offset_")
 
+    def _given(self, name):
+        """Return a parameter; NumPy's numbers as Python's own, which torch wants."""
+        value = getattr(self, name, "auto")
+        return value.item() if isinstance(value, np.generic) else value
+
     def _value(self, name):
         """Return a parameter, or what "auto" stands for on this kind of data."""
-        value = getattr(self, name, "auto")
+        value = self._given(name)
         if isinstance(value, str) and value == "auto":
             values = self._auto_values[name]
             kind = _KINDS.index(len(self._row_shape) + 1)
@@ -396,7 +429,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
 
         The first thing that a stage returns is its net.
         """
-        stage = check_memory(self.memory).cache(stage, ignore=["callbacks"])
+        # What callbacks of the user do to a stage is in no key.
+        memory = check_memory(None if self.callbacks else self.memory)
+        stage = memory.cache(stage, ignore=["callbacks"])
         try:
             shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
         except PicklingError as error:
@@ -443,16 +478,19 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             )
         if natural == "conv" and min(shape[1:]) < _SMALLEST_SIDE:
             height, width = shape[-2:]
+            hint = "Smaller ones make a good table: X.reshape(n, -1)."
+            if len(shape) == 3 and width < _SMALLEST_SIDE <= shape[0]:
+                hint = "Channels come first: np.moveaxis(X, -1, 1) brings them there."
             raise ValueError(
                 f"Images of {height} x {width} pixels: each side has to be at least "
-                f"{_SMALLEST_SIDE}. Smaller ones make a good table: X.reshape(n, -1)."
+                f"{_SMALLEST_SIDE}. {hint}"
             )
         return natural
 
     def _side_by_side(self, n_columns=2048):
         """Return `n_copies`; "auto" is 1 for images, else 8, or as many as fit."""
         if self.n_copies != "auto":
-            return self.n_copies
+            return self._given("n_copies")
         n, *sides = self._row_shape
         return 1 if sides else min(max(n_columns // n, 1), 8)
 
@@ -477,13 +515,14 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         return self.architecture if isinstance(self.architecture, dict) else {}
 
     @contextmanager
-    def _few_threads(self):
-        """Compute small networks on one thread: sharing costs more than it gives."""
+    def _computing(self):
+        """Use one thread for small networks, where sharing costs more than it gives."""
         before = torch.get_num_threads()
         if len(self._row_shape) == 1:
             torch.set_num_threads(1)
         try:
-            yield
+            with single_precision():
+                yield
         finally:
             torch.set_num_threads(before)
 
@@ -514,16 +553,9 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return what `function` makes of each row of X, batch by batch."""
         check_is_fitted(self)
         X = self._check_rows(X, reset=False)
-        if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
-            kinds = "bytes (uint8)", "floats"
-            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
-            warnings.warn(
-                f"X holds {now} with {X.max():g} for the highest, and the detector was "
-                f"fitted on {before}: pixels hardly have one scale.",
-                stacklevel=4,
-            )
+        self._check_pixels(X)
         rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
-        with self._few_threads():
+        with self._computing():
             return self._map_rows(function, rows)
 
     def _score_rows(self, rows):

@@ -60,7 +60,7 @@ def save(
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     TypeError
-        If it is no detector of this package.
+        If it is no detector of this package; a subclass is none.
     ValueError
         If `include_backbone` is false, and the detector has no frozen network.
 
@@ -82,6 +82,11 @@ def save(
         raise TypeError(
             f"{type(detector).__name__} is no detector of skanomaly. Of a pipeline, "
             "save takes the detector, pipeline[-1]; joblib.dump keeps it as a whole."
+        )
+    if _public(type(detector).__name__) is not type(detector):
+        raise TypeError(
+            f"{type(detector).__name__} is a class of your own, which load could not "
+            "find; joblib.dump keeps such a detector."
         )
     check_is_fitted(detector)
     tensors: dict[str, torch.Tensor] = {}
@@ -108,7 +113,7 @@ def save(
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
         for k, v in vars(detector).items()
-        if k not in given
+        if k not in given and k != "_metadata_request"
     }
     header = {
         "format": _FORMAT,
@@ -171,7 +176,8 @@ def _build(header, tensors, params):
     cls = _find_class(header["class"])
     missing = sorted(set(header["left_out"]) - set(params))
     if missing:
-        raise ValueError(f"The file could not hold {missing}: give them as keywords.")
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise ValueError(f"The file could not hold {missing}: load(path, {given}).")
     known = _known_classes(cls)
     detector = cls(**_decode(header["params"], tensors, known) | params)
     fitted = _decode(header["fitted"], tensors, known)
@@ -185,9 +191,13 @@ def _build(header, tensors, params):
     return detector
 
 
-def _find_class(name):
+def _public(name):
     public = import_module(__package__)
-    cls = getattr(public, name) if name in public.__all__ else None
+    return getattr(public, name) if name in public.__all__ else None
+
+
+def _find_class(name):
+    cls = _public(name)
     if not (isinstance(cls, type) and issubclass(cls, BaseDeepDetector)):
         raise ValueError(f"There is no detector {name!r} in skanomaly {__version__}.")
     return cls

@@ -5,12 +5,14 @@ import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -23,6 +25,9 @@ from skorch.callbacks import Callback
 
 import skanomaly
 from skanomaly._base import BaseDeepDetector
+from skanomaly.engine import AlternatingNet
+from skanomaly.exceptions import StopTraining
+from skanomaly.utils._scaling import fit_by_parts, make_scaler
 
 DETECTORS = [
     cls
@@ -67,6 +72,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
     pytest.mark.filterwarnings("ignore:Nothing is taken as known:UserWarning"),
     pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning"),
+    pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning"),
 ]
 
 GENERATORS = [cls for cls in DETECTORS if hasattr(cls, "sample")]
@@ -172,6 +178,26 @@ def test_pixels_of_another_scale_are_noticed(cls, images):
         detector.score_samples(images)
     bits = (images > 127).astype(np.uint8)
     short(cls).fit(bits.astype(np.float32)).score_samples(bits)
+    detector = short(cls, warm_start=True).fit(images)
+    with pytest.warns(UserWarning, match="holds floats with 1 for the highest.*bytes"):
+        detector.fit(images / images.max())
+
+
+@every_detector
+def test_where_channels_belong(cls, images):
+    last = np.moveaxis(np.repeat(images, 3, axis=1), 1, -1)
+    with pytest.raises(ValueError, match="Channels come first"):
+        short(cls).fit(last)
+    with pytest.raises(ValueError, match=r"Images of shape \(12, 1, 9\), but"):
+        short(cls).fit(images).predict(images.transpose(0, 3, 1, 2))
+
+
+@every_detector
+def test_rows_that_are_too_far_out_for_numbers_are_outliers(cls, X):
+    detector = short(cls, scaling=None).fit(X)
+    far = [[1e300, -1e300, 1e300, 1.0]]
+    assert detector.score_samples(far) == [np.finfo(np.float32).min]
+    assert detector.predict(far) == [-1]
 
 
 @every_detector
@@ -347,6 +373,18 @@ def test_a_memory_map_larger_than_the_device_is_streamed(
     np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("scaling", ["auto", "minmax", "standard"])
+@pytest.mark.parametrize("kind", ["X", "images", "floats"])
+def test_scaling_is_learned_in_parts(scaling, kind, X, images, monkeypatch):
+    data = {"X": X, "images": images, "floats": images.astype(np.float32)}[kind]
+    chosen = np.arange(len(data)) % 3 > 0
+    whole = make_scaler(scaling, images=data.ndim > 2).fit(data[chosen])
+    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * data[0].size)
+    parts = make_scaler(scaling, images=data.ndim > 2)
+    fit_by_parts(parts, data, chosen)
+    np.testing.assert_allclose(parts.transform(data), whole.transform(data), 1e-5, 1e-5)
+
+
 # Bad input ---------------------------------------------------------------------------
 
 
@@ -498,11 +536,29 @@ def test_the_keyboard_leaves_a_usable_detector(cls, X, step):
 @every_staged_detector
 def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
     plain = short(cls).fit(X).score_samples(X)
-    stopped = short(cls, memory=str(tmp_path), callbacks=[InterruptAt(1)])
-    with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
-        stopped.fit(X)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AlternatingNet, "train_step", interrupted)
+        with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
+            short(cls, memory=str(tmp_path)).fit(X)
     again = short(cls, memory=str(tmp_path)).fit(X)
     np.testing.assert_array_equal(again.score_samples(X), plain)
+
+
+def interrupted(net, batch):
+    raise KeyboardInterrupt
+
+
+@every_staged_detector
+def test_a_stage_that_a_callback_changes_is_not_kept(cls, X, tmp_path):
+    plain = short(cls).fit(X).score_samples(X)
+    short(cls, memory=str(tmp_path), callbacks=[StopAtOnce()]).fit(X)
+    again = short(cls, memory=str(tmp_path)).fit(X)
+    np.testing.assert_array_equal(again.score_samples(X), plain)
+
+
+class StopAtOnce(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise StopTraining
 
 
 @every_detector
@@ -520,6 +576,69 @@ def test_divergence_changes_nothing(cls, X):
         detector.fit(X)
     detector.set_params(lr=1e-3)
     np.testing.assert_array_equal(detector.score_samples(X), scores)
+
+
+@every_detector
+def test_divergence_in_a_warm_start_changes_nothing(cls, X):
+    detector = short(cls, warm_start=True).fit(X)
+    expected = copy.deepcopy(detector).fit(X).score_samples(X)
+    detector.set_params(lr=1e30)
+    with pytest.raises(skanomaly.exceptions.TrainingDivergedError, match="`lr`"):
+        detector.fit(X)
+    detector.set_params(lr="auto").fit(X)
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+
+
+@every_detector
+def test_a_warm_start_wants_as_many_rows_as_any(cls, X):
+    detector = short(cls, warm_start=True).fit(X)
+    with pytest.raises(ValueError, match="minimum of 2"):
+        detector.fit(X[:1])
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_parameters_may_be_numbers_of_numpy(cls, kind, request):
+    data, params = request.getfixturevalue(kind), cls().get_params()
+    numbers = {"batch_size": 16, "width": 8, "latent_dim": 3, "max_epochs": 1}
+    given = {name: n for name, n in numbers.items() if name in params}
+    plain = short(cls, **given).fit(data)
+    same = short(cls, **{name: np.int64(n) for name, n in given.items()}).fit(data)
+    np.testing.assert_array_equal(plain.score_samples(data), same.score_samples(data))
+
+
+@every_detector
+def test_fits_in_threads_are_those_of_one_after_the_other(
+    cls, X, torch_and_numpy_state
+):
+    def scores(_):
+        return short(cls, max_epochs=1).fit(X).score_samples(X)
+
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(scores, range(6)))
+    for some in many:
+        np.testing.assert_array_equal(some, scores(None))
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_a_process_may_compute_in_double_precision(cls, kind, request, tmp_path):
+    data = request.getfixturevalue(kind)
+    expected = short(cls).fit(data)
+    torch.set_default_dtype(torch.float64)
+    try:
+        detector = short(cls).fit(data)
+        scores = detector.score_samples(data)
+        skanomaly.save(detector, tmp_path / "detector.safetensors")
+        loaded = skanomaly.load(tmp_path / "detector.safetensors")
+        np.testing.assert_array_equal(loaded.score_samples(data), scores)
+        if hasattr(cls, "sample"):
+            pair = (d.sample(3, random_state=0) for d in (detector, expected))
+            np.testing.assert_array_equal(*pair)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(scores, expected.score_samples(data))
 
 
 def weights_of(net):

@@ -6,7 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EpochScoring,
+    GradientNormClipping,
+    LRScheduler,
+)
 from torch import nn
 
 from skanomaly.engine import (
@@ -170,6 +176,94 @@ def test_skorch_s_early_stopping_is_no_interruption(rows):
     net = make().run(rows, max_epochs=50, epoch_steps=1, callbacks=[stop])
     assert not net.interrupted_
     assert len(net.history) < 50
+
+
+class StopAt(Callback):
+    """Ends a run in some hook, by the user's word or its own."""
+
+    def __init__(self, hook, word):
+        def called(net, *arguments, **options):
+            raise word
+
+        setattr(self, hook, called)
+
+
+def test_the_keyboard_is_heard_at_the_end_of_an_epoch(rows):
+    stop = StopAt("on_epoch_end", KeyboardInterrupt)
+    net = make().run(rows, max_epochs=4, epoch_steps=1, callbacks=[stop])
+    assert net.interrupted_
+    assert net.step_ == 1
+
+
+@pytest.mark.parametrize(("hook", "n_steps"), [("begin", 0), ("end", 3)])
+def test_a_callback_may_end_a_run_around_the_loop(hook, n_steps, rows):
+    stop = StopAt(f"on_train_{hook}", StopTraining)
+    net = make().run(rows, max_epochs=3, epoch_steps=1, callbacks=[stop])
+    assert net.step_ == n_steps
+    net.run(rows, max_epochs=1, epoch_steps=1)
+    assert net.step_ == n_steps + 1
+
+
+def test_callbacks_may_change_the_gradients_of_each_player(rows):
+    clip = GradientNormClipping(1e-9)
+    net = make().run(rows, max_epochs=0, epoch_steps=1)
+    before = net.first_.weight.item(), net.second_.weight.item()
+    net.run(rows, max_epochs=1, epoch_steps=3, callbacks=[clip])
+    after = net.first_.weight.item(), net.second_.weight.item()
+    np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("callback", [LRScheduler(), ("score", EpochScoring("r2"))])
+def test_callbacks_for_other_nets_are_refused(callback, rows):
+    with pytest.raises(ValueError, match=r"several players.*net\.history"):
+        make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[callback])
+
+
+@pytest.mark.parametrize("callback", [1, EarlyStopping, ("name", 2)])
+def test_what_is_no_callback_is_named(callback, rows):
+    with pytest.raises(ValueError, match=r"instances of skorch\.callbacks\.Callback"):
+        make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[callback])
+
+
+def test_means_of_half_precision_are_not(rows):
+    class Half(Duel):
+        def turns(self, batch):
+            yield "first", (10 + 0 * self.first_.weight.sum()).bfloat16()
+
+    net = make(Half).run(rows, max_epochs=1, epoch_steps=1000)
+    assert net.history[-1]["first_loss"] == pytest.approx(10)
+
+
+def test_a_resumed_net_draws_other_numbers(rows):
+    class Draw(Duel):
+        def turns(self, batch):
+            self.seen.append(torch.rand(()).item())
+            yield from super().turns(batch)
+
+    first = make(Draw).run(rows, max_epochs=1, epoch_steps=1)
+    second = make(Draw)
+    second.resume(first)
+    second.run(rows, max_epochs=1, epoch_steps=1)
+    assert first.seen[0] != second.seen[0]
+
+
+def test_a_resumed_net_leaves_the_other_as_it_is(rows):
+    class Adam(Duel):
+        def players(self):
+            return {
+                name: player._replace(optimizer=torch.optim.Adam)
+                for name, player in super().players().items()
+            }
+
+    first = make(Adam).run(rows, max_epochs=1, epoch_steps=3)
+    second = make(Adam)
+    second.resume(first)
+    (state,) = first.optimizer_first_.state.values()
+    before = {name: value.clone() for name, value in state.items()}
+    second.run(rows, max_epochs=1, epoch_steps=3)
+    assert {name: value.item() for name, value in state.items()} == {
+        name: value.item() for name, value in before.items()
+    }
 
 
 def test_a_broken_callback_is_heard(rows):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from skanomaly import HistoryAD, load, save
+from skanomaly import HistoryAD, TransferAD, load, save
 
 
 @pytest.fixture
@@ -78,3 +79,24 @@ def test_an_unfitted_detector_is_not_saved(tmp_path):
     with pytest.raises(NotFittedError):
         save(HistoryAD(), tmp_path / "d.safetensors")
     assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_a_detector_with_a_metadata_request_is_saved(tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    domain, path = np.repeat([1, -1], 30), tmp_path / "detector.safetensors"
+    with config_context(enable_metadata_routing=True):
+        detector = TransferAD(max_epochs=1, transfer_epochs=1, width=8, random_state=0)
+        detector.set_fit_request(sample_domain=True).fit(X, sample_domain=domain)
+        save(detector, path)
+        scores = load(path).score_samples(X)
+    np.testing.assert_array_equal(scores, detector.score_samples(X))
+
+
+def test_a_class_that_could_not_be_found_again_is_refused(tmp_path):
+    class Mine(HistoryAD):
+        pass
+
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    detector = Mine(max_epochs=1, width=8, random_state=0).fit(X)
+    with pytest.raises(TypeError, match="Mine is a class of your own"):
+        save(detector, tmp_path / "detector.safetensors")

@@ -411,7 +411,7 @@ def state_of(net):
 @pytest.mark.parametrize("encoder_loss", ["image", "latent"])
 def test_each_turn_moves_its_own_network(encoder_loss):
     net = make_net(encoder_loss=encoder_loss)
-    net._moved = {k: list(p.module.parameters()) for k, p in net.players().items()}
+    net._call_players()
     net._sums, order = {}, []
     turns = net.turns(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
     for player, loss in turns:

@@ -117,10 +117,11 @@ class AnomalyAwareBiGAN(AlternatingNet):
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])
 
-    def draw_noise(self, n: int) -> Tensor:
+    def draw_noise(self, n: int, rng=None) -> Tensor:
         """Return codes from the prior, (k, n, latent_dim)."""
         shape = self.n_copies, n, self.latent_dim
-        return torch.randn(shape, generator=self.rng_, device=self.device)
+        draw = {"generator": rng or self.rng_, "device": self.device}
+        return torch.randn(shape, dtype=torch.float32, **draw)
 
     def run(self, rows, *, known, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; judge on the rows held out."""
@@ -137,9 +138,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n generated rows of each game, (k, n, ...)."""
-        self.rng_ = torch.Generator(self.device).manual_seed(seed)
-        noise = self.draw_noise(n)
-        del self.rng_
+        noise = self.draw_noise(n, torch.Generator(self.device).manual_seed(seed))
         return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
 
     def validate(self):
@@ -384,14 +383,16 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        n_known = self.known_per_batch
+        n_known = self._given("known_per_batch")
+        if n_known == "auto":
+            n_known = max(self._value("batch_size") // 4, 1)
         net = AnomalyAwareBiGAN(
             self._builders(),
             latent_dim=self._latent_dim(),
             prepare=self._preparation(),
             targets=(self.a, self.b, self.c),
             cycle_weight=self.cycle_weight,
-            n_known=max(self.batch_size // 4, 1) if n_known == "auto" else n_known,
+            n_known=n_known,
             n_copies=self._side_by_side(),
             lr=self._value("lr"),
             beta2=self._value("beta2"),
@@ -401,7 +402,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _latent_dim(self):
         if self.latent_dim != "auto":
-            return self.latent_dim
+            return self._given("latent_dim")
         n, *sides = self._row_shape
         if not sides:
             return ceil(n**0.5)

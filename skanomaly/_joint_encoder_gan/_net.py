@@ -170,10 +170,11 @@ class JointNet(AlternatingNet):
             return images
         return faded(images, upsampled(F.avg_pool2d(images, 2)), fade)
 
-    def draw_noise(self, n: int) -> Tensor:
+    def draw_noise(self, n: int, rng=None) -> Tensor:
         """Return codes from the prior, (k, n, latent_dim)."""
         shape = self.n_copies, n, self.latent_dim
-        return torch.randn(shape, generator=self.rng_, device=self.device)
+        draw = {"generator": rng or self.rng_, "device": self.device}
+        return torch.randn(shape, dtype=torch.float32, **draw)
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
@@ -182,9 +183,7 @@ class JointNet(AlternatingNet):
 
     def drawn(self, n: int, seed: int) -> Iterator[Tensor]:
         """Yield n generated rows of each game, some at a time."""
-        self.rng_ = torch.Generator(self.device).manual_seed(seed)
-        noise = self.draw_noise(n)
-        del self.rng_
+        noise = self.draw_noise(n, torch.Generator(self.device).manual_seed(seed))
         for part in noise.split(_AT_ONCE, 1):
             yield self.generator_(part)
 

@@ -11,20 +11,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from threading import RLock
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
+from skorch.callbacks.scoring import ScoringBase
 from skorch.history import History
 from torch import Tensor, nn
 
 from ..exceptions import StopTraining, TrainingDivergedError
+from ..utils._device import single_precision
 from ._rows import Batches
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
+
+#: Held while torch's generator, of which there is one, is on loan to a net.
+_RANDOMNESS = RLock()
 
 
 def input_gradient(function, points: Tensor) -> Tensor:
@@ -133,8 +139,9 @@ class AlternatingNet(NeuralNet, ABC):
 
     Attributes
     ----------
-    step_ : int
-        Batches seen so far.
+    step_, resumed_ : int
+        Batches seen so far, and those of them that another net had seen, from which
+        this one goes on.
     rng_ : torch.Generator
         For every draw in ``turns``; on the device of the net.
     interrupted_, ended_ : bool
@@ -145,6 +152,7 @@ class AlternatingNet(NeuralNet, ABC):
     """
 
     step_: int
+    resumed_: int
     history: History
     #: The longest gradient of each player, in a run.
     _longest: Mapping[str, float | None] = MappingProxyType({})
@@ -220,9 +228,11 @@ class AlternatingNet(NeuralNet, ABC):
         ------
         TrainingDivergedError
             If a loss is infinite or NaN at the end of an epoch.
+        ValueError
+            If a callback is for nets with one optimiser and predictions.
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
-        self.callbacks = list(callbacks)
+        self.callbacks = [_checked(callback) for callback in callbacks]
         if self.initialized_:
             self._initialize_callbacks()
         else:
@@ -261,13 +271,13 @@ class AlternatingNet(NeuralNet, ABC):
                 f"their sizes needs a fit without it. {error}"
             ) from error
         for name in self.players():
-            optimizer, state = (
-                self._optimizer(name),
-                other._optimizer(name).state_dict(),
-            )
+            optimizer = self._optimizer(name)
+            # A copy: torch keeps the tensors that it is given, and steps in place.
+            state = deepcopy(other._optimizer(name).state_dict())
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**state, "param_groups": groups})
         self.history, self.step_ = deepcopy(other.history), other.step_
+        self.resumed_ = other.step_
 
     @property
     def n_steps(self) -> int:
@@ -296,6 +306,7 @@ class AlternatingNet(NeuralNet, ABC):
             # Losses of one turn may share a graph: only the last may free it.
             loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
+            self.notify("on_grad_computed", named_parameters=self._named[name])
             if (max_norm := self._longest.get(name)) is not None:
                 nn.utils.clip_grad_norm_(self._moved[name], max_norm)
             self._optimizer(name).step()
@@ -304,7 +315,7 @@ class AlternatingNet(NeuralNet, ABC):
     def record(self, name: str, value: Tensor) -> None:
         """Add `value` to the epoch's mean of `name`, without waiting for it."""
         total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = total + value, count + 1
+        self._sums[name] = total + value.float(), count + 1
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Train on every batch, then read the losses: once an epoch."""
@@ -342,9 +353,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs; end early on a callback's or the user's word."""
-        players = self.players()
-        self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
-        self._longest = {k: p.max_norm for k, p in players.items()}
+        self._call_players()
         try:
             super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining:
@@ -352,25 +361,38 @@ class AlternatingNet(NeuralNet, ABC):
         except KeyboardInterrupt:
             self.interrupted_ = True
         finally:
-            del self._moved, self._longest
+            del self._named, self._moved, self._longest
             self._set_training(False)
         return self
 
+    def _call_players(self):
+        """Write down what each player moves in a run, and how far."""
+        players = self.players()
+        named = {k: list(p.module.named_parameters()) for k, p in players.items()}
+        self._named, self._longest = named, {k: p.max_norm for k, p in players.items()}
+        self._moved = {k: [p for _, p in pairs] for k, pairs in named.items()}
+
     def notify(self, method_name, **cb_kwargs):
-        """Call the callbacks; one that interrupts at an epoch's end ends the run."""
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt as interrupt:
-            # skorch's EarlyStopping stops a run by this exception.
-            if method_name == "on_epoch_end":
-                raise StopTraining from interrupt
-            raise
+        """Call the net and its callbacks, which may end the run."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as interrupt:
+                # That is how it stops a run; of all others it is the user's word.
+                if isinstance(callback, EarlyStopping):
+                    raise StopTraining from interrupt
+                raise
+            except StopTraining:
+                if method_name not in ("on_train_begin", "on_train_end"):
+                    raise
+                self.ended_ = True  # outside of the loop, which has to be left
 
     # What skorch asks for --------------------------------------------------------
 
     def initialize(self):
         """Build modules and optimisers, from the seed."""
-        self.step_ = 0
+        self.step_ = self.resumed_ = 0
         with self._own_randomness():
             super().initialize()
         self._set_training(False)  # what is not being trained is to be judged
@@ -426,11 +448,35 @@ class AlternatingNet(NeuralNet, ABC):
 
     @contextmanager
     def _own_randomness(self):
+        with _RANDOMNESS, single_precision(), self._seeded():
+            yield
+
+    @contextmanager
+    def _seeded(self):
         device = torch.device(self.device)
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(self.seed)
+            seed = self.seed + self.resumed_
+            torch.default_generator.manual_seed(seed)
             for index in cuda:
                 with torch.cuda.device(index):
-                    torch.cuda.manual_seed(self.seed)
+                    torch.cuda.manual_seed(seed)
             yield
+
+
+def _checked(callback):
+    """Return a callback, unless it asks for what no net here has."""
+    named = isinstance(callback, tuple) and len(callback) == 2
+    called = callback[1] if named else callback
+    if not isinstance(called, Callback):
+        raise ValueError(
+            f"callbacks has {called!r}, and is for instances of "
+            "skorch.callbacks.Callback."
+        )
+    if isinstance(called, LRScheduler | ScoringBase):
+        raise ValueError(
+            f"callbacks has {type(called).__name__} of skorch, which is for nets with "
+            "one optimizer, targets and predictions. Those of a detector have several "
+            "players, and losses alone: see net.history."
+        )
+    return callback

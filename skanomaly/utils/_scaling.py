@@ -6,7 +6,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-__all__ = ["ImageScaler", "make_scaler", "refuse_other_scale"]
+__all__ = ["ImageScaler", "fit_by_parts", "make_scaler", "refuse_other_scale"]
+
+#: Numbers to look at together.
+_AT_ONCE = 2**24
 
 #: Scaled pixels so far out that they were hardly meant, where 1 is as far as any.
 _FAR = 10.0
@@ -35,16 +38,21 @@ class ImageScaler(TransformerMixin, BaseEstimator):
 
     def fit(self, X, y=None):
         """Learn the map from images of shape (n, c, ...)."""
+        self.seen_ = None
+        return self.partial_fit(X)
+
+    def partial_fit(self, X, y=None):
+        """Learn the map from these images and those before."""
+        self.bytes_ = X.dtype == np.uint8
         if self.method == "standard":
-            axes = (0, *range(2, X.ndim))
-            mean, spread = X.mean(axes, dtype=np.float64), X.std(axes, dtype=np.float64)
-            lower, half = mean, np.where(spread > 0, spread, 1.0)
+            self.seen_ = _moments(X, self.seen_)
+            _, lower, variance = self.seen_
+            half = np.where(variance > 0, variance**0.5, 1.0)
         else:
-            low, high = (0, 255) if X.dtype == np.uint8 else (X.min(), X.max())
-            low, high = np.atleast_1d(np.float64(low)), np.atleast_1d(np.float64(high))
+            self.seen_ = (0, 255) if self.bytes_ else _range(X, self.seen_)
+            low, high = (np.atleast_1d(np.float64(bound)) for bound in self.seen_)
             half = np.where(high > low, (high - low) / 2, 1.0)
             lower = (low + high) / 2
-        self.bytes_ = X.dtype == np.uint8
         shape = (-1,) + (1,) * (X.ndim - 2)
         self.scale_ = (1 / half).astype(np.float32).reshape(shape)
         self.min_ = (-lower / half).astype(np.float32).reshape(shape)
@@ -68,6 +76,50 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         return np.clip(np.rint(X), 0, 255).astype(np.uint8) if self.bytes_ else X
 
 
+def _range(X, before):
+    low, high = X.min(), X.max()
+    return (
+        (low, high) if before is None else (min(low, before[0]), max(high, before[1]))
+    )
+
+
+def _moments(X, before):
+    """Return the pixels, and the mean and the variance of each channel."""
+    axes = (0, *range(2, X.ndim))
+    n = X.size // X.shape[1]
+    mean, variance = X.mean(axes, dtype=np.float64), X.var(axes, dtype=np.float64)
+    if before is None:
+        return n, mean, variance
+    n_before, mean_before, variance_before = before
+    share, apart = n / (n + n_before), mean - mean_before
+    variance = share * variance + (1 - share) * variance_before
+    variance += share * (1 - share) * apart**2
+    return n + n_before, mean_before + share * apart, variance
+
+
+def fit_by_parts(scaler, X, chosen):
+    """Fit a scaler on chosen rows, few at a time: X may be larger than the memory.
+
+    Parameters
+    ----------
+    scaler : transformer with ``partial_fit``, or None
+        What to fit, if there is anything.
+    X : ndarray of shape (n, ...)
+        Rows.
+    chosen : ndarray of shape (n,), bool
+        Which of them to fit it on.
+    """
+    if scaler is None:
+        return
+    n_rows = max(_AT_ONCE // X[0].size, 1)
+    scaler.seen_ = None
+    for start in range(0, len(X), n_rows):
+        part = chosen[start : start + n_rows]
+        rows = X[start : start + n_rows]
+        if part.any():
+            scaler.partial_fit(rows if part.all() else rows[part])
+
+
 def make_scaler(scaling, *, images):
     """Return the unfitted scaler that `scaling` names, None for no scaling.
 
@@ -86,7 +138,9 @@ def make_scaler(scaling, *, images):
 
 
 def refuse_other_scale(name, others, X):
-    """Raise an error if one of two arrays of images holds bytes, and one does not.
+    """Raise an error if two arrays of images hardly have one scale.
+
+    One holds bytes, and one does not; or the numbers of one are far larger.
 
     Parameters
     ----------
@@ -107,3 +161,13 @@ def refuse_other_scale(name, others, X):
             "(A scaler in front, in a pipeline, makes floats of bytes; images need "
             "none.)"
         )
+    if X.ndim > 2 and len(others) and X.dtype != np.uint8:
+        both = (others.min(), others.max()), (X.min(), X.max())
+        reach = [max(abs(low), abs(high)) for low, high in both]
+        if max(reach) > _FAR * min(reach) > 0:
+            (low, high), (own_low, own_high) = both
+            raise ValueError(
+                f"{name} goes from {low:g} to {high:g} and X from {own_low:g} to "
+                f"{own_high:g}: images hardly have one scale. Divide bytes by 255 in "
+                "both, or in neither."
+            )
