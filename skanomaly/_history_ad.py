@@ -158,7 +158,7 @@ class HistoryGAN(AlternatingNet):
 
     def value(self, *parts: Tensor) -> Tensor:
         """Return the critics' values on parts of shape (k, n_i, ...)."""
-        return self.critic_(torch.cat(parts, dim=1)).squeeze(-1)
+        return self.critic_(torch.cat(parts, dim=1)).squeeze(-1).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
         """Return points between pairs of rows; half of the pairs will do."""
@@ -167,19 +167,19 @@ class HistoryGAN(AlternatingNet):
         mix = torch.rand(shape, generator=self.rng_, device=self.device)
         return torch.lerp(generated, data, mix)
 
-    def generate(self, n: int, spread: float | Tensor = 1.0) -> Tensor:
+    def generate(self, n: int, spread: float | Tensor = 1.0, rng=None) -> Tensor:
         """Return n samples of each generator; noise with deviation `spread`."""
         shape = self.n_copies, n, self.noise_dim
-        z = torch.randn(shape, generator=self.rng_, device=self.device)
+        draw = {"generator": rng or self.rng_, "device": self.device}
+        z = torch.randn(shape, dtype=torch.float32, **draw)
         return self.generator_(spread * z).float()
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n samples of each trained generator, (k, n, ...)."""
-        self.rng_ = torch.Generator(self.device).manual_seed(seed)
+        rng = torch.Generator(self.device).manual_seed(seed)
         # Of one size, since batch statistics depend on it.
-        batches = [self.generate(256) for _ in range(-(-n // 256))]
-        del self.rng_
+        batches = [self.generate(256, rng=rng) for _ in range(-(-n // 256))]
         return torch.cat(batches, dim=1)[:, :n]
 
 
@@ -249,6 +249,8 @@ class History(Callback):
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Save what is due at the end, and close the history."""
         self._save(net)
+        # A run that was cut short goes no further than it came.
+        self.times_ = self.times_[: len(self.times_) - len(self.due_)]
         if self.mass_ == 0:  # interrupted before the first save point that counts
             self._remember(net, 1.0, self.n_samples)
         self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
@@ -306,7 +308,7 @@ class DetectorNet(AlternatingNet):
 
     def value(self, *parts: Tensor) -> Tensor:
         """Return the detectors' values on parts of shape (k, n_i, ...)."""
-        return self.detector_(torch.cat(parts, dim=1))
+        return self.detector_(torch.cat(parts, dim=1)).float()
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return the same rows for each copy, (k, n, ...)."""
@@ -406,10 +408,10 @@ class HistoryAD(BaseDeepDetector):
         Start of the detector: the average of the critics (eq. 14), or fresh weights.
         "auto" is "random" for images if the detector is trained, else "average".
     detector_epochs : int or "auto", default="auto"
-        Passes of the detector over the data; 0 leaves it at its start (the paper's
-        "no training"). "auto" is 0 for tables, where training spoils a good start
-        as often as it helps, and 1500 steps for images. The weights with the least
-        loss on held-out rows are kept.
+        Epochs of the detector, each of as many steps as one of the GAN; 0 leaves it at
+        its start (the paper's "no training"). "auto" is 0 for tables, where training
+        spoils a good start as often as it helps, and 1500 steps for images. The weights
+        with the least loss on held-out rows are kept.
     detector_lr : float or "auto", default="auto"
         Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
     n_critic : int, default=1
@@ -616,18 +618,18 @@ class HistoryAD(BaseDeepDetector):
         n_saves, n_samples = round(per_epoch * n_epochs), self._value("n_samples")
         earlier = self._past if self._goes_on() else None
         return History(
-            length, n_saves, alpha, beta, n_samples, self.wide_latent, earlier
+            length, n_saves, alpha, beta, n_samples, self._given("wide_latent"), earlier
         )
 
     def _fit_detector(self, train, held_out, plan, callbacks):
         net, past = self.net_, self._past
         if not net.initialized_:
             net.initialize()
-            untrained = self.init == "auto" and plan["max_epochs"] == 0
-            if untrained or self._value("init") == "average":
-                net.detector_.critic.load_state_dict(past.critic_)
-                data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
-                net.detector_.calibrate(net.for_all(data), samples.to(data))
+        untrained = self.init == "auto" and plan["max_epochs"] == 0
+        if net.step_ == 0 and (untrained or self._value("init") == "average"):
+            net.detector_.critic.load_state_dict(past.critic_)
+            data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
+            net.detector_.calibrate(net.for_all(data), samples.to(data))
         samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(_ENOUGH), samples[:_ENOUGH].float())
         if self.coverage_ < self._value("covered"):

@@ -15,7 +15,7 @@ import skanomaly
 from skanomaly import HistoryAD
 from skanomaly._history_ad import Detector, History, HistoryGAN
 from skanomaly.engine import Rows
-from skanomaly.exceptions import CoverageWarning
+from skanomaly.exceptions import CoverageWarning, StopTraining
 from skanomaly.networks import (
     SLOPE,
     ConvCritic,
@@ -170,6 +170,33 @@ def test_warm_start_continues_the_history(X):
     # Most of the average is still that of the first run.
     for name, value in once._past.critic_.items():
         assert (value - first[name]).abs().max() < 0.2
+
+
+def test_a_run_that_ended_early_counts_for_what_it_was(X):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise StopTraining
+
+    settings = SHORT | {"max_epochs": 20, "alpha": 0, "beta": 0, "saves_per_epoch": 1}
+    detector = HistoryAD(**settings, warm_start=True, callbacks=[Stop()]).fit(X)
+    assert detector._past.times_[-1] == pytest.approx(0.05)
+    n_first = len(detector._past.times_)
+    detector.set_params(callbacks=None).fit(X)
+    times = detector._past.times_
+    assert times[-1] == pytest.approx(1.05)
+    share = history_weights(times, 0.0, 0.0)[:n_first].sum()
+    assert share < 0.2
+
+
+def test_a_warm_start_of_an_untrained_detector_takes_the_new_history(X):
+    settings = SHORT | {"detector_epochs": 0}
+    detector = HistoryAD(**settings, warm_start=True).fit(X)
+    first = detector.score_samples(X)
+    detector.fit(X)
+    assert not np.array_equal(detector.score_samples(X), first)
+    critic = detector.net_.detector_.critic.state_dict()
+    for name, value in detector._past.critic_.items():
+        torch.testing.assert_close(critic[name], value.to(critic[name]))
 
 
 # The detector ------------------------------------------------------------------------
