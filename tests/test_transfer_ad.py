@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import config_context
+from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -282,6 +283,41 @@ def test_the_code_s_distance_is_that_of_mahalanobis():
     distance = cdist(codes, codes.mean(0, keepdims=True), "mahalanobis", VI=inverse)
     found = abnormality.terms(figures)[1].exp().numpy()
     np.testing.assert_allclose(found, distance[:, 0] ** 2, rtol=1e-3)
+
+
+def test_long_codes_are_seen_by_means_over_neighbours():
+    rng = np.random.default_rng(0)
+    short_codes = torch.from_numpy(rng.normal(size=(1, 50, 1024))).float()
+    figures = figures_of(rng, n=50, k=1)._replace(codes=short_codes)
+    longer = figures._replace(codes=short_codes.repeat_interleave(3, 2))
+    results = []
+    for part in (figures, longer):
+        abnormality = Abnormality(1, part.codes.shape[2])
+        abnormality.adapt(part, torch.ones(50))
+        assert abnormality.precision.shape == (1, 1024, 1024)
+        results.append(abnormality(part, "combined"))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning")
+@pytest.mark.parametrize("kind", ["digits", "constant"])
+def test_images_with_hardly_any_detail(kind):
+    images = load_digits().images[:80, None]
+    if kind == "constant":
+        images = np.full((80, 1, 12, 12), 7.0)
+        images[::2] = 9
+    short(width=32).fit(images)
+    domain = np.repeat([1, -1], 40)
+    detector = short(width=32).fit(images, sample_domain=domain)
+    assert np.isfinite(detector.score_samples(images)).all()
+    assert detector.sample_weight_.max() > 0
+
+
+def test_a_quantile_of_very_many_rows(monkeypatch):
+    monkeypatch.setattr("skanomaly._transfer_ad._net._SORTED", 10)
+    X = np.random.default_rng(0).normal(size=(120, 4))
+    detector = short().fit(X[60:], X_source=X[:60])
+    assert 0 < detector.sample_weight_.mean() < 1
 
 
 def test_abnormality_does_not_depend_on_units():

@@ -16,6 +16,8 @@ from ..objectives import mahalanobis_squared
 #: codes hardly vary, should not decide alone.
 _SHARE_OF_DETAIL, _SHARE_OF_VARIANCE = 0.01, 0.3
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
+#: Numbers of a code of which the covariance is found; it has the square of them.
+_LONGEST = 1024
 
 
 class Figures(NamedTuple):
@@ -48,7 +50,8 @@ class Abnormality(nn.Module):
               \log g = \frac{a - \bar a}{2 s_a} + \frac{b - \bar b}{2 s_b}
 
     Means, deviations and :math:`\mu`, :math:`\Sigma` are those of the target rows,
-    each row counted by its weight.
+    each row counted by its weight. Codes of more than 1024 numbers, those of large
+    clips, are brought to so many, by means over neighbours.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class Abnormality(nn.Module):
 
     def __init__(self, n_copies: int, n_codes: int):
         super().__init__()
-        k, n = n_copies, n_codes
+        k, n = n_copies, min(n_codes, _LONGEST)
         self.register_buffer("centre", torch.zeros(k, 1, n))
         self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
         self.register_buffer("floor", torch.zeros(()))
@@ -77,8 +80,9 @@ class Abnormality(nn.Module):
         weights = weights.to(figures.loss) + _TINY  # if none counts, all do
         share = weights / weights.sum()
         self.floor.copy_(_SHARE_OF_DETAIL * figures.detail.mean())
-        mean = (share[:, None] * figures.codes).sum(1, keepdim=True)
-        centred = figures.codes - mean
+        codes = _shortened(figures.codes)
+        mean = (share[:, None] * codes).sum(1, keepdim=True)
+        centred = codes - mean
         covariance = centred.mT @ (share[:, None] * centred)
         size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + _TINY
         round_one = size * torch.eye(mean.shape[-1], device=mean.device)
@@ -93,8 +97,10 @@ class Abnormality(nn.Module):
 
     def terms(self, figures: Figures) -> Tensor:
         """Return a and b of each row, (2, n): means over the autoencoders."""
-        lost = figures.loss / (figures.detail + self.floor)
-        distance = mahalanobis_squared(figures.codes, self.centre, self.precision)
+        # Of constant images there is no detail, in none of them.
+        lost = figures.loss / (figures.detail + self.floor).clamp(min=_TINY)
+        codes = _shortened(figures.codes)
+        distance = mahalanobis_squared(codes, self.centre, self.precision)
         terms = torch.stack([lost, distance]).clamp(min=_TINY).log()
         return terms.mean(1)
 
@@ -103,6 +109,12 @@ class Abnormality(nn.Module):
         if criterion == "reconstruction":
             return figures.loss.mean(0).clamp(min=_TINY).log()
         return ((self.terms(figures) - self.location) / self.spread).mean(0)
+
+
+def _shortened(codes):
+    if codes.shape[-1] <= _LONGEST:
+        return codes
+    return F.adaptive_avg_pool1d(codes, _LONGEST)
 
 
 def detail_of(rows: Tensor, n_codes: int) -> Tensor:
@@ -125,7 +137,8 @@ def detail_of(rows: Tensor, n_codes: int) -> Tensor:
         Mean squared difference between a row and its smoothly enlarged means.
     """
     sides = rows.shape[2:]
-    side = ceil((prod(sides) / n_codes) ** (1 / len(sides)))
+    # Cells of one pixel would lose nothing, and tell nothing.
+    side = max(ceil((prod(sides) / n_codes) ** (1 / len(sides))), 2)
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
     # Cells of one size, and enlarged by that factor: else both would be out of step.
     means = pool(rows, side, ceil_mode=True, count_include_pad=False)

@@ -32,7 +32,6 @@ _CRITERIA = "combined", "reconstruction"
 _LOOK_EVERY = 50
 #: Share of the target rows that are taken for normal, if nothing is said of it.
 _TRUSTED = 0.4
-#: Rows that are enough to see in what units they are.
 #: Weights with a mean beyond these say nothing.
 _SATURATED = 0.01, 0.99
 
@@ -54,9 +53,9 @@ _SATURATED = 0.01, 0.99
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
     auto_offset="the 65th percentile of the scores of the target rows less twice its "
-    "distance to their 90th, which holds for any share of anomalies up to a half; with "
-    "one domain, where g is above its median by five times the distance from there to "
-    "its third quartile",
+    "distance to their 90th, which holds for any share of anomalies up to a half; "
+    "without the second stage, where g is above its median by five times the distance "
+    "from there to its third quartile",
 )
 class TransferAD(ReconstructionMixin, BaseDeepDetector):
     r"""Detector for a domain without labels, with the help of another domain.
@@ -147,7 +146,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         Weights of the target rows, in their order; not divided by their mean. There
         are none without a second stage.
     tau_ : float
-        The value of g at which a weight is 1/2, if `eta` is None.
+        The value of g at which a weight is 1/2, if `eta` is None; a given `eta` has it
+        at -`beta` / `eta`.
     %(common_attributes)s
 
     See Also
@@ -315,7 +315,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         """
         with self._all_or_nothing():
             self._check_beta()
-            X = self._check_rows(X, reset=not self._goes_on())
+            X = self._check_rows(X, reset=not self._goes_on(), fewest=2)
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
                 X_source = self._check_source(X_source, X)
@@ -367,7 +367,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     @staticmethod
     def _contradicts(y, is_source):
         """Return whether labels say that source rows are anomalies."""
-        anomalous = np.equal(y, -1)
+        anomalous = y == -1
         # Nothing but -1 is how skada writes that it does not know.
         return len(y) == len(is_source) and (
             anomalous[is_source].any() and not anomalous.all()
@@ -396,8 +396,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _rows_to_scale_by(self, X, apart, X_apart):
         # Those of the source: anomalies among the others would hide by their spread.
         if X_apart is not None:
-            return X_apart
-        return X[apart] if apart.any() else X
+            return X_apart, np.ones(len(X_apart), dtype=bool)
+        return X, apart if apart.any() else ~apart
 
     # Networks
 
@@ -428,7 +428,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _builders(self, k):
         """Return what builds k of each network, and the length of their codes."""
         width, shape = self._value("width"), self._row_shape
-        latent_dim = self.latent_dim
+        latent_dim = self._given("latent_dim")
         if self._family(_ROLES) == "mlp":
             latent_dim = ceil(shape[0] ** 0.5) if latent_dim == "auto" else latent_dim
             builders = table_networks(k, *shape, latent_dim, width)

@@ -7,6 +7,7 @@ classifier of domains; L is the loss of reconstruction.
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ from ._abnormality import Figures, detail_of
 
 #: Rows whose figures are taken at once.
 _AT_ONCE = 512
+#: The most numbers of which torch finds a quantile.
+_SORTED = 2**24
 #: Times that the first weights are found, each time with what is usual by the last.
 _ROUNDS = 5
 
@@ -162,7 +165,8 @@ class TransferNet(AlternatingNet):
     def new_weights(self, log_g: Tensor) -> Tensor:
         """Set tau by the target rows, and return their weights."""
         rule = self.weighting_
-        self.log_tau_ = float(torch.quantile(log_g, rule.trusted))
+        some = log_g[:: ceil(len(log_g) / _SORTED)]
+        self.log_tau_ = float(torch.quantile(some, rule.trusted))
         return rule.weights(log_g, self.log_tau_, self.progress)
 
     def prepared(self, rows: Tensor) -> Tensor:
