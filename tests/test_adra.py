@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
-from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import ADRA, load, save
@@ -44,7 +43,7 @@ from skanomaly._adra._images import Augmentation, ImagePreparation
 from skanomaly._adra._net import Adapters, Head, ResidualAdaptation
 from skanomaly._adra._pretraining import JoinedRows, Rotation
 from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
-from skanomaly.engine import MappedRows, Rows
+from skanomaly.engine import AlternatingNet, MappedRows, Rows
 from skanomaly.objectives import hypersphere_classification_loss, hypersphere_radius
 
 SHORT = {
@@ -60,6 +59,9 @@ short = partial(ADRA, **SHORT)
 # Adapters that stay where they start.
 still = partial(short, lr=1e-30, weight_decay=0)
 double = partial(torch.randn, dtype=torch.double)
+
+# Most of these networks are looked at, and learn nothing that matters.
+pytestmark = pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning")
 
 
 @pytest.fixture
@@ -1250,6 +1252,15 @@ def test_corrections_decay(images):
     assert size(1.0) < 0.8 * free
 
 
+def test_decay_by_default(X, images):
+    detector = short(backbone=network_of(), corpus=images[1])
+    assert detector.fit(images[0]).net_.weight_decay == 0.1
+    assert detector.set_params(weight_decay=1e-4).fit(images[0]).net_.weight_decay == (
+        1e-4
+    )
+    assert short().fit(X).net_.weight_decay == 1e-4
+
+
 def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
     trained = []
     run = ResidualAdaptation.run
@@ -2034,18 +2045,26 @@ def test_own_networks_learn_to_take_noise_away():
     assert 0.02 < losses[-1] < losses[0] / 3
 
 
-class Count(Callback):
-    runs = Counter()  # noqa: RUF012
+@pytest.fixture
+def runs(monkeypatch):
+    """Count the runs of each kind of net."""
+    counted, fit_loop = Counter(), AlternatingNet.fit_loop
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        Count.runs[type(net).__name__] += 1
+    def watched(net, *arguments, **options):
+        counted[type(net).__name__] += 1
+        return fit_loop(net, *arguments, **options)
+
+    monkeypatch.setattr(AlternatingNet, "fit_loop", watched)
+    return counted
 
 
 @pytest.mark.parametrize(
     ("kind", "task"),
     [("X", "Denoising"), ("images", "Rotation"), ("images", "Supervised")],
 )
-def test_candidates_of_a_search_share_the_pretraining(kind, task, request, tmp_path):
+def test_candidates_of_a_search_share_the_pretraining(
+    kind, task, request, tmp_path, runs
+):
     data, settings = request.getfixturevalue(kind), {}
     if kind == "images":
         data, corpus = data
@@ -2053,8 +2072,7 @@ def test_candidates_of_a_search_share_the_pretraining(kind, task, request, tmp_p
         settings["corpus"] = corpus
         if task == "Supervised":
             settings["corpus"] = corpus, np.repeat([0, 1], 40)
-    Count.runs.clear()
-    detector = short(memory=str(tmp_path), callbacks=[Count()], **settings)
+    detector = short(memory=str(tmp_path), **settings)
     everything = np.arange(len(data))
     search = GridSearchCV(
         detector,
@@ -2064,7 +2082,37 @@ def test_candidates_of_a_search_share_the_pretraining(kind, task, request, tmp_p
         refit=False,
     )
     search.fit(data)
-    assert Count.runs == {task: 1, "ResidualAdaptation": 3}
+    assert runs == {task: 1, "ResidualAdaptation": 3}
+
+
+@pytest.mark.filterwarnings("error:ADRA was given no corpus:UserWarning")
+def test_images_without_a_corpus_are_noticed(images):
+    settings = {"backbone": network_of()}
+    with pytest.warns(UserWarning, match="no corpus.*UADRA"):
+        short(**settings).fit(images[0])
+    short(**settings, corpus=None).fit(images[0])
+    short(**settings).fit(images.reshape(80, 3, 10, 12), np.repeat([1, -1], 40))
+    short().fit(np.random.default_rng(0).normal(size=(60, 4)))
+
+
+def test_a_corpus_of_larger_numbers_is_refused(images):
+    X, corpus = images.astype(np.float32)
+    short(corpus=corpus / 200, backbone=network_of()).fit(X / 255)
+    with pytest.raises(ValueError, match="corpus goes from 0 to 255 and X from 0 to 1"):
+        short(corpus=corpus, backbone=network_of()).fit(X / 255)
+
+
+def test_rows_that_are_altered_in_a_warm_start_are_new_ones(X, monkeypatch):
+    seeds = []
+
+    class Seen(AlteredRows):
+        def __init__(self, rows, seed):
+            seeds.append(seed)
+            super().__init__(rows, seed)
+
+    monkeypatch.setattr("skanomaly._adra._estimator.AlteredRows", Seen)
+    short(warm_start=True).fit(X).fit(X)
+    assert len(set(seeds)) == 2
 
 
 # The detector -------------------------------------------------------------------------
@@ -2115,7 +2163,7 @@ def test_a_corpus_is_pushed_away(images):
     """Dark images are normal, and bright ones stand for what is not."""
     dark, bright = images[0] // 4, 192 + images[1] // 4
     settings = {"backbone": network_of(), "corpus": bright, "max_epochs": 20}
-    detector = short(**settings, lr=6e-3).fit(dark)
+    detector = short(**settings, lr=1e-3).fit(dark)
     outside = detector.score_samples(bright)
     assert (outside < detector.score_samples(dark).min()).all()
     assert (detector.predict(bright) == -1).all()
@@ -2365,7 +2413,7 @@ def test_clones_share_network_and_corpus(images):
 
 def test_a_run_without_a_corpus_ends_within_an_epoch(images):
     normal = np.concatenate([images[0]] * 30)
-    detector = short(backbone=network_of(), lr=0.3, corpus=None, max_epochs=3)
+    detector = short(backbone=network_of(), lr=0.1, corpus=None, max_epochs=3)
     detector.fit(normal)
     n_steps = detector.net_.step_
     assert n_steps < len(normal) * 0.9 // 16  # the first epoch has not ended

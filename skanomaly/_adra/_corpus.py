@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
-from math import log
+from math import log, prod
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from sklearn.utils import check_array, column_or_1d
 from torch import Tensor
 
 from .. import datasets
-from ..engine import Rows
+from ..engine import MappedRows, Rows
 from ..utils._scaling import refuse_other_scale
 from ._images import resized
 
@@ -20,6 +21,8 @@ from ._images import resized
 _LUMA = 0.299, 0.587, 0.114
 #: Images to look at together.
 _AT_ONCE = 256
+#: Numbers in images that are enough to see how sharp they are.
+_PIXELS = 2**22
 #: Rows that are enough to see how far columns reach.
 _ENOUGH = 5000
 #: Least and largest standard deviation of the noise in altered rows.
@@ -93,6 +96,13 @@ class AlteredRows:
 
 
 # Sharpness --------------------------------------------------------------------------
+
+
+def no_sharper(corpus: Rows, normal: Rows) -> MappedRows:
+    """Return the images of a corpus, damped to be no sharper than the normal ones."""
+    n_enough = max(_PIXELS // prod(normal.row_shape), 1)
+    some = (rows[rows.spread(n_enough)] for rows in (normal, corpus))
+    return MappedRows(corpus, partial(damped, factors=excess_sharpness(*some)))
 
 
 def excess_sharpness(normal: Tensor, corpus: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ with its corrections, h the radius of what it makes of a row.
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from functools import partial
 from math import log, prod
@@ -19,7 +20,7 @@ from torch import nn
 
 from .._base import BaseDeepDetector
 from .._mixins import EncodingMixin
-from ..engine import MappedRows, Rows, StepDecay
+from ..engine import Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
@@ -30,7 +31,7 @@ from ._backbones import (
     itself,
     perceptrons,
 )
-from ._corpus import AlteredRows, damped, excess_sharpness, read_corpus
+from ._corpus import AlteredRows, no_sharper, read_corpus
 from ._images import Augmentation, ImagePreparation, changed_by, unchanged
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
 from ._pretraining import (
@@ -48,8 +49,6 @@ _TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising
 _PRETRAINING_RATE = 2e-3
 #: Rows to see by whether all codes come together.
 _HELD_OUT = 500
-#: Numbers in images that are enough to see how sharp they are.
-_PIXELS = 2**22
 _TINY = 1e-9
 _COLOURS = 3
 #: Parameters that a clone has in common with what it is a clone of.
@@ -156,8 +155,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         What the network expects of the channels, for pixels in [0, 1]; None gives it
         pixels in [-1, 1]. "auto" is what torchvision or timm say of theirs, ImageNet's
         for other modules, None for own networks and if `scaling` is not to a range.
-    weight_decay : float, default=1e-4
-        Of the adapters, at least 0.
+    weight_decay : float or "auto", default="auto"
+        Of the adapters, at least 0. "auto" is 0.1 for images, which draws corrections
+        back about as strongly as L2-SP's penalty of 1e-2 draws weights, and 1e-4, the
+        paper's, for tables.
     pretrain_epochs : int or "auto", default="auto"
         Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
         images, 400 for tables.
@@ -205,6 +206,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         "lone_steps": (300, 20),
         "lone_lr": (1e-4, 2e-4),
         "lr": (1e-3, 6e-3),
+        "weight_decay": (1e-4, 0.1),
         "width": (64, 16),
         "shrinkage": (0.003, 0.1),
         "optimizer": ("adam", "sgd"),
@@ -221,7 +223,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         "augment": [tuple, list, callable, None],
         "input_size": sk.AUTO_COUNT,
         "normalization": [tuple, list, sk.StrOptions({"auto"}), None],
-        "weight_decay": [sk.NONNEGATIVE],
+        "weight_decay": sk.AUTO_NONNEGATIVE,
         "pretrain_epochs": sk.AUTO_COUNT,
         "memory": sk.MEMORY,
     }
@@ -239,7 +241,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         augment=("flip", "crop"),
         input_size="auto",
         normalization="auto",
-        weight_decay=1e-4,
+        weight_decay="auto",
         pretrain_epochs="auto",
         memory=None,
         max_epochs="auto",
@@ -358,9 +360,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             builders,
             prepare=prepare,
             augment=self._augmentation(),
-            corpus_batch=self.batch_size - batch_size,
+            corpus_batch=self._value("batch_size") - batch_size,
             optimizer=self._value("optimizer"),
-            weight_decay=self.weight_decay,
+            weight_decay=self._value("weight_decay"),
             n_copies=source.n_copies,
             lr=self._rate(),
             **self._engine(device, seed) | {"batch_size": batch_size},
@@ -369,7 +371,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _example(self, source):
         """Return a row of any scaled numbers as the networks take it."""
         rng = torch.Generator().manual_seed(0)
-        row = 2 * torch.rand(1, *self._row_shape, generator=rng) - 1
+        draw = {"generator": rng, "dtype": torch.float32}
+        row = 2 * torch.rand(1, *self._row_shape, **draw) - 1
         return row.expand(source.n_copies, *row.shape) if source.n_copies else row
 
     def _rate(self):
@@ -379,8 +382,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return self._value("lr" if self._has_corpus else "lone_lr")
 
     def _normal_per_batch(self):
-        half = self.batch_size // 2
-        return self.batch_size - half if self._has_corpus else self.batch_size
+        whole = self._value("batch_size")
+        return whole - whole // 2 if self._has_corpus else whole
 
     def _preparation(self, source):
         """Return what is done to scaled rows: columns are clipped, images resized."""
@@ -492,18 +495,18 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         is_table = len(rows.row_shape) == 1
         corpus = [others] if len(others) else []
         if given is not None:
-            corpus.append(given if is_table else self._matched(given, rows))
+            corpus.append(given if is_table else no_sharper(given, rows))
         elif is_table and self.corpus is not None:
-            corpus.append(AlteredRows(rows, seed + 1))
+            n_before = self.net_.step_ if self._goes_on() else 0
+            corpus.append(AlteredRows(rows, seed + 1 + n_before))
+        elif self.corpus is not None and not corpus:
+            warnings.warn(
+                f"{type(self).__name__} was given no corpus and no known anomalies: it "
+                "learns without supervision (UADRA). Give corpus, or mark rows by "
+                "y == -1; corpus=None says that there is none.",
+                stacklevel=6,
+            )
         return corpus
-
-    @staticmethod
-    def _matched(corpus, rows):
-        """Return images of a corpus no sharper than the normal ones."""
-        n_enough = max(_PIXELS // prod(rows.row_shape), 1)
-        some = (part[part.spread(n_enough)] for part in (rows, corpus))
-        factors = excess_sharpness(*some)
-        return MappedRows(corpus, partial(damped, factors=factors))
 
     def _task(self, labels):
         """Return what an own network is taught."""
