@@ -39,6 +39,7 @@ exclude_patterns = [
     "tables",
 ]
 default_role = "literal"
+smartquotes_action = "De"  # dashes and ellipses; quotes are mostly those of code
 nitpicky = False
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 

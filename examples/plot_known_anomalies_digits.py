@@ -91,11 +91,12 @@ def auroc(name, kinds):
     return detector_roc_auc_score(y_test[rows], scores[name][rows])
 
 
-print(f"{'AUROC':20}seen  unseen    " + "     ".join(map(str, SEEN + UNSEEN)))
+headings = ["seen", "unseen", *SEEN, *UNSEEN]
+print(f"{'AUROC':18} " + "  ".join(f"{heading:>6}" for heading in headings))
 for name in models:
     figures = [auroc(name, SEEN), auroc(name, UNSEEN)]
     figures += [auroc(name, kind) for kind in SEEN + UNSEEN]
-    print(f"{name:18}", "  ".join(f"{figure:.2f}" for figure in figures))
+    print(f"{name:18}", "  ".join(f"{figure:6.2f}" for figure in figures))
 
 # %%
 # The same as curves.

@@ -17,7 +17,7 @@ MODULES = {
     "skanomaly.model_selection": "Cross-validation",
     "skanomaly.exceptions": "Errors and warnings",
 }
-DETECTORS, FILES = "Detectors", "Files"
+DETECTORS, FILES = "Detectors (``skanomaly``)", "Files (``skanomaly``)"
 
 
 def write(folder: Path, templates: Path) -> None:
@@ -44,8 +44,10 @@ def public_objects() -> dict[str, list[str]]:
             sections[DETECTORS].append(f"skanomaly.{name}")
         elif callable(value):
             sections[FILES].append(f"skanomaly.{name}")
-    for module, title in MODULES.items():
-        sections[title] = [f"{module}.{n}" for n in import_module(module).__all__]
+    for module, about in MODULES.items():
+        sections[f"{about} (``{module}``)"] = [
+            f"{module}.{n}" for n in import_module(module).__all__
+        ]
     return sections
 
 
