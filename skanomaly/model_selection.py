@@ -9,12 +9,14 @@ the question; it tests on the target alone.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from .utils._labels import complete_column
 from .utils._random import own_random_state
 
 if TYPE_CHECKING:
@@ -111,7 +113,9 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         shuffle: bool = True,
         random_state: RandomState = None,
     ) -> None:
-        self.kinds = column_or_1d(kinds)
+        # NumPy would make the string "nan" of a NaN that stands among strings.
+        given = kinds if hasattr(kinds, "dtype") else np.array(kinds, dtype=object)
+        self.kinds = column_or_1d(given)
         self.shuffle = shuffle
         self.random_state = random_state
 
@@ -193,16 +197,15 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
                 f"kinds was given for {len(self.kinds)} rows, but y has {len(y)}: "
                 "make the splitter with the kinds of the rows that are to be split."
             )
-        anomalous = np.equal(y, -1)
+        anomalous = y == -1
         if not anomalous.any():
             raise ValueError(
                 "y has no known anomaly (-1). If 0 stands for normal and 1 for "
                 "anomaly, convert it: `y = np.where(y == 1, -1, 1)`."
             )
-        kinds = self.kinds[anomalous]
         # NaN would be a kind of its own, whatever the anomalies it stands for.
-        if any(kind is None or kind != kind for kind in kinds.tolist()):
-            raise ValueError("kinds is missing (None or NaN) for a known anomaly.")
+        kinds = self.kinds[anomalous].tolist()
+        kinds = complete_column(kinds, "kinds, where y is -1,")
         present, numbers = np.unique(kinds, return_inverse=True)
         if len(present) < 2:
             raise ValueError(
@@ -221,7 +224,8 @@ class TargetKFold(BaseCrossValidator):
 
     The folds are those of scikit-learn. Where `y` has both +1 and -1 among the target
     rows, they are stratified by it, since the area under the ROC curve needs both in
-    every test part.
+    every test part. Target rows with 0, whose labels are not known, are then never
+    tested, since scorers refuse them: they are in every training part.
 
     Like :class:`~sklearn.model_selection.PredefinedSplit`, it takes its information
     about the rows when it is made, so that it can be given as ``cv=`` to whatever
@@ -249,7 +253,8 @@ class TargetKFold(BaseCrossValidator):
         By the constructor, if `sample_domain` is not one-dimensional, has another value
         than positive and negative numbers, has no source row, or has fewer target rows
         than folds, or if `n_splits` is less than 2. By `split`, if `X` or `y` has
-        another length than `sample_domain`.
+        another length than `sample_domain`, or if `y` has both +1 and -1 among the
+        target rows, but missing values too, or fewer labels than there are folds.
     TypeError
         By the constructor, if `shuffle` is not a bool.
 
@@ -329,7 +334,7 @@ class TargetKFold(BaseCrossValidator):
             Rows of both domains, of which only the number matters.
         y : array-like of shape (n,), default=None
             Labels. They are read at the target rows only, and only if there are both +1
-            (normal) and -1 (anomalous) among these.
+            (normal) and -1 (anomalous) among these; 0 then stands for no label.
         groups : object, default=None
             Ignored.
 
@@ -339,21 +344,14 @@ class TargetKFold(BaseCrossValidator):
             Row numbers in ascending order.
         """
         self._check_rows(X, "X")
-        target = np.flatnonzero(self.sample_domain < 0)
-        folds: KFold | StratifiedKFold
-        seed = own_random_state(self.random_state) if self.shuffle else None
-        y_target = None
+        tested = np.flatnonzero(self.sample_domain < 0)
+        anomalous = None
         if y is not None:
             self._check_rows(y, "y")
-            y_target = column_or_1d(y)[target]
-        if y_target is not None and {1, -1} <= set(y_target.tolist()):
-            folds = StratifiedKFold(
-                self.n_splits, shuffle=self.shuffle, random_state=seed
-            )
-        else:
-            folds = KFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
+            tested, anomalous = _labelled(tested, column_or_1d(y)[tested])
         # Drawn now, so that an error comes here and not at the first split.
-        tests = [target[test] for _, test in folds.split(target, y_target)]
+        folds = self._folds(anomalous).split(tested, anomalous)
+        tests = [tested[test] for _, test in folds]
         rows = np.arange(len(self.sample_domain))
         return ((np.setdiff1d(rows, test), test) for test in tests)
 
@@ -378,6 +376,23 @@ class TargetKFold(BaseCrossValidator):
         """
         return self.n_splits
 
+    def _folds(self, anomalous):
+        """Return what makes the folds, given which rows are anomalous, if known."""
+        seed = own_random_state(self.random_state) if self.shuffle else None
+        folds = KFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
+        if anomalous is None:
+            return folds
+        if max(np.bincount(anomalous)) < self.n_splits:
+            # StratifiedKFold warns if one class is too small, and refuses two.
+            warnings.warn(
+                f"y has fewer than n_splits={self.n_splits} normal (+1) and fewer than "
+                "n_splits anomalous (-1) target rows: the folds are not stratified.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return folds
+        return StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
+
     def _check_rows(self, rows, name):
         n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
         if n != len(self.sample_domain):
@@ -388,9 +403,23 @@ class TargetKFold(BaseCrossValidator):
             )
 
 
+def _labelled(rows, labels):
+    """Return the rows to test and a mask of the anomalies, None where not known.
+
+    Labels that are not of both classes tell a scorer nothing, and may be of any kind.
+    """
+    if not {1, -1} <= set(labels.tolist()):
+        return rows, None
+    labels = complete_column(labels, "y, in the target rows,")
+    known = labels != 0
+    return rows[known], labels[known] == -1
+
+
 def _domains(sample_domain):
     """Return the domains of the rows as an array, where both are there."""
     domains = column_or_1d(sample_domain)
+    if domains.dtype.kind == "O":
+        domains = np.asarray(domains.tolist())
     # NaN is neither positive nor negative, too.
     if domains.dtype.kind not in "iuf" or not ((domains > 0) | (domains < 0)).all():
         raise ValueError(

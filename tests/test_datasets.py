@@ -1,9 +1,11 @@
 """The loaders and the protocols of skanomaly.datasets."""
 
+import lzma
 import os
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -11,7 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 
 from skanomaly import datasets
 from skanomaly.datasets import (
@@ -102,10 +104,14 @@ def test_splitters_keep_the_order_and_are_deterministic(split, labelled):
 
 @pytest.mark.parametrize("split", SPLITTERS)
 def test_the_global_random_state_is_left_alone(split, labelled):
-    state = check_random_state(None)  # numpy's global one
-    before = state.get_state()[1].copy()
-    contaminate(*split(*labelled, 0, random_state=3), random_state=3)
-    np.testing.assert_array_equal(state.get_state()[1], before)
+    before = np.random.get_state()
+    drawn = split(*labelled, 0)
+    contaminate(*drawn)
+    labelled_anomalies(*drawn)
+    across_domains(*labelled, *labelled, 0)
+    # The position too: a few draws leave the words of the state as they are.
+    for old, new in zip(before, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_an_official_test_set_is_used_whole(labelled):
@@ -261,6 +267,48 @@ def test_splitters_refuse(split, classes, options, message, labelled):
         split(*labelled, classes, random_state=0, **options)
 
 
+MISSING = [
+    ["a", np.nan, "b", "b"],
+    ["a", None, "b", "b"],
+    [0, None, 1, 1],
+    np.array([0, np.nan, 1, 1]),
+    np.array(["a", pd.NA, "b", "b"], object),
+    pd.Series(["a", None, "b", "b"]),
+    pd.Series(["a", None, "b", "b"], dtype="string"),
+    pd.Series(["a", None, "b", "b"], dtype="category"),
+    pd.Series([0, None, 1, 1], dtype="Int64"),
+]
+
+
+@pytest.mark.parametrize("y", MISSING)
+@pytest.mark.parametrize("split", SPLITTERS)
+def test_splitters_refuse_missing_labels(split, y):
+    normal = y[0]
+    with pytest.raises(ValueError, match=r"^y has missing values"):
+        split(np.arange(4), y, normal, random_state=0)
+    with pytest.raises(ValueError, match="y_test has missing values"):
+        split([1, 2], [normal, y[2]], normal, X_test=np.arange(4), y_test=y)
+
+
+def test_movers_refuse_missing_kinds():
+    rows, kinds = np.arange(4), ["a", np.nan, "b", "b"]
+    split = [rows, rows, [1] * 4, [1, 1, -1, -1]]
+    for move in MOVERS:
+        with pytest.raises(ValueError, match="kinds_test has missing values"):
+            move(*split, list("aaaa"), kinds)
+        with pytest.raises(ValueError, match="kinds_train has missing values"):
+            move(*split, kinds, list("aabb"))
+        with pytest.raises(ValueError, match="y_test has missing values"):
+            move(*split[:3], [1, None, -1, -1])
+
+
+@pytest.mark.parametrize("split", SPLITTERS)
+def test_classes_may_be_a_set(split, labelled):
+    expected = split(*labelled, [0, 1], random_state=0)
+    assert_same(split(*labelled, {0, 1}, random_state=0), expected)
+    assert_same(split(*labelled, frozenset({1, 0}), random_state=0), expected)
+
+
 def test_an_official_test_set_needs_anomalies(labelled):
     with pytest.raises(ValueError, match="No row is anomalous"):
         one_vs_rest(*labelled, 0, X_test=[1], y_test=[0])
@@ -299,6 +347,16 @@ def test_movers_refuse(move, fraction, labelled):
         move(*split[:4], kinds_test=split[5])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         move(*split[:4], split[5], split[4])
+
+
+@pytest.mark.parametrize("move", MOVERS)
+def test_movers_refuse_other_columns(move, labelled):
+    X_train, X_test, *y = one_vs_rest(*labelled, 0)
+    frames = pd.DataFrame({"a": X_train}), pd.DataFrame({"b": X_test})
+    with pytest.raises(ValueError, match="X_train and X_test must have the same col"):
+        move(*frames, *y)
+    with pytest.raises(ValueError, match="must have the same columns"):
+        move(frames[0], X_test[:, None], *y)
 
 
 def test_a_mixture_is_not_contaminated_again(labelled):
@@ -387,6 +445,40 @@ def test_across_domains_is_deterministic(domains):
     assert_same(domains, copies)
 
 
+def test_across_domains_draws_the_anomalies_to_test(domains):
+    def tested(seed):
+        # No anomaly is trained on, so that all are there to draw from.
+        options = {"contamination": 0, "test_contamination": 0.5}
+        _, X_test, _, y_test, _ = across_domains(
+            *domains, 0, random_state=seed, **options
+        )
+        return X_test[y_test == -1]
+
+    assert len(tested(3)) == len(tested(4)) == 8
+    np.testing.assert_array_equal(tested(3), tested(3))
+    assert not np.array_equal(tested(3), tested(4))
+
+
+def test_across_domains_needs_every_normal_class_everywhere(domains):
+    X_source, y_source, X_target, y_target = domains
+    without = np.where(y_source == 1, 0, y_source)
+    with pytest.raises(ValueError, match=r"in y_source must be among .*got \[0, 1\]"):
+        across_domains(X_source, without, X_target, y_target, [0, 1])
+    with pytest.raises(ValueError, match=r"normal_class must be among .*got \[0, 1\]"):
+        across_domains(X_source, y_source, X_target, without, [0, 1])
+
+
+def test_across_domains_refuses_missing_labels(domains):
+    X_source, y_source, X_target, y_target = domains
+    missing = [*y_source.tolist()[1:], None]
+    with pytest.raises(ValueError, match="y_source has missing values"):
+        across_domains(X_source, missing, X_target, y_target, 0)
+    with pytest.raises(ValueError, match="y_target has missing values"):
+        across_domains(X_source, y_source, X_target, missing, 0)
+    with pytest.raises(ValueError, match="y_test has missing values"):
+        across_domains(*domains, 0, X_test=X_source, y_test=missing)
+
+
 def test_across_domains_keeps_containers(domains):
     X_source, y_source, X_target, y_target = domains
     frames = [pd.DataFrame({"a": X, "b": X / 2}) for X in (X_source, X_target)]
@@ -413,7 +505,7 @@ def test_across_domains_keeps_containers(domains):
             {"X_target": np.zeros(80, np.uint8)},
             "X_source is of int64, X_target of uint8",
         ),
-        ({"y_source": np.ones(80)}, "y_source has no row of the normal class 0"),
+        ({"y_source": np.ones(80)}, r"normal_class in y_source must be .*got \[0\]"),
         ({"y_target": np.ones(80)}, r"normal_class must be among .*got \[0\]"),
         ({"y_target": np.zeros(80)}, "No row is anomalous"),
         ({"X_test": [1]}, "X_test and y_test must be given together"),
@@ -672,6 +764,27 @@ def test_a_broken_file_is_named(content, tmp_path):
         fetch_mnist(data_home=tmp_path)
 
 
+def test_a_single_array_is_no_table(tmp_path):
+    with (tmp_path / "wine.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 2)))
+    with pytest.raises(OSError, match=r"wine\.npz cannot be read as an \.npz file"):
+        fetch_odds("wine", data_home=tmp_path)
+
+
+def test_broken_lzma_is_named(tmp_path):
+    path = tmp_path / "wine.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for name in ("X", "y"):
+            with file.open(f"{name}.npy", "w") as member:
+                np.save(member, np.zeros((1000, 2)))
+    content = bytearray(path.read_bytes())
+    content[60:80] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="cannot be read") as caught:
+        fetch_odds("wine", data_home=tmp_path)
+    assert isinstance(caught.value.__cause__, lzma.LZMAError)
+
+
 def test_pickles_are_not_loaded(tmp_path):
     table = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "wine.npz", X=table, y=np.zeros(1))
@@ -890,6 +1003,19 @@ def test_integer_tables_become_float64(tmp_path):
 def test_tables_refuse_other_labels(tmp_path):
     np.savez(tmp_path / "wine.npz", X=np.zeros((2, 2)), y=np.array([1, -1]))
     with pytest.raises(ValueError, match="must be 1 for an anomaly and 0 elsewhere"):
+        fetch_odds("wine", data_home=tmp_path)
+
+
+def test_labels_in_a_column_are_taken(tmp_path):
+    np.savez(tmp_path / "wine.npz", X=np.zeros((3, 2)), y=np.array([[0], [1], [0]]))
+    table = fetch_odds("wine", data_home=tmp_path, as_frame=True)
+    assert table.target.tolist() == [1, -1, 1]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3,), (3, 2, 1)])
+def test_tables_refuse_other_shapes(shape, tmp_path):
+    np.savez(tmp_path / "wine.npz", X=np.zeros(shape), y=np.zeros(3))
+    with pytest.raises(ValueError, match=r"got X of shape .* and 3 labels"):
         fetch_odds("wine", data_home=tmp_path)
 
 

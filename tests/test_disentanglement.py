@@ -11,7 +11,6 @@ from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingCla
 from sklearn.linear_model import LassoCV, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.tree import DecisionTreeClassifier
-from sklearn.utils import check_random_state
 
 from skanomaly.metrics import dci_scores
 from skanomaly.metrics._disentanglement import disentanglement_and_completeness
@@ -179,15 +178,39 @@ def test_order_of_factors_codes_and_rows(known):
 def test_random_state(known):
     codes, factors = known
     codes = codes @ [[1, 1, 0], [1, -1, 0], [0, 1, 1]]
-    state = check_random_state(None)  # numpy's global one
-    before = state.get_state()[1].copy()
+    before = np.random.get_state()
+    dci_scores(codes, factors)
+    # The position too: a few draws leave the words of the state as they are.
+    for old, new in zip(before, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(old, new)
     scores = dci_scores(codes, factors, random_state=3)
-    np.testing.assert_array_equal(state.get_state()[1], before)
     for same in (3, np.random.RandomState(3)):
         again = dci_scores(codes, factors, random_state=same)
         np.testing.assert_array_equal(again.importances, scores.importances)
     other = dci_scores(codes, factors, random_state=4)
     assert not np.array_equal(other.importances, scores.importances)
+
+
+@pytest.mark.parametrize(("test_size", "n_test"), [(0.25, 150), (0.5, 300), (7, 7)])
+def test_rows_are_held_out_and_standardised_by_the_others(test_size, n_test, known):
+    seen = []
+
+    class Spy(DecisionTreeClassifier):
+        def fit(self, X, y):
+            seen.append(X)
+            return super().fit(X, y)
+
+        def score(self, X, y):
+            seen.append(X)
+            return super().score(X, y)
+
+    codes, factors = known
+    options = {"classifier": Spy(), "test_size": test_size, "random_state": 0}
+    dci_scores(codes * [3, 1, 0.1] + 9, factors, **options)
+    assert [len(rows) for rows in seen] == [600 - n_test, n_test] * 3
+    for rows in seen[::2]:
+        assert rows.mean(axis=0) == pytest.approx(0, abs=1e-9)
+        assert rows.std(axis=0) == pytest.approx(1, abs=1e-9)
 
 
 def test_kinds_of_factors():
@@ -274,11 +297,13 @@ def with_value(array, value):
         (lambda z, f: (z[:, :, None], f), "Found array with dim 3"),
         (lambda z, f: (with_value(z, np.nan), f), "codes contains NaN"),
         (lambda z, f: (with_value(z, np.inf), f), "codes contains infinity"),
-        (lambda z, f: (z, with_value(f, np.nan)), "factors contains NaN"),
-        (lambda z, f: (z, pd.DataFrame(with_value(f, np.nan))), "contains NaN"),
+        (lambda z, f: (z, with_value(f, np.nan)), "column 1 has missing values"),
+        (lambda z, f: (z, pd.DataFrame(with_value(f, np.nan))), "column 1 has missing"),
+        (lambda z, f: (z, with_value(f, np.inf)), "contains infinity"),
         (lambda z, f: (z, f * [1, 0, 1]), "factor in column 1 is constant"),
         (lambda z, f: (z * 0, f), "All codes are constant"),
-        (lambda z, f: (z, np.where(f > 0, f, None)), "column 0 must be numbers or"),
+        (lambda z, f: (z, np.where(f > 0, f, None)), "column 0 has missing values"),
+        (lambda z, f: (z, np.where(f > 0, f, 1j)), "column 0 must be numbers or"),
         (lambda z, f: (z[:0], f[:0]), "0 sample"),
         (lambda z, f: (z, pd.Series(f[:, 0])), "2-dimensional"),
     ],
@@ -286,6 +311,20 @@ def with_value(array, value):
 def test_broken_input_is_refused(change, message, known):
     with pytest.raises(ValueError, match=message):
         dci_scores(*change(*known), random_state=0)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, pd.NA])
+def test_missing_strings_are_refused(nothing, known):
+    codes, factors = known
+    names = np.array(list("abcde"), object)[factors]
+    names[3, 1] = nothing
+    frame = pd.DataFrame(names)
+    for given in (names, names.tolist(), frame):
+        with pytest.raises(ValueError, match="factor in column 1 has missing values"):
+            dci_scores(codes, given)
+    for dtype in ("string", "category"):
+        with pytest.raises(ValueError, match="factor in column 1 has missing values"):
+            dci_scores(codes, frame.astype(dtype))
 
 
 @pytest.mark.parametrize("wrong", ["all", 1, [True], [True, False, 0.5], None])

@@ -1,10 +1,12 @@
 """Scores, scorers and Displays: the sign, the labels, and what is drawn."""
 
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -154,6 +156,21 @@ def test_one_class_gives_nan_and_a_warning(score, label):
     assert record[0].filename == __file__
 
 
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("weight", [Y == 1, Y == -1, np.zeros(6)])
+def test_one_class_with_a_weight_gives_nan_and_a_warning(score, weight):
+    with pytest.warns(UndefinedMetricWarning, match="Only one class"):
+        assert np.isnan(score(Y, S, sample_weight=weight.astype(float)))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_weights_that_are_refused(score):
+    with pytest.raises(ValueError, match="inconsistent"):
+        score(Y, S, sample_weight=[1.0])
+    with pytest.raises(ValueError, match="sample_weight contains NaN"):
+        score(Y, S, sample_weight=[np.nan] * 6)
+
+
 # ---------------------------------------------------------------- scorers
 
 
@@ -192,6 +209,23 @@ def test_scorers_in_a_grid_search(data):
     assert search.best_score_ == search.cv_results_["mean_test_auroc"].max() > 0.9
     assert search.cv_results_["mean_test_ap"].min() > 0.5
     assert search.score(X, y) == detector_roc_auc(search.best_estimator_, X, y)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_request_leaves_the_shared_scorer_as_it_is(scorer, data, forest):
+    _, X, y = data
+    weight = np.linspace(0, 1, len(y))
+    with config_context(enable_metadata_routing=True):
+        one = scorer.set_score_request(sample_weight=True)
+        other = one.set_score_request(sample_weight="w")
+        assert other is one
+        requests = one.get_metadata_routing().score.requests
+        shared = scorer.get_metadata_routing().score.requests
+    assert (requests, shared) == ({"sample_weight": "w"}, {"sample_weight": None})
+    assert one(forest, X, y, sample_weight=weight) == scorer(
+        forest, X, y, sample_weight=weight
+    )
+    assert repr(one) == repr(scorer) == repr(pickle.loads(pickle.dumps(scorer)))
 
 
 def test_scorer_refuses_other_labels(data, forest):
@@ -324,6 +358,16 @@ def test_hist_kwargs_win(plt):
     assert legend(display.ax_) == ["x"]
 
 
+def test_one_colour_is_that_of_face_and_edge(plt):
+    display = ScoreDistributionDisplay(S).plot(hist_kwargs={"color": "red"})
+    drawn = display.histograms_["all rows"]
+    assert drawn.get_edgecolor() == (1, 0, 0, 1)
+    assert drawn.get_facecolor() == (1, 0, 0, 0.35)
+    options = {"color": "red", "facecolor": "blue"}
+    drawn = display.plot(hist_kwargs=options).histograms_["all rows"]
+    assert drawn.get_facecolor() == (0, 0, 1, 1)
+
+
 def test_roc_curve(plt):
     display = DetectorRocDisplay.from_predictions(Y, S, threshold=0, name="mine")
     drawn = display.line_.get_xydata().tolist()
@@ -378,6 +422,38 @@ def test_operating_point_is_what_predict_does_and_lies_on_the_curve(
     assert display.operating_point == pytest.approx(expected[display_class])
     if display_class is DetectorPrecisionRecallDisplay:
         assert display.operating_point in map(tuple, display.line_.get_xydata())
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+def test_weights_of_a_curve_are_repetitions(plt, data, forest, display_class):
+    _, X, y = data
+    times = np.arange(len(y)) % 4
+    often = np.repeat(np.arange(len(y)), times)
+    plain = display_class.from_estimator(forest, X, y)
+    one = display_class.from_estimator(forest, X, y, sample_weight=times)
+    other = display_class.from_estimator(forest, X[often], y[often])
+    for name in ("roc_auc", "average_precision", "prevalence", "operating_point"):
+        if hasattr(other, name):
+            assert getattr(one, name) == pytest.approx(getattr(other, name))
+    assert one.operating_point != plain.operating_point
+    drawn = [np.unique(d.line_.get_xydata().round(9), axis=0) for d in (one, other)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+def test_weights_of_a_distribution(plt):
+    display = ScoreDistributionDisplay.from_predictions(
+        Y, S, sample_weight=[1, 2, 3, 4, 0, 0], bins=[-1, 0, 1]
+    )
+    assert list(display.histograms_) == ["normal"]
+    assert display.histograms_["normal"].get_data().values.tolist() == [0.3, 0.7]
+
+
+@pytest.mark.parametrize("display_class", CURVES)
+def test_curve_needs_weights_in_both_classes(plt, display_class):
+    with pytest.raises(ValueError, match="among the rows with a weight"):
+        display_class.from_predictions(Y, S, sample_weight=(Y == 1).astype(float))
+    with pytest.raises(ValueError, match="inconsistent"):
+        display_class.from_predictions(Y, S, sample_weight=[1.0])
 
 
 def test_score_on_the_threshold_is_not_flagged(plt):
@@ -514,6 +590,8 @@ def test_history_names(plt):
     )
     assert list(display.lines_) == names
     assert display.lines_["valid_loss"].get_linewidth() == 5
+    display = TrainingHistoryDisplay.from_estimator(trained, names="critic_loss")
+    assert list(display.lines_) == ["critic_loss"]
     with pytest.raises(ValueError, match=r"named \['los'\]; there are \['critic_loss'"):
         TrainingHistoryDisplay.from_estimator(trained, names=["los"])
 

@@ -5,6 +5,7 @@ import sys
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
@@ -110,9 +111,10 @@ def test_without_shuffling_the_folds_follow_the_rows():
 def test_kinds_of_other_rows_are_not_read(rows):
     X, y, kinds = rows
     expected = splits(LeaveAnomalyKindOut(kinds, random_state=0), X, y)
-    for nothing in (None, np.nan, "dos"):
+    for nothing in (None, np.nan, pd.NA, "dos"):
         other = np.where(y == -1, kinds.astype(object), nothing)
-        assert splits(LeaveAnomalyKindOut(other, random_state=0), X, y) == expected
+        for given in (other, other.tolist(), pd.Series(other, dtype="string")):
+            assert splits(LeaveAnomalyKindOut(given, random_state=0), X, y) == expected
 
 
 def test_kinds_that_are_numbers_need_not_be_neighbours():
@@ -206,7 +208,6 @@ def test_metadata_routing_has_nothing_to_route(labelled):
 
 
 def test_pandas(rows):
-    pd = pytest.importorskip("pandas")
     X, y, kinds = rows
     index = np.arange(len(y))[::-1] + 100
     frame = pd.DataFrame(X, index=index)
@@ -289,7 +290,12 @@ def test_splits_as_predefined_split_does(rows):
         ([0, 1, 1], [1, -1, -1], "two kinds .* of the kind 1"),
         (["", "a", "a"], [1, -1, -1], "two kinds .* of the kind 'a'"),
         ([0, 1, np.nan], [1, -1, -1], "missing"),
+        (["", "a", np.nan], [1, -1, -1], "kinds, where y is -1, has missing"),
         (np.array(["", "a", None], object), [1, -1, -1], "missing"),
+        (pd.Series(["", "a", None], dtype="string"), [1, -1, -1], "missing"),
+        (pd.Series(["", "a", None], dtype="category"), [1, -1, -1], "missing"),
+        (pd.Series([0, 1, None], dtype="Int64"), [1, -1, -1], "missing"),
+        ([0, 1, 2], np.array(["1", "-1", "-1"]), "y has no known anomaly"),
     ],
 )
 def test_refusals(method, kinds, y, message):
@@ -392,6 +398,62 @@ def test_too_few_anomalies_for_the_folds_are_warned_of(domains):
         TargetKFold(domain, 7).split(X, y)
 
 
+@pytest.mark.parametrize("n_splits", [4, 5])
+def test_classes_smaller_than_the_folds_are_warned_of(n_splits):
+    y, domain = [1, 1, 1, 1, 1, -1, -1], [1, 1, -1, -1, -1, -1, -1]
+    cv = TargetKFold(domain, n_splits, random_state=0)
+    with pytest.warns(UserWarning, match=rf"fewer than n_splits={n_splits}") as record:
+        found = splits(cv, y, y)
+    assert record[0].filename == __file__
+    assert sorted(row for _, test in found for row in test) == [2, 3, 4, 5, 6]
+
+
+def test_target_rows_without_a_label_are_trained_on_alone(domains):
+    X, y, domain = domains
+    unlabelled = np.flatnonzero((domain < 0) & (y == 1))[::2]
+    known = y.copy()
+    known[unlabelled] = 0
+    tested = np.setdiff1d(np.flatnonzero(domain < 0), unlabelled)
+    cv = TargetKFold(domain, 3, random_state=0)
+    found = splits(cv, X, known)
+    assert sorted(row for _, test in found for row in test) == tested.tolist()
+    for train, test in found:
+        assert set(unlabelled) <= set(train)
+        assert set(known[test]) == {1, -1}
+        assert sorted(train + test) == list(range(len(y)))
+    scores = cross_val_score(
+        IsolationForest(random_state=0), X, known, cv=cv, scoring=detector_roc_auc
+    )
+    assert (scores > 0.8).all()
+
+
+def test_a_target_with_too_few_labels_is_refused(domains):
+    X, y, domain = domains
+    known = np.where(np.cumsum(domain < 0) > 4, 0, y)
+    known[np.flatnonzero(domain < 0)[:2]] = 1, -1
+    with (
+        pytest.warns(UserWarning, match="not stratified"),
+        pytest.raises(ValueError, match="n_splits=5 greater"),
+    ):
+        TargetKFold(domain).split(X, known)
+
+
+def test_missing_labels_of_the_target_are_refused(domains):
+    X, y, domain = domains
+    for nothing in (None, np.nan, pd.NA):
+        known = y.astype(object)
+        known[np.flatnonzero((domain < 0) & (y == 1))[0]] = nothing
+        with pytest.raises(ValueError, match="y, in the target rows, has missing"):
+            TargetKFold(domain).split(X, known)
+
+
+def test_objects_that_are_numbers_are_taken(domains):
+    X, y, domain = domains
+    expected = splits(TargetKFold(domain, random_state=0), X, y)
+    cv = TargetKFold(domain.astype(object), random_state=0)
+    assert splits(cv, X, y.astype(object)) == expected
+
+
 def test_target_folds_and_the_random_state(domains):
     X, y, domain = domains
     cv = TargetKFold(domain, random_state=3)
@@ -436,7 +498,6 @@ def test_two_data_sets_are_cross_validated():
 
 
 def test_target_folds_of_pandas_and_of_copies(domains):
-    pd = pytest.importorskip("pandas")
     X, y, domain = domains
     expected = splits(TargetKFold(domain, random_state=0), X, y)
     index = np.arange(len(y))[::-1] + 100
@@ -462,6 +523,7 @@ def test_target_folds_of_pandas_and_of_copies(domains):
         ([1, 1, -1, -1, 0], {}, "positive for source rows and negative for target"),
         ([1.0, -1.0, np.nan], {}, "and nothing else"),
         (["source", "target"], {}, "and nothing else"),
+        (np.array([1, -1, None], object), {}, "and nothing else"),
         ([-1, -1, -2], {}, "no source row"),
         ([1, 1, 2], {"n_splits": 2}, "0 target rows .*too few for n_splits=2"),
         ([1, -1, -1], {}, "2 target rows .*too few for n_splits=5"),

@@ -1,6 +1,11 @@
 """Frames of Ped2 and of folders, the clips they make, the scores they get."""
 
 import builtins
+import inspect
+import struct
+import textwrap
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,9 +162,11 @@ def test_folders_in_the_order_given(videos, tmp_path):
     for k, frames in enumerate(videos):
         write(tmp_path / f"Test{k}", frames)
         write(tmp_path / f"Test{k}_gt", frames // 255, "{}.bmp")
-    frames, numbers = read_frames([tmp_path / "Test1", str(tmp_path / "Test0")])
-    np.testing.assert_array_equal(frames[:, 0], np.concatenate(videos[::-1]))
-    np.testing.assert_array_equal(numbers, np.repeat([1, 2], [18, 21]))
+    folders = [tmp_path / "Test1", str(tmp_path / "Test0")]
+    for given in (folders, iter(folders)):
+        frames, numbers = read_frames(given)
+        np.testing.assert_array_equal(frames[:, 0], np.concatenate(videos[::-1]))
+        np.testing.assert_array_equal(numbers, np.repeat([1, 2], [18, 21]))
 
 
 def test_jpeg_is_near(tmp_path):
@@ -222,6 +229,36 @@ def test_deep_pictures_are_refused(tmp_path):
     write(tmp_path / "video", np.zeros((1, 4, 4), np.uint16))
     with pytest.raises(ValueError, match="more than 8 bits"):
         read_frames(tmp_path / "video")
+
+
+def test_deep_colours_are_refused(tmp_path):
+    def chunk(kind, data):
+        checked = kind + data
+        length, crc = len(data), zlib.crc32(checked)
+        return struct.pack(">I", length) + checked + struct.pack(">I", crc)
+
+    # Pillow does not write 16 bits per colour: a PNG of 2 x 2 pixels, by hand.
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(12)) * 2)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    with pytest.raises(ValueError, match=r"1\.png has more than 8 bits"):
+        read_frames(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_several_pictures_in_a_file_are_refused(kind, tmp_path):
+    pages = [Image.fromarray(np.full((4, 4), k, np.uint8)) for k in (1, 2, 3)]
+    path = tmp_path / f"1.{kind.lower()}"
+    pages[0].save(path, kind, save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="holds 3 pictures"):
+        read_frames(tmp_path)
+
+
+def test_previews_are_passed_over(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), k, np.uint8)) for k in (100, 200)]
+    pages[0].save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=pages[1:])
+    assert (read_frames(tmp_path)[0] == 100).all()
 
 
 def test_broken_pictures_are_named(tmp_path):
@@ -348,18 +385,20 @@ def test_scores_that_belong_to_the_frames_come_back(frames):
     np.testing.assert_array_equal(found, np.arange(30))
 
 
-def test_scores_by_video_are_those_of_all(frames):
-    videos = np.repeat([1, 2], [14, 16])
-    clips, starts = make_clips(frames, videos, length=6)
-    whole = frame_scores(clips.mean((1, 2, 3, 4)), starts, 30, length=6)
-    parts = []
-    for video in (1, 2):
-        part = frames[videos == video]
-        clips, starts = make_clips(part, length=6)
-        parts.append(
-            frame_scores(clips.mean((1, 2, 3, 4)), starts, len(part), length=6)
-        )
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+def test_scores_by_video_are_those_of_all():
+    # Names that do not ascend, and a video that is shorter than a clip.
+    videos = np.repeat([7, 5, 9], [20, 10, 30])
+    frames = np.random.default_rng(0).normal(size=(60, 1, 3, 4))
+    detector = SimpleNamespace(score_samples=lambda clips: clips.mean((1, 2, 3, 4)))
+    clips, starts = make_clips(frames, videos)
+    whole = frame_scores(detector.score_samples(clips), starts, 60)
+
+    recipe = inspect.getdoc(make_clips).split("go video by video::\n\n")[1]
+    recipe = recipe.split("\nFrames that are read")[0]
+    names = globals() | {"frames": frames, "videos": videos, "detector": detector}
+    exec(textwrap.dedent(recipe), names)
+    np.testing.assert_allclose(names["scores"], whole)
+    assert np.isnan(whole).tolist() == (videos == 5).tolist()
 
 
 @pytest.mark.parametrize(

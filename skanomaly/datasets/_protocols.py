@@ -7,15 +7,16 @@ so that a split can be handed on as ``f(*split)``. `across_domains` does all of 
 once for two data sets, and returns the domains after the four.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length
 
+from ..utils._labels import complete_column
 from ..utils._random import own_random_state
 
 RandomState = int | np.random.RandomState | None
@@ -45,7 +46,7 @@ def one_vs_rest(
         Rows of any shape: an array, a memory map or a DataFrame.
     y : array-like of shape (n,)
         Class labels, numbers or strings.
-    normal_class : label or sequence of labels
+    normal_class : label, sequence or set of labels
         The normal class or classes.
     test_size : float, default=0.4
         Fraction in [0, 1) of the rows of each normal class that is held out. With 0,
@@ -70,9 +71,9 @@ def one_vs_rest(
     Raises
     ------
     ValueError
-        If a class is in neither `y` nor `y_test`, `test_size` is out of range, only
-        one of `X_test` and `y_test` is given, or one of the two sets would have no
-        normal or no anomalous rows to work with.
+        If a label is missing, a class is in neither `y` nor `y_test`, `test_size` is
+        out of range, only one of `X_test` and `y_test` is given, or one of the two
+        sets would have no normal or no anomalous rows to work with.
 
     See Also
     --------
@@ -94,9 +95,11 @@ def one_vs_rest(
     >>> len(pool[0]), kinds_pool
     (5, array([1, 1, 1, 1, 1]))
     """
-    classes = _classes("normal_class", normal_class, y, y_test)
+    kinds, kinds_test = _given_kinds(X, y, X_test, y_test)
+    classes = _classes("normal_class", normal_class, kinds, kinds_test)
     sign = partial(_sign, classes, 1, -1)
-    return _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state)
+    drawn = test_size, random_state
+    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds)
 
 
 def hold_one_out(
@@ -121,7 +124,7 @@ def hold_one_out(
         Rows of any shape: an array, a memory map or a DataFrame.
     y : array-like of shape (n,)
         Class labels, numbers or strings.
-    anomalous_class : label or sequence of labels
+    anomalous_class : label, sequence or set of labels
         The anomalous class or classes.
     test_size : float, default=0.4
         Fraction in [0, 1) of the rows of each normal class that is held out. Ignored
@@ -160,9 +163,11 @@ def hold_one_out(
     >>> X_train.shape, y_test
     ((4,), array([ 1,  1, -1, -1, -1]))
     """
-    classes = _classes("anomalous_class", anomalous_class, y, y_test)
+    kinds, kinds_test = _given_kinds(X, y, X_test, y_test)
+    classes = _classes("anomalous_class", anomalous_class, kinds, kinds_test)
     sign = partial(_sign, classes, -1, 1)
-    return _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state)
+    drawn = test_size, random_state
+    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds)
 
 
 def contaminate(
@@ -209,7 +214,8 @@ def contaminate(
     ------
     ValueError
         If `contamination` is out of range or less than one row, there are too few
-        anomalies, labels are not +1 and -1, or `y_train` already holds anomalies.
+        anomalies, labels are not +1 and -1, a kind is missing, `y_train` already holds
+        anomalies, or the columns of two DataFrames differ.
 
     See Also
     --------
@@ -267,7 +273,7 @@ def labelled_anomalies(
         Class labels of the rows, to be split alike. Needed for `kinds`.
     ratio : float, default=0.05
         Fraction in [0, 1) of labelled anomalies in the resulting training set.
-    kinds : label or sequence of labels, default=None
+    kinds : label, sequence or set of labels, default=None
         Class labels of the known kinds of anomalies. With None, all are known.
     random_state : int, RandomState instance or None, default=None
         Draws the anomalies. An int makes the draw reproducible.
@@ -287,8 +293,8 @@ def labelled_anomalies(
     ------
     ValueError
         If `ratio` is out of range or less than one row, there are too few anomalies
-        of the known kinds, labels are not +1 and -1, or a kind is not among the
-        anomalies of the test set.
+        of the known kinds, labels are not +1 and -1, a kind is missing or not among
+        the anomalies of the test set, or the columns of two DataFrames differ.
 
     See Also
     --------
@@ -355,7 +361,7 @@ def across_domains(
     X_target, y_target : array-likes of shape (n_target, ...) and (n_target,)
         Rows of the target, of the same shape as those of the source (images of another
         size are to be resized), and their class labels.
-    normal_class : label or sequence of labels
+    normal_class : label, sequence or set of labels
         The normal class or classes.
     contamination : float, default=0.1
         Fraction in [0, 1) of anomalies among the target rows of the training set.
@@ -386,9 +392,10 @@ def across_domains(
     ------
     ValueError
         If rows differ in shape or columns, or one data set is of bytes and another is
-        not; if the normal class is missing somewhere; if a fraction is out of range or
-        less than one row, there are too few anomalies for it, or the test set would
-        have none; or if only one of `X_test` and `y_test` is given.
+        not; if a label is missing, or a normal class in the source or the target; if a
+        fraction is out of range or less than one row, there are too few anomalies for
+        it, or the test set would have none or no normal row; or if only one of
+        `X_test` and `y_test` is given.
 
     See Also
     --------
@@ -423,12 +430,9 @@ def across_domains(
     for name, rows in (("X_target", X_target), ("X_test", X_test)):
         if rows is not None:
             _check_alike(X_source, name, rows)
-    source = np.isin(_kinds(X_source, y_source), np.atleast_1d(normal_class))
-    if not source.any():
-        raise ValueError(
-            f"y_source has no row of the normal class {normal_class!r}: check its type "
-            "and classes."
-        )
+    kinds = _kinds("y_source", X_source, y_source)
+    source = np.isin(kinds, _classes("normal_class in y_source", normal_class, kinds))
+    y_target = _kinds("y_target", X_target, y_target)
     rng = own_random_state(random_state)
     official = {"test_size": test_size, "X_test": X_test, "y_test": y_test}
     X_target, X_test, sign_target, sign_test = _mixture(
@@ -448,17 +452,21 @@ def _sign(classes, inside, outside, kinds):
     return np.where(np.isin(kinds, classes), inside, outside).astype(np.int64)
 
 
-def _split(X, y, sign, test_size, X_test, y_test, return_kinds, random_state):
-    """Split into normal rows to train on and the rest, given the sign of a kind."""
-    kinds = _kinds(X, y)
+def _given_kinds(X, y, X_test, y_test):
+    """Return the labels of the rows, and those of the official test set or None."""
+    kinds = _kinds("y", X, y)
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test must be given together.")
+    return kinds, None if y_test is None else _kinds("y_test", X_test, y_test)
+
+
+def _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds):
+    """Split into normal rows to train on and the rest, given the sign of a kind."""
     if X_test is None:
-        train = _drawn_for_training(kinds, sign(kinds) == 1, test_size, random_state)
+        train = _drawn_for_training(kinds, sign(kinds) == 1, *drawn)
         X_test, kinds_test = _take(X, ~train), kinds[~train]
     else:
         train = sign(kinds) == 1
-        kinds_test = _kinds(X_test, y_test)
         if not (sign(kinds_test) == 1).any():
             raise ValueError("y_test has no normal row: check its type and classes.")
 
@@ -544,8 +552,7 @@ def _check_alike(X_source, name, X):
             f"Rows of X_source have the shape {shapes[0]}, rows of {name} the shape "
             f"{shapes[1]}: bring them to one shape, images by resizing."
         )
-    if list(getattr(X_source, "columns", ())) != list(getattr(X, "columns", ())):
-        raise ValueError(f"X_source and {name} must have the same columns.")
+    _check_columns("X_source", X_source, name, X)
     # Bytes are values up to 255, floats mostly up to 1: together they would be neither.
     dtypes = [str(getattr(rows, "dtype", None)) for rows in (X_source, X)]
     if dtypes[0] != dtypes[1] and "uint8" in dtypes:
@@ -553,6 +560,12 @@ def _check_alike(X_source, name, X):
             f"X_source is of {dtypes[0]}, {name} of {dtypes[1]}: bring both to one "
             "type and one range of values."
         )
+
+
+def _check_columns(name, X, other_name, other):
+    """Check that two DataFrames can be stacked, which pandas does with any."""
+    if list(getattr(X, "columns", ())) != list(getattr(other, "columns", ())):
+        raise ValueError(f"{name} and {other_name} must have the same columns.")
 
 
 def _n_moved(name, fraction, n):
@@ -574,7 +587,8 @@ def _check_fraction(name, fraction):
 
 def _checked(X_train, X_test, y_train, y_test, kinds_train, kinds_test):
     """Return a valid split of as many arrays as were given: four or six."""
-    signs = _kinds(X_train, y_train), _kinds(X_test, y_test)
+    _check_columns("X_train", X_train, "X_test", X_test)
+    signs = _kinds("y_train", X_train, y_train), _kinds("y_test", X_test, y_test)
     if not all(np.isin(sign, (1, -1)).all() for sign in signs):
         raise ValueError(
             "y_train and y_test must be +1 for normal rows and -1 for anomalies; for "
@@ -585,18 +599,21 @@ def _checked(X_train, X_test, y_train, y_test, kinds_train, kinds_test):
     split = X_train, X_test, *(sign.astype(np.int64) for sign in signs)
     if kinds_train is None:
         return split
-    return (*split, _kinds(X_train, kinds_train), _kinds(X_test, kinds_test))
+    kinds_train = _kinds("kinds_train", X_train, kinds_train)
+    return (*split, kinds_train, _kinds("kinds_test", X_test, kinds_test))
 
 
-def _kinds(X, y):
+def _kinds(name, X, y):
     """Return y as an array of one label per row of X."""
-    y = column_or_1d(y)
+    y = complete_column(y, name)
     check_consistent_length(X, y)
     return y
 
 
 def _classes(name: str, wanted: Any, *labels: ArrayLike | None) -> Sequence[Any]:
     """Return the wanted classes as a list, each of which is among the labels."""
+    if isinstance(wanted, Set):
+        wanted = list(wanted)
     wanted = np.atleast_1d(wanted).tolist()
     present = {kind for y in labels if y is not None for kind in np.unique(y).tolist()}
     missing = [kind for kind in wanted if kind not in present]

@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -76,7 +77,15 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             yield file
-    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
+    # TypeError: the file holds a single array, as .npy files do.
+    except (
+        BadZipFile,
+        EOFError,
+        LZMAError,
+        TypeError,
+        ValueError,
+        zlib.error,
+    ) as error:
         raise OSError(
             f"{path} cannot be read as an .npz file of plain arrays: delete it or put "
             "a whole one in its place."

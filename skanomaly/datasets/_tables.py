@@ -84,7 +84,8 @@ def fetch_odds(
     Raises
     ------
     ValueError
-        If there is no table of this name, or its labels are not 0 and 1.
+        If there is no table of this name, its labels are not 0 and 1, or not one for
+        each row.
     TypeError
         If `name` or `data_home` is of the wrong type.
     FileNotFoundError
@@ -106,8 +107,14 @@ def fetch_odds(
         advice = f"Store X and y (1 = anomaly) of {_SOURCES[name]} under that name."
         raise not_found(names, members, data_home, advice)
     X, labels = read(path, members).values()
+    labels = labels.ravel()
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"y in {path} must be 1 for an anomaly and 0 elsewhere.")
+    if X.ndim != 2 or len(X) != len(labels):
+        raise ValueError(
+            f"{path} must hold X of shape (n, d) and n labels, got X of shape "
+            f"{X.shape} and {len(labels)} labels."
+        )
 
     table = Bunch(
         data=X if X.dtype.kind == "f" else X.astype(np.float64),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def fetch_ucsd_ped2(
 
 
 def read_frames(
-    folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     size: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +127,7 @@ def read_frames(
 
     Parameters
     ----------
-    folder : path-like or sequence of path-likes
+    folder : path-like or iterable of path-likes
         A folder of pictures, which is one video; a folder of such folders, one per
         video, in natural order, where those without pictures are passed over; or the
         folders of the videos in the order wanted, which leaves out what is not to be
@@ -152,8 +152,8 @@ def read_frames(
         If a folder does not exist, or there is no picture.
     ValueError
         If frames differ in size and `size` is None, `size` is not two positive
-        integers, a picture has more than 8 bits per channel, or a folder has both
-        pictures and folders of pictures.
+        integers, a picture has more than 8 bits per channel, a file holds several
+        pictures, or a folder has both pictures and folders of pictures.
     OSError
         If a file is not the picture that its name promises.
 
@@ -183,8 +183,7 @@ def read_frames(
     frames = np.empty((len(paths), 1, height, width), dtype=np.uint8)
     for frame, path in zip(frames, paths, strict=True):
         with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"{path} has more than 8 bits per pixel: convert it.")
+            _check_picture(path, picture)
             grey = picture.convert("L")
         if size is not None:
             grey = grey.resize((width, height), Image.Resampling.BOX)
@@ -246,11 +245,13 @@ def make_clips(
     For training, a stride of some frames loses little, since neighbouring clips hardly
     differ. To score all clips, go video by video::
 
-        scores = []
+        scores = np.full(len(frames), np.nan)
         for video in np.unique(videos):
-            clips, starts = make_clips(frames[videos == video])
-            s = detector.score_samples(clips)
-            scores.append(frame_scores(s, starts, np.sum(videos == video)))
+            rows = videos == video
+            if rows.sum() >= 16:
+                clips, starts = make_clips(frames[rows])
+                s = detector.score_samples(clips)
+                scores[rows] = frame_scores(s, starts, rows.sum())
 
     Frames that are read from a memory map are read from the file when they are used.
 
@@ -375,8 +376,9 @@ def _import_pillow() -> Any:
 def _videos_in(folder: Any) -> list[list[Path]]:
     """Return the pictures of each video in order, none of which is empty."""
     if not isinstance(folder, str | os.PathLike):
-        videos = [_pictures_in(Path(each).expanduser()) for each in folder]
-        empty = [each for each, v in zip(folder, videos, strict=True) if not v]
+        folders = [Path(each).expanduser() for each in folder]
+        videos = [_pictures_in(each) for each in folders]
+        empty = [each for each, v in zip(folders, videos, strict=True) if not v]
     else:
         top = Path(folder).expanduser()
         below = [path for path in _listed(top) if path.is_dir()]
@@ -411,6 +413,20 @@ def _listed(folder: Path) -> list[Path]:
         return parts, path.name
 
     return sorted((p for p in folder.iterdir() if p.name[0] != "."), key=key)
+
+
+def _check_picture(path: Path, picture: Any) -> None:
+    """Refuse a picture of which grey bytes would not hold all."""
+    # Pillow makes bytes of 16 bits per colour by itself: "RGB;16B", say.
+    deep_colours = re.search(";16[BLN]", str(picture.tile))
+    if picture.mode.startswith(("I", "F")) or deep_colours:
+        raise ValueError(f"{path} has more than 8 bits per channel: convert it.")
+    # The .jpg of some cameras is of the format MPO, with previews after the picture.
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        raise ValueError(
+            f"{path} holds {picture.n_frames} pictures: store each in a file of its "
+            "own, in a folder per video."
+        )
 
 
 def _is_size(size: Any) -> bool:

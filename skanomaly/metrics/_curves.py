@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.metrics import (
     auc,
     average_precision_score,
@@ -14,13 +15,12 @@ from sklearn.metrics import (
 )
 
 from ._plotting import REFERENCE, ScoreDisplay, label_once
-from ._scorer import check_labels_and_scores
+from ._scorer import check_labels_and_scores, check_weights, is_one_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
     from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 _CHANCE, _THRESHOLD = "chance", "detector's threshold"
+
+
+def _share(part: Mask, whole: Mask, weight: Values) -> float:
+    """Return the share of the part in the weight of the whole."""
+    return float(np.average(part[whole], weights=weight[whole]))
 
 
 class _CurveDisplay(ScoreDisplay):
@@ -45,12 +50,16 @@ class _CurveDisplay(ScoreDisplay):
 
     @classmethod
     @abstractmethod
-    def _compute(cls, anomalous: Mask, anomaly_score: Values, **params: Any) -> Self:
+    def _compute(
+        cls, anomalous: Mask, anomaly_score: Values, weight: Values, **params: Any
+    ) -> Self:
         """Compute the curve and make the Display of it."""
 
     @staticmethod
     @abstractmethod
-    def _point(anomalous: Mask, flagged: Mask) -> tuple[float, float] | None:
+    def _point(
+        anomalous: Mask, flagged: Mask, weight: Values
+    ) -> tuple[float, float] | None:
         """Return where the detector lies in the plot that flags these rows."""
 
     @abstractmethod
@@ -71,19 +80,23 @@ class _CurveDisplay(ScoreDisplay):
         y_true: ArrayLike | None,
         y_score: ArrayLike,
         *,
+        sample_weight: ArrayLike | None,
         threshold: float | None,
         name: str | None,
     ) -> Self:
         if y_true is None:
             raise ValueError(f"{cls.__name__} needs labels: y is None.")
         anomalous, score = check_labels_and_scores(y_true, y_score)
-        if anomalous.all() or not anomalous.any():
+        weight = check_weights(sample_weight, score)
+        if is_one_class(anomalous, weight):
             raise ValueError(
                 f"{cls.__name__} needs normal rows (+1) and anomalies (-1), but only "
-                "one class is present in y_true."
+                "one class is present in y_true, among the rows with a weight."
             )
-        point = None if threshold is None else cls._point(anomalous, score < threshold)
-        return cls._compute(anomalous, -score, operating_point=point, name=name)
+        point = None
+        if threshold is not None:
+            point = cls._point(anomalous, score < threshold, weight)
+        return cls._compute(anomalous, -score, weight, operating_point=point, name=name)
 
     def plot(
         self,
@@ -254,13 +267,15 @@ class DetectorRocDisplay(_CurveDisplay):
     name: str | None = None
 
     @classmethod
-    def _compute(cls, anomalous: Mask, anomaly_score: Values, **params: Any) -> Self:
-        fpr, tpr, _ = roc_curve(anomalous, anomaly_score)
+    def _compute(
+        cls, anomalous: Mask, anomaly_score: Values, weight: Values, **params: Any
+    ) -> Self:
+        fpr, tpr, _ = roc_curve(anomalous, anomaly_score, sample_weight=weight)
         return cls(fpr=fpr, tpr=tpr, roc_auc=float(auc(fpr, tpr)), **params)
 
     @staticmethod
-    def _point(anomalous: Mask, flagged: Mask) -> tuple[float, float]:
-        return float(flagged[~anomalous].mean()), float(flagged[anomalous].mean())
+    def _point(anomalous: Mask, flagged: Mask, weight: Values) -> tuple[float, float]:
+        return _share(flagged, ~anomalous, weight), _share(flagged, anomalous, weight)
 
     def _curve(self) -> tuple[ArrayLike, ArrayLike]:
         return self.fpr, self.tpr
@@ -338,22 +353,31 @@ class DetectorPrecisionRecallDisplay(_CurveDisplay):
     name: str | None = None
 
     @classmethod
-    def _compute(cls, anomalous: Mask, anomaly_score: Values, **params: Any) -> Self:
-        precision, recall, _ = precision_recall_curve(anomalous, anomaly_score)
-        average_precision = average_precision_score(anomalous, anomaly_score)
+    def _compute(
+        cls, anomalous: Mask, anomaly_score: Values, weight: Values, **params: Any
+    ) -> Self:
+        weighted = {"sample_weight": weight}
+        precision, recall, _ = precision_recall_curve(
+            anomalous, anomaly_score, **weighted
+        )
+        average_precision = average_precision_score(
+            anomalous, anomaly_score, **weighted
+        )
         return cls(
             precision=precision,
             recall=recall,
             average_precision=float(average_precision),
-            prevalence=float(anomalous.mean()),
+            prevalence=float(np.average(anomalous, weights=weight)),
             **params,
         )
 
     @staticmethod
-    def _point(anomalous: Mask, flagged: Mask) -> tuple[float, float] | None:
-        if not flagged.any():
+    def _point(
+        anomalous: Mask, flagged: Mask, weight: Values
+    ) -> tuple[float, float] | None:
+        if not weight[flagged].any():
             return None
-        return float(flagged[anomalous].mean()), float(anomalous[flagged].mean())
+        return _share(flagged, anomalous, weight), _share(anomalous, flagged, weight)
 
     def _curve(self) -> tuple[ArrayLike, ArrayLike]:
         return self.recall, self.precision

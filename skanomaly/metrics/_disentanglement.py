@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch, check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 
+from ..utils._labels import complete_column
 from ..utils._random import own_random_state
 
 if TYPE_CHECKING:
@@ -228,11 +229,14 @@ def _concentration(shares: NDArray, axis: int) -> NDArray:
 def _factor_columns(factors: Any) -> list[NDArray]:
     """Return the factors one by one, each of its own type."""
     if hasattr(factors, "iloc") and factors.ndim > 1:
-        found = [factors.iloc[:, j].to_numpy() for j in range(factors.shape[1])]
+        found = [factors.iloc[:, j] for j in range(factors.shape[1])]
     else:
-        found = list(check_array(factors, dtype=None, input_name="factors").T)
+        # As objects: NumPy would make the string "nan" of a NaN beside strings.
+        options = {"dtype": object, "ensure_all_finite": False}
+        found = list(check_array(factors, **options, input_name="factors").T)
     columns = []
-    for j, column in enumerate(found):
+    for j, given in enumerate(found):
+        column = complete_column(given, f"The factor in column {j}")
         if column.dtype.kind == "O":
             column = np.asarray(column.tolist())
         if column.dtype.kind not in "biufUS":

@@ -83,6 +83,7 @@ class ScoreDisplay(Display, ABC):
         y_true: ArrayLike | None,
         y_score: ArrayLike,
         *,
+        sample_weight: ArrayLike | None,
         threshold: float | None,
         name: str | None,
     ) -> Self:
@@ -99,6 +100,7 @@ class ScoreDisplay(Display, ABC):
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         name: str | None = None,
         ax: Axes | None = None,
         **plot_params: Any,
@@ -117,6 +119,8 @@ class ScoreDisplay(Display, ABC):
         y : array-like of shape (n_samples,), default=None
             Labels: +1 for a normal row, -1 for an anomaly. Only
             :class:`ScoreDistributionDisplay` does without.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
         name : str, default=None
             Name of the detector in the plot; None takes the name of its class.
         ax : matplotlib Axes, default=None
@@ -161,7 +165,13 @@ class ScoreDisplay(Display, ABC):
         y_score, threshold = detector_scores(detector, X)
         name = type(detector).__name__ if name is None else name
         return cls.from_predictions(
-            y, y_score, threshold=threshold, name=name, ax=ax, **plot_params
+            y,
+            y_score,
+            sample_weight=sample_weight,
+            threshold=threshold,
+            name=name,
+            ax=ax,
+            **plot_params,
         )
 
     @classmethod
@@ -170,6 +180,7 @@ class ScoreDisplay(Display, ABC):
         y_true: ArrayLike | None,
         y_score: ArrayLike,
         *,
+        sample_weight: ArrayLike | None = None,
         threshold: float | None = None,
         name: str | None = None,
         ax: Axes | None = None,
@@ -184,6 +195,8 @@ class ScoreDisplay(Display, ABC):
             :class:`ScoreDistributionDisplay` does without.
         y_score : array-like of shape (n_samples,)
             Output of `score_samples` or `decision_function`: higher means more normal.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
         threshold : float, default=None
             Rows that score below are predicted as anomalies: 0 for the output of
             `decision_function`. None draws no threshold.
@@ -222,5 +235,11 @@ class ScoreDisplay(Display, ABC):
         >>> display.ax_.get_legend().get_texts()[0].get_text()
         'mine (AUROC = 0.75)'
         """
-        display = cls._from_arrays(y_true, y_score, threshold=threshold, name=name)
+        display = cls._from_arrays(
+            y_true,
+            y_score,
+            sample_weight=sample_weight,
+            threshold=threshold,
+            name=name,
+        )
         return display.plot(ax=ax, **plot_params)

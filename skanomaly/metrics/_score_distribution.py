@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._plotting import BLUE, ORANGE, REFERENCE, ScoreDisplay
-from ._scorer import check_labels_and_scores, check_scores
+from ._scorer import check_labels_and_scores, check_scores, check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +33,8 @@ class ScoreDistributionDisplay(ScoreDisplay):
     y_true : array-like of shape (n_samples,), default=None
         Labels: +1 for a normal row, -1 for an anomaly. None draws one histogram of
         all rows.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows in the density.
     threshold : float, default=None
         Rows that score below are predicted as anomalies. None draws no threshold.
     name : str, default=None
@@ -74,6 +76,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
         y_score: ArrayLike,
         y_true: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         threshold: float | None = None,
         name: str | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
         if y_true is not None:
             anomalous, _ = check_labels_and_scores(y_true, y_score)
             self.y_true = np.where(anomalous, -1, 1)
+        self.sample_weight = check_weights(sample_weight, self.y_score)
         self.threshold = threshold
         self.name = name
 
@@ -110,7 +114,8 @@ class ScoreDistributionDisplay(ScoreDisplay):
         plot_threshold : bool, default=True
             Whether to draw the threshold, where there is one.
         hist_kwargs : dict, default=None
-            Passed to :meth:`matplotlib.axes.Axes.stairs` for every histogram.
+            Passed to :meth:`matplotlib.axes.Axes.stairs` for every histogram. A
+            `color` is that of the edge, and a lighter one that of the face.
 
         Returns
         -------
@@ -138,7 +143,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
         self.histograms_ = {
             label: self._histogram(label, rows, color, edges, hist_kwargs or {})
             for label, rows, color in self._groups()
-            if rows.any()
+            if self.sample_weight[rows].any()
         }
         self.line_: Line2D | None = None
         if plot_threshold and self.threshold is not None:
@@ -167,8 +172,11 @@ class ScoreDistributionDisplay(ScoreDisplay):
         """Draw the density of the scores of some rows."""
         from matplotlib.colors import to_rgba
 
-        counts, _ = np.histogram(self.y_score[rows], edges)
-        density = counts / (rows.sum() * np.diff(edges))
+        # Where stairs is given the colour of the face, it drops `color`.
+        color = hist_kwargs.get("color", color)
+        weight = self.sample_weight[rows]
+        counts, _ = np.histogram(self.y_score[rows], edges, weights=weight)
+        density = counts / (weight.sum() * np.diff(edges))
         look = {
             "fill": True,
             "facecolor": to_rgba(color, 0.35),

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import average_precision_score, make_scorer, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+
+from ..utils._sklearn_compat import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-def check_scores(y_score: ArrayLike) -> NDArray[np.float64]:
-    """Return `y_score` as finite float64 of shape (n_samples,)."""
+def check_scores(
+    y_score: ArrayLike, input_name: str = "y_score"
+) -> NDArray[np.float64]:
+    """Return scores, or weights, as finite float64 of shape (n_samples,)."""
     return column_or_1d(
-        check_array(y_score, ensure_2d=False, dtype=np.float64, input_name="y_score")
+        check_array(y_score, ensure_2d=False, dtype=np.float64, input_name=input_name)
     )
 
 
@@ -44,6 +48,22 @@ def check_labels_and_scores(
     return check_labels(y_true), check_scores(y_score)
 
 
+def check_weights(
+    sample_weight: ArrayLike | None, y_score: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the weights of the rows with these scores, 1 if none are given."""
+    if sample_weight is None:
+        return np.ones_like(y_score)
+    check_consistent_length(y_score, sample_weight)
+    return check_scores(sample_weight, "sample_weight")
+
+
+def is_one_class(anomalous: NDArray[np.bool_], weight: NDArray[np.float64]) -> bool:
+    """Return whether the rows that have a weight are all normal, or all anomalous."""
+    present = anomalous[weight > 0]
+    return bool(present.all() or not present.any())
+
+
 def _score_anomalies(
     metric: Callable[..., float],
     y_true: ArrayLike,
@@ -52,16 +72,17 @@ def _score_anomalies(
 ) -> float:
     """Give `metric` the anomalies as positives and scores that grow with anomaly."""
     anomalous, score = check_labels_and_scores(y_true, y_score)
-    if anomalous.all() or not anomalous.any():
+    weight = check_weights(sample_weight, score)
+    if is_one_class(anomalous, weight):
         warnings.warn(
-            "Only one class is present in y_true: the score is not defined, NaN is "
-            "returned. In cross-validation, StratifiedKFold keeps both classes in "
-            "every fold.",
+            "Only one class is present in y_true, among the rows with a weight: the "
+            "score is not defined, NaN is returned. In cross-validation, "
+            "StratifiedKFold keeps both classes in every fold.",
             UndefinedMetricWarning,
             stacklevel=3,
         )
         return float("nan")
-    return float(metric(anomalous, -score, sample_weight=sample_weight))
+    return float(metric(anomalous, -score, sample_weight=weight))
 
 
 def detector_roc_auc_score(
@@ -90,7 +111,8 @@ def detector_roc_auc_score(
     float
         Area in [0, 1]. It is NaN, with an
         :class:`~sklearn.exceptions.UndefinedMetricWarning`, where `y_true` holds only
-        one class; :func:`sklearn.metrics.roc_auc_score` does the same.
+        one class, weights of 0 left out; :func:`sklearn.metrics.roc_auc_score` does the
+        same.
 
     Raises
     ------
@@ -140,8 +162,9 @@ def detector_average_precision_score(
     float
         Average precision in (0, 1]. It is NaN, with an
         :class:`~sklearn.exceptions.UndefinedMetricWarning`, where `y_true` holds only
-        one class: :func:`sklearn.metrics.average_precision_score` would give 0 or 1,
-        which would pass for a result in the mean over folds.
+        one class, weights of 0 left out:
+        :func:`sklearn.metrics.average_precision_score` would give 0 or 1, which would
+        pass for a result in the mean over folds.
 
     Raises
     ------
@@ -171,6 +194,9 @@ Goes wherever scikit-learn takes a scorer: `GridSearchCV`, `cross_val_score`,
 `permutation_importance`. It calls `decision_function` of the detector, or
 `score_samples` where there is none. Split with `StratifiedKFold`, so that every fold
 holds normal rows and anomalies: the default for detectors, `KFold`, does not see to it.
+
+For weights through metadata routing, take what ``set_score_request`` returns: it is a
+copy, and the scorer that everybody imports stays as it is.
 
 Parameters
 ----------
@@ -206,10 +232,19 @@ Examples
 """
 
 
-def _detector_scorer(metric: Callable[..., float]) -> Callable[..., float]:
+class _SharedScorer(Scorer):
+    """A scorer that all import: who asks it for metadata gets a scorer of their own."""
+
+    def set_score_request(self, **requests: bool | str | None) -> Scorer:
+        """Return a copy with these requests, as of a scorer of `get_scorer`."""
+        own = Scorer(self._score_func, self._sign, self._kwargs, self._response_method)
+        return own.set_score_request(**requests)
+
+
+def _detector_scorer(metric: Callable[..., float]) -> Scorer:
     """Make the scorer of a metric, with a docstring of its own."""
     name = metric.__name__
-    scorer = make_scorer(metric, response_method=("decision_function", "score_samples"))
+    scorer = _SharedScorer(metric, 1, {}, ("decision_function", "score_samples"))
     scorer.__doc__ = _SCORER_DOC.format(metric=name, scorer=name.removesuffix("_score"))
     return scorer
 

@@ -77,7 +77,7 @@ class TrainingHistoryDisplay(Display):
         cls,
         detector: BaseEstimator,
         *,
-        names: Sequence[str] | None = None,
+        names: str | Sequence[str] | None = None,
         name: str | None = None,
         ax: Axes | None = None,
         **plot_params: Any,
@@ -89,7 +89,7 @@ class TrainingHistoryDisplay(Display):
         detector : estimator instance
             Fitted detector with `history_`: a list of dicts, one per epoch. The keys
             "epoch", "stage" and "duration" are no losses, all other numbers are.
-        names : sequence of str, default=None
+        names : str or sequence of str, default=None
             What to draw, in this order. None draws what is named a loss, by "loss" at
             the end, or all numbers, if nothing is.
         name : str, default=None
@@ -259,7 +259,7 @@ def _epochs(history: list[Mapping[str, Any]]) -> NDArray[np.int_]:
 
 
 def _losses(
-    history: list[Mapping[str, Any]], names: Sequence[str] | None
+    history: list[Mapping[str, Any]], names: str | Sequence[str] | None
 ) -> dict[str, NDArray[np.float64]]:
     """Return the losses by name, NaN where an epoch has none."""
     known = dict.fromkeys(
@@ -274,6 +274,7 @@ def _losses(
         raise ValueError("The history holds no loss.")
     if names is None:
         names = [name for name in known if name.endswith("loss")] or list(known)
+    names = [names] if isinstance(names, str) else names
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"No losses named {unknown}; there are {list(known)}.")
     return {
