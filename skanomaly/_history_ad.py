@@ -236,6 +236,7 @@ class History(Callback):
         ends = torch.round(weights.cumsum(0) * self.n_samples).long()
         counts = torch.diff(ends, prepend=ends.new_zeros(1))
         old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
+        self.n_drawn_ = 0
         if earlier is not None:
             samples = earlier.samples_[:, : int(counts[:old].sum())].to(net.device)
             self._add(earlier.critic_, float(weights[:old].sum()), samples)
@@ -258,7 +259,7 @@ class History(Callback):
         # On the host, so that a pickle can be read on a machine without a GPU.
         order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
         self.samples_ = samples[:, order].cpu()
-        del self.sum_, self.parts_, self.due_, self.earlier
+        del self.sum_, self.parts_, self.n_drawn_, self.due_, self.earlier
 
     def _save(self, net):
         while self.due_ and self.due_[0][0] == net.step_:
@@ -271,12 +272,14 @@ class History(Callback):
         # Batch statistics of a handful of samples would be no statistics.
         spread = torch.ones(max(count, net.batch_size), 1, device=net.device)
         if self.wide is not None:
-            spread[::2] = self.wide
+            # From where the last save point ended: each may have a single sample.
+            spread[self.n_drawn_ % 2 :: 2] = self.wide
         samples = net.generate(len(spread), spread)[:, :count]
         self._add(net.critic_.state_dict(), weight, samples)
 
     def _add(self, critic, weight, samples):
         self.mass_ += weight
+        self.n_drawn_ += samples.shape[1]
         for name, value in critic.items():
             self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
         # Half the bytes will do for pixels.

@@ -277,6 +277,15 @@ def test_lam_changes_the_detector_but_not_the_history(X, tmp_path, monkeypatch):
 # Coverage ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("saves_per_epoch", [1, 500])
+def test_half_of_the_samples_are_wide_whatever_the_save_points(saves_per_epoch, X):
+    settings = SHORT | {"architecture": OWN, "alpha": 0, "beta": 0}
+    settings |= {"saves_per_epoch": saves_per_epoch, "wide_latent": 1e6}
+    history = HistoryAD(**settings).fit(X)._past
+    far = history.samples_.abs().amax(-1) > 1e4
+    assert far.float().mean() == pytest.approx(0.5, abs=0.02)
+
+
 def test_coverage_tells_a_wide_history_from_a_narrow_one():
     torch.default_generator.manual_seed(0)
     data = torch.randn(300, 4)

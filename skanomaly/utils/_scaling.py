@@ -31,6 +31,9 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         A pixel ``x`` becomes ``x * scale_ + min_``.
     bytes_ : bool
         Whether the images were of dtype uint8.
+    seen_ : tuple
+        What ``partial_fit`` goes on from: the least and the highest pixel, or number,
+        means and variances.
     """
 
     def __init__(self, method="minmax"):
@@ -44,12 +47,13 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     def partial_fit(self, X, y=None):
         """Learn the map from these images and those before."""
         self.bytes_ = X.dtype == np.uint8
+        seen = getattr(self, "seen_", None)
         if self.method == "standard":
-            self.seen_ = _moments(X, self.seen_)
+            self.seen_ = _moments(X, seen)
             _, lower, variance = self.seen_
             half = np.where(variance > 0, variance**0.5, 1.0)
         else:
-            self.seen_ = (0, 255) if self.bytes_ else _range(X, self.seen_)
+            self.seen_ = (0, 255) if self.bytes_ else _range(X, seen)
             low, high = (np.atleast_1d(np.float64(bound)) for bound in self.seen_)
             half = np.where(high > low, (high - low) / 2, 1.0)
             lower = (low + high) / 2
@@ -98,7 +102,7 @@ def _moments(X, before):
 
 
 def fit_by_parts(scaler, X, chosen):
-    """Fit a scaler on chosen rows, few at a time: X may be larger than the memory.
+    """Fit a new scaler on chosen rows, few at a time: X may be larger than the memory.
 
     Parameters
     ----------
@@ -112,7 +116,6 @@ def fit_by_parts(scaler, X, chosen):
     if scaler is None:
         return
     n_rows = max(_AT_ONCE // X[0].size, 1)
-    scaler.seen_ = None
     for start in range(0, len(X), n_rows):
         part = chosen[start : start + n_rows]
         rows = X[start : start + n_rows]
