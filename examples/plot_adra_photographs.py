@@ -161,9 +161,9 @@ ends = [
 show_rows(ends)
 
 # %%
-# Most of the highest scores of the one detector belong to ships, and the lowest to
-# animals and trucks. For birds the highest ones are mixed: other animals in the green
-# are among them. Classes that show such animals were left out of the corpus, so that
+# Most of the highest scores of the one detector belong to ships, and most of the lowest
+# to animals. For birds the lowest ones belong to vehicles, and the highest are mixed:
+# other animals in the green are among them. Classes that show such animals were left out of the corpus, so that
 # nothing says that they are anomalies.
 #
 # Mistakes tell more: the anomalies with the highest scores, and the normal images with
