@@ -163,8 +163,8 @@ show_rows(ends)
 # %%
 # Most of the highest scores of the one detector belong to ships, and most of the lowest
 # to animals. For birds the lowest ones belong to vehicles, and the highest are mixed:
-# other animals in the green are among them. Classes that show such animals were left out of the corpus, so that
-# nothing says that they are anomalies.
+# other animals in the green are among them. Classes that show such animals were left
+# out of the corpus, so that nothing says that they are anomalies.
 #
 # Mistakes tell more: the anomalies with the highest scores, and the normal images with
 # the lowest ones.
