@@ -413,13 +413,13 @@ def tables(detector, seed):
     return grid(problem=["table"], name=TABLES, detector=detector, seed=seed)
 
 
-def modes(detector):
+def modes(detector, seed=(0,), ratio=(1.0, 0.3, 0.1, 0.03)):
     return grid(
         primary=[1],
         secondary=[8],
-        ratio=[1.0, 0.3, 0.1, 0.03],
+        ratio=ratio,
         detector=detector,
-        seed=[0],
+        seed=seed,
         n_steps=[39],
     )
 
@@ -479,7 +479,12 @@ EXPERIMENTS = [
         profile="long",
     ),
     Experiment("adra_small_modes", small_modes, modes(["ADRA K=2", "TF"])),
-    Experiment("adra_small_modes", small_modes, modes(["HSC"]), profile="long"),
+    Experiment(
+        "adra_small_modes",
+        small_modes,
+        modes(["HSC"]) + modes(["ADRA K=2", "TF"], seed=[1, 2], ratio=[0.03]),
+        profile="long",
+    ),
     Experiment(
         "adra_disentanglement",
         disentanglement,
