@@ -785,6 +785,30 @@ def test_broken_lzma_is_named(tmp_path):
     assert isinstance(caught.value.__cause__, lzma.LZMAError)
 
 
+@pytest.mark.parametrize("broken", [b"(" * 20, b"if 1:\n  1\n 2\n" + b" " * 9])
+def test_a_broken_header_is_named(broken, tmp_path):
+    path = tmp_path / "wine.npz"
+    # So long that the header is parsed before the check sum can tell.
+    np.savez(path, X=np.zeros((1000, 2)), y=np.zeros(1000))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"{'descr'")
+    content[start : start + len(broken)] = broken
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="cannot be read"):
+        fetch_odds("wine", data_home=tmp_path)
+
+
+def test_an_unknown_compression_is_named(tmp_path):
+    path = tmp_path / "wine.npz"
+    np.savez(path, X=np.zeros((4, 2)), y=np.zeros(4))
+    content = bytearray(path.read_bytes())
+    # The method that the directory at the end of the archive gives for X.
+    content[content.index(b"PK\x01\x02") + 10] = 99
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="cannot be read"):
+        fetch_odds("wine", data_home=tmp_path)
+
+
 def test_pickles_are_not_loaded(tmp_path):
     table = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "wine.npz", X=table, y=np.zeros(1))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -77,11 +78,16 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             yield file
-    # TypeError: the file holds a single array, as .npy files do.
+    # TypeError: the file holds a single array, as .npy files do. RuntimeError:
+    # zipfile knows no such compression or encryption. SyntaxError and TokenError: NumPy
+    # parses headers as Python.
     except (
         BadZipFile,
         EOFError,
         LZMAError,
+        RuntimeError,
+        SyntaxError,
+        TokenError,
         TypeError,
         ValueError,
         zlib.error,
