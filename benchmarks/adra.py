@@ -405,8 +405,10 @@ DEVELOPMENT, ONCE = [1, 3], [2, 8]
 GPU = {"max_epochs": [20], "input_size": [128], "precision": ["bfloat16"]}
 
 
-def classes(normal, detector, seed, max_epochs=2):
-    return grid(normal=normal, detector=detector, seed=seed, max_epochs=[max_epochs])
+def classes(normal, detector, seed, max_epochs=2, **more):
+    return grid(
+        normal=normal, detector=detector, seed=seed, max_epochs=[max_epochs], **more
+    )
 
 
 def tables(detector, seed):
@@ -459,8 +461,9 @@ EXPERIMENTS = [
         one_vs_rest,
         classes(DEVELOPMENT, list(DETECTORS), [0])
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [1])
-        + classes([*ONCE, *DEVELOPMENT], COMPARED, [0], max_epochs=6)
-        + classes(ONCE[:1], COMPARED, [0], max_epochs=20),
+        + classes([*ONCE, *DEVELOPMENT], COMPARED, [0, 1], max_epochs=6)
+        + classes(ONCE[:1], COMPARED, [0], max_epochs=20)
+        + classes([*ONCE, *DEVELOPMENT], [*COMPARED, "2-NN"], [0], input_size=[128]),
         profile="long",
     ),
     Experiment("adra_tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),

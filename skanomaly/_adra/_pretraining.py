@@ -30,14 +30,15 @@ class JoinedRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the rows at `index`, of shape (m,)."""
-        found, first = [], 0
-        for part in self.parts:
-            here = (index >= first) & (index < first + len(part))
-            found.append((here, part[index[here] - first]))
-            first += len(part)
-        rows = found[0][1].new_empty(len(index), *self.parts[0].row_shape)
-        for here, some in found:
-            rows[here] = some
+        first, *others = self.parts
+        rows, n_before = first[index.clamp(max=len(first) - 1)], len(first)
+        for part in others:
+            # Any row stands in for those of other parts: to look for them would wait
+            # for the device.
+            own = index - n_before
+            some = part[own.clamp(0, len(part) - 1)]
+            rows = torch.where(own.view(-1, *[1] * (rows.ndim - 1)) < 0, rows, some)
+            n_before += len(part)
         return rows
 
 
@@ -144,8 +145,8 @@ class Rotation(Pretraining):
         side = min(images.shape[2:])  # of the square in the middle, which can turn
         top, left = ((whole - side) // 2 for whole in images.shape[2:])
         images = images[:, :, top : top + side, left : left + side]
+        turned = [torch.rot90(images[k::4], k, (2, 3)) for k in range(4)]
         quarters = torch.arange(len(images), device=images.device) % 4
-        turned = [torch.rot90(images[quarters == k], k, (2, 3)) for k in range(4)]
         return torch.cat(turned), quarters.sort().values
 
 

@@ -1,0 +1,192 @@
+"""A device other than the host, for machines that have none.
+
+Its tensors hold tensors of the host, and are computed with by the host's kernels. Like
+those of a GPU, they do not mix with tensors of the host, and no NumPy array is made of
+them where they are. So a test sees, without a GPU, what was left on the host, what is
+made there, and when a value is fetched from the device.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager, nullcontext
+from unittest.mock import patch
+
+import torch
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+#: A device that torch knows, and has no kernels for. Gradients are taken in the thread
+#: of the caller for it, where those of a GPU need one of its own.
+NAME = "lazy"
+DEVICE = torch.device(NAME, 0)
+#: What lets the host know a value, and so waits for all that was asked before.
+_FETCHES = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
+_INDEXES = {"index", "index_put", "index_put_", "_unsafe_index"}
+_COPIES = {"_to_copy", "copy_"}
+
+
+class TensorElsewhere(torch.Tensor):
+    """A tensor on the other device.
+
+    Parameters
+    ----------
+    held : Tensor
+        On the host: what it is made of.
+    """
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held):
+        # One that is made of a view of a tensor may be changed where that may.
+        with torch.inference_mode(held.is_inference()):
+            made = torch.Tensor._make_wrapper_subclass(
+                cls,
+                held.size(),
+                strides=held.stride(),
+                storage_offset=held.storage_offset(),
+                dtype=held.dtype,
+                layout=held.layout,
+                device=DEVICE,
+            )
+        made.held = held
+        return made
+
+    def __repr__(self, **options):
+        return f"{self.held!r} on {DEVICE}"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError(f"{func} of a tensor on {DEVICE}, after its time")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.numpy, torch.Tensor.__array__):
+            if not kwargs.get("force"):
+                raise TypeError(f"no array of a tensor on {DEVICE}: use .cpu() first")
+            return args[0].detach().cpu().numpy()
+        if func is torch.Tensor.tolist:
+            return args[0].detach().cpu().tolist()
+        with torch._C.DisableTorchFunctionSubclass():
+            made = func(*args, **kwargs)
+        if func is torch.Tensor.data.__set__:
+            args[0].held = args[1].held
+        return made
+
+
+class GeneratorElsewhere(torch.Generator):
+    """A generator of the host that says to be on the device that it was made for."""
+
+    def __new__(cls, device="cpu"):
+        """Return a generator of the host."""
+        made = super().__new__(cls, "cpu")
+        made._device = torch.device(device)
+        return made
+
+    def __init__(self, device="cpu"):
+        """Leave it as it is."""
+
+    @property
+    def device(self):
+        return self._device
+
+
+class Elsewhere(TorchDispatchMode):
+    """While it is on, there is another device.
+
+    Attributes
+    ----------
+    fetched : list of str
+        The operations that have let the host know a value.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Do on the host what is asked of either device."""
+        kwargs = kwargs or {}
+        with self:  # what consists of other operations is asked again, part by part
+            made = func.decompose(*args, **kwargs)
+        if made is not NotImplemented:
+            return made
+        name = func.overloadpacket.__name__
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
+        there = [x for x in given if isinstance(x, TensorElsewhere)]
+        if there and name not in _COPIES:
+            self._refuse_mixtures(name, args, given)
+        device = kwargs.get("device")
+        if name == "copy_":
+            goes_there = isinstance(args[0], TensorElsewhere)
+        elif device is not None:
+            goes_there = torch.device(device).type == NAME
+            kwargs = kwargs | {"device": torch.device("cpu")}
+        else:
+            goes_there = bool(there)
+        if there and (name in _FETCHES or (name in _COPIES and not goes_there)):
+            self.fetched.append(name)
+        args, kwargs = tree_map(_held, (args, kwargs))
+        made = func(*args, **kwargs)
+        same = {id(_held(x)): x for x in given}  # what is changed in place is itself
+
+        def placed(x):
+            if not isinstance(x, torch.Tensor) or id(x) in same:
+                return same.get(id(x), x)
+            return TensorElsewhere(x) if goes_there else x
+
+        return tree_map(placed, made)
+
+    def _refuse_mixtures(self, name, args, given):
+        if name in _INDEXES and isinstance(args[0], TensorElsewhere):
+            indices = [x for x in args[1] if x is not None]  # may be on the host
+            if any(x.dtype is torch.bool for x in indices):
+                self.fetched.append(name)
+            given = [x for x in given if not any(x is index for index in indices)]
+        here = [x for x in given if x.ndim and not isinstance(x, TensorElsewhere)]
+        if here:
+            raise RuntimeError(
+                f"{name} of tensors on {DEVICE} and, of shape "
+                f"{[tuple(x.shape) for x in here]}, on the host"
+            )
+
+
+def _held(x):
+    return x.held if isinstance(x, TensorElsewhere) else x
+
+
+@contextmanager
+def another_device():
+    """Give the mode in which detectors with ``device="cuda"`` compute elsewhere."""
+    usual = torch.autocast, torch.is_autocast_enabled
+    fused = [*_get_fused_kernels_supported_devices(), NAME]
+
+    def autocast(kind, **options):
+        return nullcontext() if kind == NAME else usual[0](kind, **options)
+
+    def is_autocast_enabled(kind):
+        return kind != NAME and usual[1](kind)
+
+    def resolved(device):
+        return NAME if device == "cuda" else device
+
+    others = {
+        "torch.Generator": GeneratorElsewhere,
+        "torch.autocast": autocast,
+        "torch.is_autocast_enabled": is_autocast_enabled,
+        "torch.optim.optimizer._get_fused_kernels_supported_devices": lambda: fused,
+        "skanomaly._base.resolve_device": resolved,
+        "skanomaly._persistence.resolve_device": resolved,
+    }
+    # What is made of numbers is made on the host, and then goes where it belongs.
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        with ExitStack() as stack:
+            for name, other in others.items():
+                stack.enter_context(patch(name, other))
+            yield stack.enter_context(Elsewhere())
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)

@@ -1,0 +1,253 @@
+"""On a device other than the host: nothing is mixed up, and steps do not wait.
+
+The device is one of pretence, see `elsewhere.py`, so that this is tested everywhere;
+`test_gpu.py` has what only a GPU can tell.
+"""
+
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import NAME, TensorElsewhere, another_device
+from test_common import every_detector, short
+from torch import nn
+
+from skanomaly import (
+    ADRA,
+    AABiGAN,
+    HistoryAD,
+    JointEncoderGAN,
+    TransferAD,
+)
+from skanomaly.engine import AlternatingNet, Rows
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
+    pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning"),
+    pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning"),
+]
+
+
+def brief(cls, **params):
+    return short(cls, **{"max_epochs": 1, **params})
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(80, 4))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
+
+
+@contextmanager
+def elsewhere():
+    """Let ``device="cuda"`` be another device, on which steps may not wait.
+
+    Between steps callbacks may fetch a value, and nets once an epoch.
+    """
+    found, usual = [], AlternatingNet.notify
+    with another_device() as mode:
+
+        def notify(net, event, **options):
+            if event in ("on_batch_begin", "on_grad_computed", "on_batch_end"):
+                found.append(list(mode.fetched))
+            usual(net, event, **options)
+            mode.fetched.clear()
+
+        with patch.object(AlternatingNet, "notify", notify):
+            yield
+    assert found, "no step was looked at"
+    assert not any(found), f"fetched within steps: {[x for x in found if x]}"
+
+
+def assert_there(net):
+    modules = [m for m in vars(net).values() if isinstance(m, nn.Module)]
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    assert tensors
+    assert all(isinstance(tensor, TensorElsewhere) for tensor in tensors)
+
+
+def assert_close(one, other):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+# The device of pretence ---------------------------------------------------------------
+
+
+def test_devices_do_not_mix():
+    with another_device() as mode:
+        x, y = torch.ones(3, device=NAME), torch.ones(3)
+        for mixed in (lambda: x + y, lambda: y[x.long()], lambda: torch.cat([y, x])):
+            with pytest.raises(RuntimeError, match="on the host"):
+                mixed()
+        with pytest.raises(TypeError, match="cpu"):
+            np.asarray(x)
+        assert not mode.fetched
+        assert (x + 1).cpu().tolist() == [2, 2, 2]
+        assert x[torch.arange(2)].device == x.device
+        assert float(x.sum()) == 3
+        assert x[x > 0].shape == (3,)
+        assert mode.fetched == ["_to_copy", "_local_scalar_dense", "index"]
+    assert torch.ones(1).device.type == "cpu"
+
+
+# All detectors ------------------------------------------------------------------------
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_another_device_makes_no_difference(cls, kind, request):
+    data = request.getfixturevalue(kind)
+    on_host = brief(cls).fit(data)
+    expected = on_host.score_samples(data)
+    with elsewhere():
+        detector = brief(cls, device="cuda").fit(data)
+        assert detector.net_.device == NAME
+        assert_there(detector.net_)
+        assert_close(detector.score_samples(data), expected)
+        assert detector.offset_ == pytest.approx(on_host.offset_, rel=1e-3)
+        for name in ("encode", "reconstruct", "anomaly_map"):
+            if hasattr(cls, name) and not (name == "anomaly_map" and kind == "X"):
+                made = getattr(detector, name)(data)
+                assert_close(made, getattr(on_host, name)(data))
+        if hasattr(cls, "sample"):
+            assert_close(detector.sample(7), on_host.sample(7))
+        detector.set_params(warm_start=True).fit(data)
+    expected = on_host.set_params(warm_start=True).fit(data).score_samples(data)
+    with another_device():
+        assert_close(detector.score_samples(data), expected)
+
+
+@every_detector
+def test_rows_that_do_not_fit_on_the_device_come_in_batches(cls, X, monkeypatch):
+    expected = brief(cls).fit(X).score_samples(X)
+    monkeypatch.setattr("skanomaly.engine._rows.HOST_BYTES", 0)
+    with another_device():
+        rows = Rows(X, None, NAME)
+        assert rows.resident is None
+        assert isinstance(rows[torch.arange(3, device=NAME)], TensorElsewhere)
+        detector = brief(cls, device="cuda").fit(X)
+        assert_close(detector.score_samples(X), expected)
+
+
+# What only one of them can ------------------------------------------------------------
+
+
+def compared(build, fit, *data):
+    """Fit on the host and elsewhere, compare scores, and return both detectors."""
+    on_host = fit(build())
+    with elsewhere():
+        detector = fit(build(device="cuda"))
+        for part in data:
+            assert_close(detector.score_samples(part), on_host.score_samples(part))
+    return on_host, detector
+
+
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_known_anomalies(kind, request):
+    data = request.getfixturevalue(kind)
+    y = np.repeat([-1, 1], [10, len(data) - 10])
+
+    def build(**settings):
+        return brief(AABiGAN, criterion="auto", early_stopping=True, **settings)
+
+    compared(build, lambda detector: detector.fit(data, y), data)
+
+
+@pytest.mark.parametrize("kind", ["X", "images", "clips"])
+@pytest.mark.parametrize(
+    "more", [{}, {"normalize_weights": True, "weight_source": True}]
+)
+def test_domains(kind, more, request):
+    if kind == "clips":
+        data = np.random.default_rng(0).normal(size=(12, 1, 4, 8, 8))
+    else:
+        data = request.getfixturevalue(kind)
+    source, target = np.array_split(data, 2)
+
+    def build(**settings):
+        return brief(TransferAD, **more, **settings)
+
+    def fit(detector):
+        return detector.fit(target, X_source=source)
+
+    on_host, detector = compared(build, fit, target)
+    assert_close(detector.sample_weight_, on_host.sample_weight_)
+
+
+@pytest.mark.parametrize("init", ["average", "random"])
+def test_a_history_with_wide_samples(init, X):
+    def build(**settings):
+        return brief(HistoryAD, init=init, wide_latent=3.0, **settings)
+
+    compared(build, lambda detector: detector.fit(X), X)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"encoder_training": "separate"},
+        {"encoder_loss": "latent", "cycle_updates_generator": True},
+        {"preset": "paper"},
+    ],
+)
+def test_encoders_of_other_kinds(more, images):
+    def build(**settings):
+        return brief(JointEncoderGAN, **more, **settings)
+
+    compared(build, lambda detector: detector.fit(images), images)
+
+
+def network():
+    """Return a network with layers that are corrected in different ways."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=64, padding=1)),
+        *(nn.ReLU6(), nn.Conv2d(64, 64, 1), nn.ReLU()),
+        *(nn.Conv2d(64, 16, 3, stride=2, groups=2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 12), nn.ReLU()),
+    )
+
+
+@pytest.mark.parametrize("n_experts", [1, 2])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"adapt_from": 2, "augment": None}, {"adapt_from": 2}, {"labelled": True}],
+    ids=["all layers", "begun once", "begun each time", "with labels"],
+)
+def test_corrections_of_a_network(n_experts, more, images):
+    colours = np.repeat(images, 3, 1)
+    corpus, more = colours[:, :, ::-1].copy(), dict(more)
+    y = np.repeat([-1, 1], [8, 32]) if more.pop("labelled", False) else None
+
+    def build(**settings):
+        return brief(
+            ADRA,
+            backbone=network(),
+            corpus=corpus,
+            n_experts=n_experts,
+            input_size=12,
+            **more,
+            **settings,
+        )
+
+    _, detector = compared(build, lambda d: d.fit(colours, y), colours)
+    assert all(p.device.type == "cpu" for p in detector.backbone.parameters())
+    with another_device():
+        assert_there(detector.net_)
+
+
+@pytest.mark.parametrize("pretrain", ["rotation", "supervised"])
+def test_a_network_is_taught(pretrain, images):
+    corpus = images[:, :, ::-1].copy(), np.repeat([0, 1], 20)
+
+    def build(**settings):
+        return brief(ADRA, corpus=corpus, pretrain=pretrain, **settings)
+
+    compared(build, lambda detector: detector.fit(images), images)
