@@ -1,0 +1,205 @@
+"""Small networks, and corrections by hand, for the tests of ADRA."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skanomaly import ADRA
+from skanomaly._adra._backbones import IMAGENET
+from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._net import Adapters
+
+# Most of these networks are looked at, and learn nothing that matters.
+heedless = pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning")
+
+SHORT = {
+    "random_state": 0,
+    "max_epochs": 1,
+    "pretrain_epochs": 1,
+    "width": 4,
+    "batch_size": 16,
+    "n_copies": 2,
+    "input_size": 10,
+}
+short = partial(ADRA, **SHORT)
+# Adapters that stay where they start.
+still = partial(short, lr=1e-30, weight_decay=0)
+double = partial(torch.randn, dtype=torch.double)
+
+
+def used_norm(n):
+    """Return batch normalisation that has seen data."""
+    norm = nn.BatchNorm2d(n)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def network_of(n_channels=3, n_classes=0):
+    """Return a small network of images: with a classifier, or without."""
+    layers = [
+        *(nn.Conv2d(n_channels, 6, 3, padding=1, bias=False), used_norm(6), nn.ReLU()),
+        *(nn.Conv2d(6, 8, 3, stride=2, padding=1), used_norm(8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ]
+    return nn.Sequential(*layers, *([nn.Linear(8, n_classes)] if n_classes else []))
+
+
+def scaled(images):
+    return torch.from_numpy(images).float() / 127.5 - 1
+
+
+def normalised(images):
+    mean, spread = (torch.tensor(v).view(-1, 1, 1) for v in IMAGENET)
+    return (torch.from_numpy(images).float() / 255 - mean) / spread
+
+
+def state_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def n_weights(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def stirred(corrections):
+    """Return corrections away from their start, as training leaves them."""
+    for parameter in corrections.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return corrections
+
+
+class Watched(nn.Module):
+    """What a network is given goes to a list, also what copies of it are given."""
+
+    class Shared(list):
+        def __deepcopy__(self, memo):
+            return self
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, Watched.Shared()
+
+    def forward(self, x):
+        self.seen.append(x)
+        return self.network(x)
+
+
+def watched(network):
+    """Return a network, and a list of what it is going to be given."""
+    network = Watched(network)
+    return network, network.seen
+
+
+class OwnConv(nn.Conv2d):
+    """A convolution that does what it does in its own way."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+CONVOLUTIONS = {
+    "plain": partial(nn.Conv2d, 4, 6, 3, padding=1),
+    "one pixel": partial(nn.Conv2d, 16, 12, 1),
+    "one pixel, strided": partial(nn.Conv2d, 16, 12, 1, stride=2, bias=False),
+    "one pixel, many channels": partial(nn.Conv2d, 64, 72, 1),
+    "one pixel, many channels, strided": partial(nn.Conv2d, 80, 64, 1, stride=2),
+    "one pixel, groups": partial(nn.Conv2d, 4, 6, 1, groups=2),
+    "strided": partial(nn.Conv2d, 4, 6, 3, stride=2, padding=1, bias=False),
+    "dilated": partial(nn.Conv2d, 4, 6, 3, padding=2, dilation=2),
+    "groups": partial(nn.Conv2d, 4, 6, 3, padding=1, groups=2),
+    "depthwise": partial(nn.Conv2d, 6, 6, 3, stride=2, padding=1, groups=6),
+    "multiplied": partial(nn.Conv2d, 3, 6, 3, padding=1, groups=3),
+    "patches": partial(nn.Conv2d, 3, 6, 4, stride=4),
+    "seven": partial(nn.Conv2d, 3, 4, 7, stride=2, padding=3, bias=False),
+    "no padding": partial(nn.Conv2d, 4, 6, 3),
+    "no padding, strided": partial(nn.Conv2d, 4, 6, 5, stride=2, padding=1),
+    "wide padding": partial(nn.Conv2d, 4, 6, 3, padding=3),
+    "oblong": partial(nn.Conv2d, 4, 6, (1, 5), padding=(0, 2), stride=(1, 2)),
+    "even": partial(nn.Conv2d, 4, 6, 2, padding=1),
+    "even, strided": partial(nn.Conv2d, 4, 6, 4, stride=2, padding=2),
+    "even, depthwise": partial(nn.Conv2d, 4, 4, 2, padding=1, groups=4),
+    "same": partial(nn.Conv2d, 4, 6, 3, padding="same"),
+    "reflected": partial(nn.Conv2d, 4, 6, 3, padding=1, padding_mode="reflect"),
+    "own": partial(OwnConv, 4, 6, 3, padding=1, stride=2),
+}
+
+
+def pads_by_itself(conv):
+    plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+    return not plain or conv.padding == "same"
+
+
+def maps_by_hand(correction, layer):
+    """Return A_k of each expert, (K, out, in / groups)."""
+    own = correction.groups // getattr(layer, "groups", 1)
+    scaled = (correction.n_experts * own) ** 0.5 * correction.maps
+    if own == 1:
+        return scaled
+    return torch.stack([torch.block_diag(*maps.chunk(own)) for maps in scaled])
+
+
+def gates_by_hand(correction, mean):
+    if correction.n_experts == 1:
+        return mean.new_ones(len(mean), 1)
+    return F.linear(mean, correction.gate.weight, correction.gate.bias).softmax(1)
+
+
+def at_the_middle(maps, conv):
+    """Return a kernel that has a map in its middle and nothing else."""
+    kernel = torch.zeros_like(conv.weight)
+    middle = [side // 2 for side in conv.kernel_size]
+    kernel[:, :, middle[0], middle[1]] = maps
+    return kernel
+
+
+def correction_by_hand(correction, x, conv):
+    """Eqs 2 and 3 as they are written: every expert by itself, then their sum."""
+    gates = gates_by_hand(correction, x.mean((2, 3)))
+    total = 0
+    for k, maps in enumerate(maps_by_hand(correction, conv)):
+        if pads_by_itself(conv):
+            made = F.conv2d(
+                x, maps[:, :, None, None], stride=conv.stride, groups=conv.groups
+            )
+        else:
+            rest = conv.stride, conv.padding, conv.dilation, conv.groups
+            made = F.conv2d(x, at_the_middle(maps, conv), None, *rest)
+        total = total + gates[:, k, None, None, None] * made
+    return total
+
+
+def frozen_form(network, x, n_experts=2, **options):
+    """Return the frozen form of a network, with corrections, and these."""
+    backbone = FrozenNetwork(network, x[:1], **options)
+    adapters = Adapters(backbone, n_experts, 0.1, True)
+    backbone.correct_by(adapters.corrections)
+    return backbone, adapters
+
+
+class Reused(nn.Module):
+    """What the convolution makes goes around the batch normalisation as well."""
+
+    def __init__(self, norm, size=1.0):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), norm
+        self.size = size
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.size * (self.norm(y).relu() + y)
+
+
+def layers_of(detector):
+    return list(detector.net_.backbone_.layers)

@@ -1,0 +1,326 @@
+"""Corrections of layers, eqs 2 and 3: by hand, folded, mixed."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from parts import (
+    CONVOLUTIONS,
+    at_the_middle,
+    correction_by_hand,
+    double,
+    frozen_form,
+    gates_by_hand,
+    heedless,
+    maps_by_hand,
+    n_weights,
+    network_of,
+    short,
+    stirred,
+    used_norm,
+)
+from torch import nn
+
+from skanomaly._adra import _convolutions
+from skanomaly._adra._adapters import (
+    StackedLinear,
+    adapted,
+    correction_of,
+    corrections_of,
+)
+from skanomaly._adra._convolutions import (
+    FoldedConvolution,
+    MixedConvolution,
+    may_mix,
+)
+
+pytestmark = heedless
+
+
+CENTRED = {"same", "reflected", "own"}
+
+
+MANY = {"one pixel, many channels", "one pixel, many channels, strided"}
+
+
+every_convolution = pytest.mark.parametrize("kind", CONVOLUTIONS)
+
+
+every_plain_convolution = pytest.mark.parametrize(
+    "kind", [kind for kind in CONVOLUTIONS if kind not in CENTRED]
+)
+
+
+def layer_of(kind, n_experts):
+    """Return a convolution, the same with a place, and a correction in it."""
+    conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
+    layer, correction = adapted(conv), stirred(correction_of(conv, n_experts)).double()
+    layer.correct_by(correction)
+    return conv, layer, correction
+
+
+@every_convolution
+@pytest.mark.parametrize("normed", [False, True])
+def test_corrected_convolutions_and_all_their_gradients(kind, n_experts, normed):
+    conv, layer, correction = layer_of(kind, n_experts)
+    norm = used_norm(conv.out_channels).double().eval().requires_grad_(False)
+    layer.norm = norm if normed else None
+    x = double(3, conv.in_channels, 9, 11).requires_grad_()
+    y = layer(x)
+    expected = conv(x) + correction_by_hand(correction, x, conv)
+    expected = norm(expected) if normed else expected
+    torch.testing.assert_close(y, expected)
+    wanted, weights = torch.randn_like(y), [x, *correction.parameters()]
+    found = torch.autograd.grad(y, weights, wanted)
+    literal = torch.autograd.grad(expected, weights, wanted)
+    for one, other in zip(found, literal, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every_convolution
+def test_a_correction_starts_as_nothing(kind, n_experts):
+    conv = CONVOLUTIONS[kind]()
+    layer, x = adapted(conv), torch.randn(3, conv.in_channels, 9, 11)
+    layer.correct_by(correction_of(conv, n_experts))
+    torch.testing.assert_close(layer(x), conv(x))
+    layer.correct_by(stirred(correction_of(conv, n_experts)))
+    assert not torch.allclose(layer(x), conv(x), atol=1e-2)
+    layer.correct_by(None)
+    assert torch.equal(layer(x), conv(x))
+
+
+@every_plain_convolution
+@pytest.mark.parametrize("normed", [False, True])
+def test_one_expert_folds_into_the_kernel(kind, normed):
+    conv, layer, correction = layer_of(kind, 1)
+    x, folded = double(2, conv.in_channels, 9, 11), deepcopy(conv)
+    folded.weight.data += at_the_middle(
+        maps_by_hand(correction, conv)[0].detach(), conv
+    )
+    norm = used_norm(conv.out_channels).double().eval()
+    layer.norm = norm if normed else None
+    expected = norm(folded(x)) if normed else folded(x)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain",
+        "one pixel, strided",
+        "one pixel, many channels",
+        "strided",
+        "groups",
+        "depthwise",
+        "seven",
+    ],
+)
+def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
+    conv, layer, correction = layer_of(kind, 1)
+    x = double(2, conv.in_channels, 9, 11)
+    beside = nn.Conv2d(
+        *(conv.in_channels, conv.out_channels, 1, conv.stride),
+        groups=conv.groups,
+        bias=False,
+    ).double()
+    beside.weight.data = maps_by_hand(correction, conv)[0].detach()[:, :, None, None]
+    torch.testing.assert_close(layer(x), conv(x) + beside(x))
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "one pixel, many channels", "groups", "depthwise", "own"]
+)
+def test_equal_experts_are_one_expert_whatever_the_gate(kind):
+    conv, layer, correction = layer_of(kind, 3)
+    x, alone = double(2, conv.in_channels, 9, 11), correction_of(conv, 1).double()
+    alone.maps.data = 3**0.5 * correction.maps.data[:1]
+    correction.maps.data[:] = correction.maps.data[:1]
+    together = layer(x)
+    nn.init.normal_(correction.gate.weight, std=9)
+    torch.testing.assert_close(layer(x), together)
+    layer.correct_by(alone)
+    torch.testing.assert_close(layer(x), together)
+
+
+def test_gates_sum_to_one_and_are_of_the_row():
+    correction = stirred(correction_of(nn.Conv2d(4, 6, 3), 3)).double()
+    mean = 9 * double(7, 4)
+    gates = correction.shares(mean)
+    torch.testing.assert_close(gates.sum(1), torch.ones(7, dtype=torch.double))
+    torch.testing.assert_close(gates, gates_by_hand(correction, mean))
+    assert (gates > 0).all()
+    assert gates.std(0).min() > 0.01
+
+
+def grouped(conv, n_groups=None):
+    """Return the shape of maps beside a convolution, in these groups or in its own."""
+    n_out, n_in = conv.weight.shape[:2]
+    n_groups = n_groups or conv.groups
+    return n_groups, n_out // n_groups, n_in * conv.groups // n_groups
+
+
+GRADCHECKED = [kind for kind in CONVOLUTIONS if kind not in CENTRED | MANY]
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_groups"),
+    [(kind, None) for kind in GRADCHECKED]
+    + [("one pixel", 4), ("one pixel, strided", 4), ("strided", 2), ("plain", 2)],
+)
+def test_folded_convolutions_pass_gradcheck(kind, n_groups):
+    conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
+    x = double(2, conv.in_channels, 5, 6, requires_grad=True)
+    maps = double(grouped(conv, n_groups), requires_grad=True)
+
+    def function(x, maps):
+        return FoldedConvolution.apply(x, maps, conv.weight.clone(), conv.bias, conv)
+
+    assert torch.autograd.gradcheck(function, (x, maps))
+
+
+@pytest.mark.parametrize("kind", GRADCHECKED)
+def test_mixed_convolutions_pass_gradcheck(kind):
+    conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
+    if not may_mix(conv):
+        assert kind in {
+            "groups",
+            "one pixel, groups",
+            "wide padding",
+            "multiplied",
+        } or (kind.startswith("even"))
+        return
+    x = double(2, conv.in_channels, 5, 6, requires_grad=True)
+    shares = double(2, 3, requires_grad=True)
+    maps = double(3, *grouped(conv), requires_grad=True)
+
+    def function(*parts):
+        return MixedConvolution.apply(*parts, conv.weight, conv.bias, conv)
+
+    assert torch.autograd.gradcheck(function, (x, shares, maps))
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "strided", "one pixel", "one pixel, strided"]
+)
+def test_rows_may_be_mixed_a_few_at_a_time(kind, monkeypatch):
+    _, layer, correction = layer_of(kind, 3)
+    x = double(7, layer.in_channels, 9, 11).requires_grad_()
+    weights, found = [x, *correction.parameters()], []
+    for cached in (2**30, 2 * correction.maps[0].numel(), 1):
+        monkeypatch.setattr(_convolutions, "_CACHED", cached)
+        y = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), weights)])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("n_out", [24, 72])
+@pytest.mark.parametrize("shape", [(5, 64), (5, 7, 64), (5, 2, 3, 64)])
+def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
+    linear = nn.Linear(64, n_out).double().requires_grad_(False)
+    layer, correction = adapted(linear), correction_of(linear, n_experts).double()
+    x = double(shape)
+    layer.correct_by(correction)
+    torch.testing.assert_close(layer(x), linear(x))
+    stirred(correction)
+    gates = gates_by_hand(correction, x.reshape(5, -1, 64).mean(1))
+    maps = torch.einsum("nk,koi->noi", gates, maps_by_hand(correction, linear))
+    expected = linear(x) + torch.einsum("n...i,noi->n...o", x, maps)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_layers_side_by_side(n_experts):
+    stack = StackedLinear(2, 4, 5).double().requires_grad_(False)
+    nn.init.normal_(stack.bias)
+    layer, correction = adapted(stack), correction_of(stack, n_experts).double()
+    x = double(2, 7, 4)
+    layer.correct_by(correction)
+    torch.testing.assert_close(layer(x), stack(x))
+    stirred(correction)
+    for k in range(2):
+        maps, gates = correction.maps[k].unflatten(1, (n_experts, 5)), torch.ones(7, 1)
+        if n_experts > 1:
+            gates = x[k] @ correction.gate.weight[k] + correction.gate.bias[k]
+            gates = gates.softmax(1)
+        expected = x[k] @ stack.weight[k] + stack.bias[k]
+        made = torch.einsum("ni,ieo,ne->no", x[k], maps, gates.double())
+        torch.testing.assert_close(layer(x)[k], expected + made)
+
+
+def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
+    gate = n_experts * (64 + 1) if n_experts > 1 else 0
+    for layer in (nn.Conv2d(64, 96, 1), nn.Linear(64, 96)):
+        correction = correction_of(layer, n_experts)
+        assert correction.groups == 8
+        assert n_weights(correction) == n_experts * 64 * 96 // 8 + gate
+    assert correction_of(nn.Linear(72, 68), n_experts).groups == 4
+    whole = nn.Conv2d(64, 96, 3), nn.Conv2d(64, 56, 1), nn.Linear(48, 96)
+    for layer in whole:
+        correction = correction_of(layer, n_experts)
+        assert correction.groups == 1
+        assert correction.maps.shape == (n_experts, *layer.weight.shape[:2])
+    parts = correction_of(nn.Conv2d(128, 96, 3, groups=2), n_experts)
+    assert parts.maps.shape == (n_experts, 96, 64)
+    parts = correction_of(nn.Conv2d(256, 256, 1, groups=2), n_experts)
+    assert parts.groups == 2
+    assert parts.maps.shape == (n_experts, 256, 128)
+
+
+def test_layers_of_one_pixel_have_one_expert_where_kernels_are_larger():
+    def numbers(*layers):
+        return [one.n_experts for one in corrections_of(layers, 3)]
+
+    pointwise, linear = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
+    for larger in (nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, (1, 3))):
+        assert numbers(pointwise, larger, linear, pointwise) == [1, 3, 3, 1]
+    assert numbers(pointwise, linear) == [3, 3]
+    assert numbers(linear) == [3]
+    assert numbers(StackedLinear(2, 4, 5)) == [3]
+    layers = pointwise, nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)
+    for first, expected in ((0, [1, 3, 1]), (2, [3])):
+        x = torch.randn(2, 8, 5, 5)
+        _, adapters = frozen_form(nn.Sequential(*layers), x, 3, adapt_from=first)
+        assert [one.n_experts for one in adapters.corrections] == expected
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(False, 6e-3), (True, 2e-4)])
+def test_a_step_is_as_long_for_any_number_of_experts(images, alone, expected):
+    settings = {"backbone": network_of(), "corpus": None if alone else images[1]}
+    for k in (1, 3):
+        detector = short(**settings, n_experts=k, lr="auto").fit(images[0])
+        assert detector.net_.lr == expected
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])
+def test_corrections_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
+    x, wanted = torch.randn(256, 512), torch.randn(256, 512)
+    correction = correction_of(layer, n_experts)
+    if n_experts > 1:
+        nn.init.zeros_(correction.gate.weight)
+        nn.init.zeros_(correction.gate.bias)
+    made = correction.of_pixels(x[:, None], x)[:, 0]
+    (gradient,) = torch.autograd.grad((made * wanted).mean(), correction.maps)
+    correction.maps.data = -gradient
+    moved = (correction.of_pixels(x[:, None], x)[:, 0] * wanted).mean()
+    whole = wanted.T @ x / wanted.numel()
+    expected = -((x @ whole.T) * wanted).mean()
+    torch.testing.assert_close(moved, expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_experts_come_to_differ(kind, request):
+    data = request.getfixturevalue(kind)
+    if kind == "X":
+        detector = short(max_epochs=5, lr=0.01).fit(data)
+    else:
+        settings = {"corpus": data[1], "backbone": network_of(), "max_epochs": 5}
+        detector = short(**settings, lr=0.1).fit(data[0])
+    for correction in detector.net_.adapters_.corrections:
+        if kind == "X":
+            parts = correction.maps.detach().unflatten(2, (2, -1)).movedim(2, 0)
+        else:
+            parts = correction.maps.detach()
+        size = parts.abs().amax()
+        assert size > 1e-4
+        assert (parts[0] - parts[1]).abs().amax() > 1e-3 * size

@@ -1,0 +1,404 @@
+"""A network that stays as it is, whatever is trained beside it."""
+
+from copy import deepcopy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from parts import (
+    SHORT,
+    Reused,
+    assert_same_state,
+    correction_by_hand,
+    frozen_form,
+    heedless,
+    layers_of,
+    network_of,
+    normalised,
+    short,
+    state_of,
+    still,
+    stirred,
+    used_norm,
+)
+from torch import nn
+
+from skanomaly._adra._adapters import (
+    AdaptedConvolution,
+)
+from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._net import Adapters, Head
+
+pytestmark = heedless
+
+
+def literally(network, adapters, x):
+    """Return what a network of convolutions makes, each corrected as it is written."""
+    network, corrections = deepcopy(network).eval(), iter(adapters.corrections)
+
+    def corrected(layer, inputs, output):
+        return output + correction_by_hand(next(corrections), inputs[0], layer)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(corrected)
+    made = network(x)
+    return made.mean((2, 3)) if made.ndim == 4 else made
+
+
+def test_a_network_with_folded_norms_is_what_it_was(n_experts):
+    network, x = network_of(), torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x, n_experts)
+    torch.testing.assert_close(backbone(x), network.eval()(x))
+    layers = [m for m in backbone.modules() if isinstance(m, AdaptedConvolution)]
+    assert [layer.norm is not None for layer in layers] == [True, True]
+    stirred(adapters.corrections)
+    expected = literally(network, adapters, x)
+    assert not torch.allclose(expected, network(x), atol=0.01)
+    torch.testing.assert_close(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(backbone.bare()(x), network(x))
+
+
+class InPlace(nn.Module):
+    """A function in place stands between the convolution and the normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), used_norm(6)
+
+    def forward(self, x):
+        return self.norm(F.relu_(self.conv(x)))
+
+
+class Twice(nn.Module):
+    """One convolution is used twice, once with the normalisation behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), used_norm(3)
+
+    def forward(self, x):
+        return self.norm(self.conv(self.conv(x).relu()))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Reused(used_norm(6)), lambda: Reused(used_norm(6), 1e-5), InPlace],
+    ids=["used elsewhere", "used elsewhere, small", "changed in place"],
+)
+def test_norms_that_take_something_else_too_are_not_folded(build, n_experts):
+    network, x = build(), torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x, n_experts)
+    bare, size = network.eval()(x).mean((2, 3)), getattr(network, "size", 1)
+    torch.testing.assert_close(backbone(x) / size, bare / size)
+    stirred(adapters.corrections)
+    expected = literally(network, adapters, x)
+    torch.testing.assert_close(
+        backbone(x) / size, expected / size, rtol=1e-4, atol=1e-5
+    )
+    assert_same_state(state_of(backbone.bare()), state_of(network))
+
+
+def test_a_convolution_that_is_used_twice_is_corrected_twice(n_experts):
+    network, x = Twice(), torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x, n_experts)
+    torch.testing.assert_close(backbone(x), network.eval()(x).mean((2, 3)))
+    stirred(adapters.corrections)
+    ((correction,), conv) = adapters.corrections, network.conv
+    hidden = (conv(x) + correction_by_hand(correction, x, conv)).relu()
+    final = conv(hidden) + correction_by_hand(correction, hidden, conv)
+    expected = network.norm(final).mean((2, 3))
+    torch.testing.assert_close(backbone(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_that_a_sequence_has_twice_compute_twice(n_experts):
+    relu, conv = nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), relu, conv, relu, conv, relu)
+    x = torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x, n_experts)
+    torch.testing.assert_close(backbone(x), network(x).mean((2, 3)))
+    assert len(adapters.corrections) == 2
+
+
+def test_one_layer_by_two_names_is_corrected_by_either():
+    class TwoNames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.other = nn.Conv2d(3, 6, 3, padding=1)
+
+        def forward(self, x):
+            return self.other(x)
+
+    network, x = TwoNames(), torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x)
+    before = backbone(x)
+    stirred(adapters.corrections)
+    assert not torch.allclose(backbone(x), before, atol=0.01)
+
+
+def test_corrections_are_there_with_and_without_gradients():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, stride=4)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.block(self.patches(x).flatten(2).mT).mean(1)
+
+    network, x = Tokens(), torch.randn(4, 3, 12, 8)
+    backbone, adapters = frozen_form(network, x)
+    torch.testing.assert_close(backbone(x), network.eval()(x))
+    stirred(adapters.corrections)
+    with torch.no_grad():
+        alone = backbone(x)
+    torch.testing.assert_close(backbone(x), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_network_stays_in_evaluation():
+    backbone, _ = frozen_form(network_of(), torch.randn(4, 3, 9, 11))
+    backbone.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("corpus", [True, False])
+def test_what_is_frozen_does_not_move_by_a_bit(images, corpus):
+    network = network_of().train()
+    before = state_of(network)
+    corpus = images[1] if corpus else None
+    detector = short(backbone=network, corpus=corpus, max_epochs=3, lr=0.1)
+    detector.fit(images[0])
+    assert_same_state(state_of(network), before)
+    assert_same_state(state_of(detector.backbone_), before)
+    adapters = detector.net_.adapters_
+    assert max(c.maps.abs().max() for c in adapters.corrections) > 1e-4
+    held = {
+        id(parameter)
+        for group in detector.net_._optimizer("adapters").param_groups
+        for parameter in group["params"]
+    }
+    assert held == {id(parameter) for parameter in adapters.parameters()}
+    shapes = [(2, 6, 3), (2, 3), (2,), (2, 8, 6), (2, 6), (2,)]
+    assert [tuple(p.shape) for p in adapters.parameters()] == shapes
+
+
+def test_the_network_that_is_given_is_left_as_it_is(images):
+    network = network_of(n_classes=5).train()
+    network[1].eval()
+    network[0].weight.requires_grad_(False)
+    hook = network[3].register_forward_hook(lambda *arguments: None)
+
+    def description():
+        return (
+            [type(module) for module in network.modules()],
+            [module.training for module in network.modules()],
+            [parameter.requires_grad for parameter in network.parameters()],
+            [parameter.grad for parameter in network.parameters()],
+            [list(module._forward_hooks) for module in network.modules()],
+            [parameter.data_ptr() for parameter in network.parameters()],
+            list(network.state_dict()),
+        )
+
+    before = description()
+    state = state_of(network)
+    detector = short(backbone=network, corpus=images[1]).fit(images[0])
+    detector.score_samples(images[0])
+    detector.set_params(warm_start=True).fit(images[0])
+    assert description() == before
+    assert_same_state(state_of(network), state)
+    assert detector.backbone is network
+    hook.remove()
+
+
+def test_detectors_share_the_memory_of_a_network(images):
+    network = network_of()
+    addresses = [v.data_ptr() for v in network.state_dict().values()]
+    for seed in range(2):
+        settings = {"backbone": network, "corpus": images[1], "random_state": seed}
+        detector = short(**settings).fit(images[0])
+        for owner in (detector.net_.backbone_, detector.backbone_):
+            tensors = [*owner.parameters(), *owner.buffers()]
+            assert {tensor.data_ptr() for tensor in tensors} == set(addresses)
+
+
+def test_the_bare_backbone_gives_the_frozen_features(images):
+    network, x = network_of(n_classes=5), normalised(images[0])
+    detector = short(backbone=network, corpus=images[1], lr=0.1).fit(images[0])
+    features = network.eval()[:-1](x)
+    bare = detector.backbone_
+    torch.testing.assert_close(bare(x), features)
+    assert not any(isinstance(m, AdaptedConvolution) for m in bare.modules())
+    corrected = detector.net_.backbone_(x)
+    assert not torch.allclose(corrected, features, atol=1e-4)
+
+
+def test_adapters_that_have_not_moved_leave_the_features(images):
+    network, x = network_of(), normalised(images[0])
+    detector = still(backbone=network, corpus=images[1]).fit(images[0])
+    expected = detector.net_.adapters_.head(network.eval()(x)).numpy(force=True)
+    np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (200,)])
+def test_the_head_whitens_the_features_of_normal_rows(shape, unit):
+    head, x = Head(shape, 0.1, unit), torch.randn(*shape[:-1], 70, shape[-1])
+    x = x * torch.linspace(0.1, 2, shape[-1]) + 3
+    head.fit(x)
+    for k, of_one in enumerate(x.reshape(-1, 70, shape[-1]).double()):
+        features = F.normalize(of_one, dim=1) if unit else of_one
+        around = features - features.mean(0)
+        covariance = around.T @ around / 70
+        added = 0.1 * covariance.trace() / len(covariance)
+        variances, axes = torch.linalg.eigh(covariance)
+        gains = (variances + added).rsqrt()
+        # Directions beyond the first ones are taken for equal.
+        gains[:-128] = (variances + added)[:-128].mean().rsqrt()
+        expected = around @ (axes * gains) @ axes.T
+        expected /= expected.square().sum(1).mean().sqrt()
+        found = head(x).reshape(-1, 70, shape[-1])[k].double()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_features_that_do_not_differ_get_codes_all_the_same():
+    for x in (torch.ones(9, 4), torch.zeros(9, 4), torch.ones(1, 4)):
+        head = Head((4,), 0.1, True)
+        head.fit(x)
+        assert torch.isfinite(head(x)).all()
+        assert torch.isfinite(head(torch.randn(5, 4))).all()
+
+
+def test_the_head_puts_normal_rows_around_the_origin(images):
+    for data, settings in ((images[0], {"backbone": network_of()}), (images[0], {})):
+        codes = still(**settings).fit(data).encode(data)
+        np.testing.assert_allclose(codes.mean(0), 0, atol=1e-3)
+        assert np.square(codes).sum(1).mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_hooks_of_normalisation_are_called(images):
+    backbone, seen = network_of(), []
+    backbone[1].register_forward_hook(lambda *_: seen.append(1))
+    detector = short(backbone=backbone, corpus=images[1]).fit(images[0])
+    seen.clear()
+    detector.score_samples(images[0])
+    assert seen
+
+
+def test_the_order_in_which_layers_are_registered_does_not_matter(images):
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Conv2d(6, 8, 3)
+            self.first = nn.Conv2d(3, 6, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu())
+
+    detector = short(backbone=Backwards()).fit(images[0])
+    assert layers_of(detector) == ["first", "last"]
+
+
+def test_corrections_begin_where_they_are_told_to(images):
+    network = nn.Sequential()
+    network.add_module("stem", network_of()[:3])
+    network.add_module("stage", network_of(6)[:6])
+    build = partial(short, backbone=network)
+    names = ["stem.0", "stage.0", "stage.3"]
+    for where, expected in (
+        *((0, names), (1, names[1:]), (2, names[2:])),
+        *(("stem", names), ("stage", names[1:]), ("stage.3", names[2:])),
+    ):
+        detector = build(adapt_from=where).fit(images[0])
+        assert layers_of(detector) == expected
+        assert len(detector.net_.adapters_.corrections) == len(expected)
+    with pytest.raises(ValueError, match=r"adapt_from='stag'.*'stem', 'stage'"):
+        build(adapt_from="stag").fit(images[0])
+    with pytest.raises(ValueError, match=r"adapt_from=3.*3 layers"):
+        build(adapt_from=3).fit(images[0])
+
+
+@pytest.mark.parametrize("where", [0, "stage", "stage.3"])
+def test_what_comes_before_the_corrections_may_be_computed_once(where, images):
+    network = nn.Sequential()
+    network.add_module("stem", network_of()[:3])
+    network.add_module("stage", network_of(6)[:6])
+    y = np.repeat([-1, 1], [4, 36])
+    scores = []
+    for augment in (None, lambda batch: batch.clone()):
+        detector = short(backbone=network, adapt_from=where, augment=augment)
+        detector.set_params(corpus=images[1], lr=0.1, max_epochs=3)
+        scores.append(detector.fit(images[0], y).score_samples(images[0]))
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+    start = still(backbone=network, adapt_from=where, corpus=images[1])
+    start.fit(images[0], y)
+    assert not np.allclose(start.score_samples(images[0]), scores[0], rtol=1e-2)
+
+
+def test_what_comes_before_the_corrections_is_computed_once(images):
+    def seen_by(augment):
+        stem, rows = network_of()[:3], []
+        network = nn.Sequential(stem, network_of(6)[:6])
+        stem.register_forward_hook(lambda module, given, _: rows.append(len(given[0])))
+        detector = short(backbone=network, adapt_from="1", augment=augment)
+        detector.set_params(corpus=images[1], max_epochs=30).fit(images[0])
+        return sum(rows), detector.net_.step_
+
+    changed, n_steps = seen_by(lambda batch: batch)
+    once, _ = seen_by(None)
+    assert changed - once > 0.9 * n_steps * SHORT["batch_size"]
+
+
+@pytest.mark.parametrize("n_copies", [1, 2])
+@pytest.mark.parametrize("corpus", ["auto", None, "rows"])
+def test_corrections_of_tables_may_begin_later(corpus, n_copies, X):
+    corpus = 3 * X if corpus == "rows" else corpus
+    detector = short(corpus=corpus, adapt_from=1, n_copies=n_copies).fit(X)
+    assert len(detector.net_.adapters_.corrections) == 2
+    assert np.ptp(detector.score_samples(X)) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_network_on_another_device(devices, images):
+    network = network_of().to(devices[0])
+    settings = {"backbone": network, "corpus": images[1], "device": devices[1]}
+    detector = short(**settings).fit(images[0])
+    assert np.isfinite(detector.score_samples(images[0])).all()
+    assert {p.device.type for p in network.parameters()} == {devices[0]}
+
+
+def test_statistics_of_batches_are_refused(images):
+    network = network_of()
+    network[1] = nn.BatchNorm2d(6, track_running_stats=False)
+    with pytest.raises(ValueError, match="without running statistics, 1"):
+        short(backbone=network, corpus=images[1]).fit(images[0])
+
+
+class LooksAtClasses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.layer(x) * (1 if type(self.layer) is nn.Conv2d else 2)
+
+
+def test_networks_that_look_at_the_classes_of_their_layers_are_refused(images):
+    with pytest.raises(ValueError, match="computes something else"):
+        short(backbone=LooksAtClasses(), corpus=images[1]).fit(images[0])
+
+
+def test_hooks_of_a_layer_are_kept(images):
+    network = network_of()
+    network[3].register_forward_hook(lambda layer, inputs, output: 3 * output)
+    x = torch.randn(2, 3, 10, 12)
+    frozen = FrozenNetwork(network.eval(), x[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), network(x))
+        adapters = Adapters(frozen, 1, 0.1, True)
+        frozen.correct_by(adapters.corrections)
+        torch.testing.assert_close(frozen(x), network(x))

@@ -1,0 +1,152 @@
+"""What is done to images before a network sees them."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from parts import heedless, network_of, scaled, short, still, watched
+
+from skanomaly._adra._backbones import IMAGENET
+from skanomaly._adra._images import Augmentation, ImagePreparation
+
+pytestmark = heedless
+
+PAIR = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "expected"),
+    [
+        (None, {}, IMAGENET),
+        ({"mean": PAIR[0], "std": PAIR[1]}, {}, PAIR),
+        ({"mean": PAIR[0]}, {}, IMAGENET),
+        (None, {"normalization": PAIR}, PAIR),
+        (None, {"normalization": [list(part) for part in PAIR]}, PAIR),
+        ({"mean": PAIR[0], "std": PAIR[1]}, {"normalization": IMAGENET}, IMAGENET),
+        (None, {"normalization": None}, ((0.5,) * 3, (0.5,) * 3)),
+        ({"mean": PAIR[0], "std": PAIR[1]}, {"scaling": None}, None),
+    ],
+)
+def test_what_a_network_is_given(config, settings, expected, images):
+    network, seen = watched(network_of())
+    if config is not None:
+        network.pretrained_cfg = config
+    detector = short(backbone=network, corpus=images[1], **settings).fit(images[0])
+    detector.score_samples(images[0])
+    given = torch.from_numpy(images[0]).float()
+    if expected is not None:
+        mean, spread = (torch.tensor(part).view(-1, 1, 1) for part in expected)
+        given = (given / 255 - mean) / spread
+    torch.testing.assert_close(seen[-1][:40], given, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def places():
+    """Images whose pixels say where they are: 100 times the row, and the column."""
+    rows, columns = torch.arange(16)[:, None], torch.arange(24)
+    image = (100 * rows + columns).float()
+    return torch.stack([image, -image]).expand(200, 2, 16, 24)
+
+
+def test_half_of_the_images_are_mirrored(places, rng):
+    made = Augmentation(("flip",))(places, rng)
+    assert made.shape == places.shape
+    mirrored = (made == places.flip(3)).flatten(1).all(1)
+    assert (mirrored ^ (made == places).flatten(1).all(1)).all()
+    assert 70 < mirrored.sum() < 130
+
+
+def test_crops_move_images_and_repeat_their_edges(places, rng):
+    made = Augmentation(("crop",))(places, rng)
+    assert made.shape == places.shape
+    torch.testing.assert_close(made[:, 0], -made[:, 1])
+    rows, columns = made[:, 0] // 100, made[:, 0] % 100
+    for found, side, far in ((rows[:, :, 0], 16, 2), (columns[:, 0], 24, 3)):
+        moved = found[:, side // 2] - side // 2
+        assert set(moved.tolist()) == set(range(-far, far + 1))
+        expected = (torch.arange(side) + moved[:, None]).clamp(0, side - 1)
+        torch.testing.assert_close(found, expected)
+    # Every image moves in its own way, both along rows and columns.
+    assert len(made.flatten(1).unique(dim=0)) > 25
+    again = Augmentation(("crop",))(places, torch.Generator().manual_seed(0))
+    assert torch.equal(again, made)
+
+
+def distinct_of(pixels):
+    """Return different images, of pixels in [-1, 1]."""
+    as_bytes = (127.5 * (pixels + 1)).round().byte().contiguous().numpy()
+    return {image.tobytes() for image in as_bytes}
+
+
+def training_batches(images, **settings):
+    """Return the normal rows of all batches, as the network is given them."""
+    network, seen = watched(network_of())
+    settings = {"backbone": network, "normalization": None} | settings
+    short(**settings, corpus=images[1], batch_size=20, max_epochs=2).fit(images[0])
+    batches = [x[:10] for x in seen if len(x) == 20]
+    assert len(batches) == 8
+    return torch.cat(batches)
+
+
+def test_detectors_augment_in_training(images):
+    given = scaled(images[0])
+    plain, mirrored = distinct_of(given), distinct_of(given.flip(3))
+    assert distinct_of(training_batches(images, augment=None)) == plain
+    assert distinct_of(training_batches(images, augment=())) == plain
+    flips = distinct_of(training_batches(images, augment=["flip"]))
+    assert flips <= plain | mirrored
+    assert len(flips - plain) > 10
+    assert len(flips & plain) > 10
+    default = distinct_of(training_batches(images))
+    assert len(default - plain - mirrored) > 60
+
+
+def test_scores_are_of_images_as_they_are(images):
+    network, seen = watched(network_of())
+    detector = short(backbone=network, normalization=None).fit(images[0])
+    detector.score_samples(images[0])
+    assert distinct_of(seen[-1][:40]) == distinct_of(scaled(images[0]))
+
+
+def test_a_function_of_one_s_own_augments(images):
+    given = []
+
+    def darker(batch):
+        given.append(batch.shape)
+        return batch / 2
+
+    batches = training_batches(images, augment=darker)
+    assert given == [(20, 3, 10, 12)] * 8
+    assert distinct_of(2 * batches) == distinct_of(scaled(images[0]))
+
+
+@pytest.mark.parametrize("augment", [("flip", "turn"), ["turn"]])
+def test_unknown_augmentation_is_named(augment, images):
+    with pytest.raises(ValueError, match=r"augment has \['turn'\]"):
+        short(backbone=network_of(), augment=augment).fit(images[0])
+
+
+def test_preparation_enlarges_and_normalises():
+    x = torch.rand(2, 3, 8, 6) * 2 - 1
+    same = ImagePreparation((8, 6))(x)
+    assert torch.equal(same, x)
+    made = ImagePreparation((16, 12), *PAIR)(x)
+    assert made.shape == (2, 3, 16, 12)
+    larger = F.interpolate(x, (16, 12), mode="bilinear")
+    mean, spread = (torch.tensor(part).view(-1, 1, 1) for part in PAIR)
+    torch.testing.assert_close(made, ((larger + 1) / 2 - mean) / spread)
+
+
+@pytest.mark.parametrize("normalization", ["auto", None, ((0.1,) * 3, (0.2,) * 3)])
+@pytest.mark.parametrize("kind", ["given", "own"])
+def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, images):
+    normal, corpus = images
+    backbone = network_of() if kind == "given" else "resnet26"
+    first = still(backbone=backbone, corpus=corpus, normalization=normalization)
+    other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
+    np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
