@@ -12,20 +12,16 @@ from pickle import PicklingError
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import (
-    check_is_fitted,
-    check_memory,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor
 
+from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .networks import SideBySide
 from .utils._device import resolve_device, single_precision
 from .utils._random import own_random_state
-from .utils._scaling import ImageScaler, fit_by_parts, make_scaler
+from .utils._scaling import fit_by_parts, make_scaler
 from .utils._sklearn_compat import (
     AUTO,
     AUTO_COUNT,
@@ -40,16 +36,12 @@ from .utils._sklearn_compat import (
 
 __all__ = ["BaseDeepDetector"]
 
-_TABLE, _IMAGES, _CLIPS = _KINDS = 2, 4, 5  # dimensions of X
+_KINDS = TABLE, IMAGES, CLIPS
 _SMALLEST_SIDE = 4
-_FEWEST = 2  # rows to learn from
-_OF_ZERO_AND_ONE = " Where 1 is an anomaly: np.where(y == 1, -1, 1)."
 _CLIP = 10.0  # where scaled columns are cut
-_ENOUGH = 1000  # rows to see that
-_AXES = {_TABLE: "(n, d)", _IMAGES: "(n, c, h, w)", _CLIPS: "(n, c, t, h, w)"}
 
 
-class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
+class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
     A child writes ``__init__``, :meth:`_train` and :meth:`_score_batch`; it adds
@@ -86,7 +78,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
     #: Whether ``fit`` reads which rows are known to be anomalous.
     _reads_labels = False
     #: Dimensions of X for which there are networks.
-    _accepted_ndim: tuple[int, ...] = (_TABLE, _IMAGES)
+    _accepted_ndim: tuple[int, ...] = (TABLE, IMAGES)
 
     #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
     _kept_classes: tuple[type, ...] = ()
@@ -146,7 +138,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
             If a loss or score became infinite or NaN. Nothing has changed then.
         """
         with self._all_or_nothing():
-            X = self._check_rows(X, reset=not self._goes_on(), fewest=_FEWEST)
+            X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
             self._fit(X, self._check_labels(y, len(X)))
         return self
 
@@ -157,7 +149,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if self._goes_on():
             self._check_pixels(X)
         else:
-            self.scaler_ = make_scaler(self.scaling, images=X.ndim > _TABLE)
+            self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
             fit_by_parts(self.scaler_, *self._rows_to_scale_by(X, apart, X_apart))
         rows = Rows(X, self.scaler_, device)
         self._row_shape = rows.row_shape
@@ -244,125 +236,6 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """
         # That of OutlierMixin leaves y out: known anomalies would count as normal.
         return self.fit(X, y, **fit_params).predict(X)
-
-    # Input --------------------------------------------------------------------------
-
-    def _check_rows(self, X, *, reset, fewest=1):
-        """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
-        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
-        ndim = len(shape)
-        if not reset:
-            self._check_like_fitted(tuple(shape))
-        dtypes = [np.float64, np.float32]
-        if self.image_shape is not None or ndim > _TABLE:
-            dtypes.append(np.uint8)
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=dtypes,
-            allow_nd=True,
-            ensure_min_samples=fewest,
-        )
-        if ndim not in self._accepted_ndim:
-            expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
-            raise ValueError(
-                f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
-                "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
-            )
-        if self.image_shape is not None and ndim == _TABLE:
-            X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
-        elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
-            raise ValueError(
-                f"X holds images of shape {X.shape[1:]}, and image_shape="
-                f"{self.image_shape}: it is for images in flat rows."
-            )
-        if reset:
-            self._fitted_ndim = ndim
-            self.image_shape_ = X.shape[1:] if X.ndim > _TABLE else None
-        self._check_image_shape(X.shape)
-        return X
-
-    def _check_like_fitted(self, shape):
-        if (ndim := len(shape)) >= _TABLE and ndim != self._fitted_ndim:
-            raise ValueError(
-                f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
-                f"{_AXES[self._fitted_ndim]}."
-            )
-        self._check_image_shape(shape)
-
-    def _check_image_shape(self, shape):
-        if len(shape) > _TABLE and shape[1:] != self.image_shape_:
-            raise ValueError(
-                f"Images of shape {shape[1:]}, but {type(self).__name__} was fitted on "
-                f"images of shape {self.image_shape_}."
-            )
-
-    def _checked_image_shape(self, n_columns):
-        shape = tuple(self.image_shape)
-        wanted = [k for k in self._accepted_ndim if k > _TABLE]
-        if len(shape) + 1 not in wanted or prod(shape) != n_columns:
-            axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
-            raise ValueError(
-                f"image_shape={self.image_shape} has to be {axes}, with a product of "
-                f"{n_columns}, the number of columns of X."
-            )
-        return shape
-
-    def _check_labels(self, y, n_rows):
-        """Return which rows are known to be anomalous."""
-        nothing = np.zeros(n_rows, dtype=bool)
-        if y is None or not self._reads_labels:
-            return nothing
-        shape = getattr(y, "shape", ())
-        if len(shape) > 1 and tuple(shape[1:]) != (1,):
-            raise ValueError(
-                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
-                "detector takes other rows, a parameter is named for them."
-            )
-        y = column_or_1d(y, warn=True)
-        if len(y) != n_rows:
-            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
-        anomalous = y == -1
-        if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
-            hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
-            warnings.warn(
-                "Nothing is taken as known to be anomalous: y marks such rows by -1, "
-                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}",
-                stacklevel=4,
-            )
-            return nothing
-        if (n_left := n_rows - anomalous.sum()) < _FEWEST:
-            raise ValueError(
-                f"{n_left} of {n_rows} rows are not marked as anomalies (y == -1); "
-                f"{type(self).__name__} learns what is normal from at least {_FEWEST}."
-            )
-        return anomalous
-
-    def _check_units(self, rows, what, others):
-        """Warn if most rows lie where scaled columns are cut."""
-        if len(self._row_shape) > 1:
-            return
-        scaled = rows[rows.spread(_ENOUGH)]
-        cut = float((scaled != self._clipping()(scaled)).float().mean())
-        if cut > 0.5:
-            warnings.warn(
-                f"{cut:.0%} of the numbers of {what} are far from those of {others}, "
-                "and are cut off at ten of their standard deviations. Are both in the "
-                "same units? Steps of a pipeline transform X alone.",
-                stacklevel=6,
-            )
-
-    def _check_pixels(self, X):
-        """Warn if images are of another scale than those of the first fit."""
-        if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
-            kinds = "bytes (uint8)", "floats"
-            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
-            warnings.warn(
-                f"X holds {now} with {X.max():g} for the highest, and the detector was "
-                f"fitted on {before}: pixels hardly have one scale.",
-                stacklevel=5,
-            )
 
     # Training -----------------------------------------------------------------------
 
@@ -578,7 +451,7 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         """Return scaled rows in the units and the shape of the training data."""
         if self.scaler_ is not None:
             rows = self.scaler_.inverse_transform(rows)
-        return rows if self._fitted_ndim > _TABLE else rows.reshape(len(rows), -1)
+        return rows if self._fitted_ndim > TABLE else rows.reshape(len(rows), -1)
 
     @staticmethod
     def _check_finite(scores):
@@ -593,9 +466,3 @@ class BaseDeepDetector(OutlierMixin, BaseEstimator, ABC):
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))
-
-
-def _shortened(y):
-    """Return the values of y in a few words."""
-    values = list(dict.fromkeys(map(repr, y.tolist())))
-    return ", ".join(values[:4] + ["..."] * (len(values) > 4))

@@ -169,10 +169,7 @@ class HistoryGAN(AlternatingNet):
 
     def generate(self, n: int, spread: float | Tensor = 1.0, rng=None) -> Tensor:
         """Return n samples of each generator; noise with deviation `spread`."""
-        shape = self.n_copies, n, self.noise_dim
-        draw = {"generator": rng or self.rng_, "device": self.device}
-        z = torch.randn(shape, dtype=torch.float32, **draw)
-        return self.generator_(spread * z).float()
+        return self.generator_(spread * self.draw_noise(n, self.noise_dim, rng)).float()
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
@@ -312,10 +309,6 @@ class DetectorNet(AlternatingNet):
     def value(self, *parts: Tensor) -> Tensor:
         """Return the detectors' values on parts of shape (k, n_i, ...)."""
         return self.detector_(torch.cat(parts, dim=1)).float()
-
-    def for_all(self, rows: Tensor) -> Tensor:
-        """Return the same rows for each copy, (k, n, ...)."""
-        return rows.expand(self.n_copies, *rows.shape)
 
     def draw(self, shape) -> Tensor:
         """Return samples of the history for each copy."""

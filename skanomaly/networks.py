@@ -17,6 +17,7 @@ __all__ = [
     "SideBySide",
     "StackedCritic",
     "StackedMLP",
+    "row_by_row",
 ]
 
 #: Usual slope of a LeakyReLU left of zero.
@@ -141,6 +142,24 @@ class SideBySide(nn.Module):
         """Map one (k, n, ...) or several to (k, n, ...), copy by copy."""
         parts = zip(self.members, *inputs, strict=True)
         return torch.stack([member(*part) for member, *part in parts])
+
+
+def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Return what a function of rows (m, ...) makes of rows side by side, (k, n, ...).
+
+    Parameters
+    ----------
+    function : callable
+        Treats each row by itself.
+    rows : Tensor of shape (k, n, ...)
+        The rows.
+
+    Returns
+    -------
+    Tensor of shape (k, n, ...)
+        What is made of them.
+    """
+    return function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
 
 
 def n_halvings(shape: tuple[int, ...], coarsest: int = 7) -> int:

@@ -136,7 +136,7 @@ def test_each_module_descends_its_loss_of_the_authors_training_step(n_known):
     # generator and encoder have a loss each.
     net.rng_ = torch.Generator().manual_seed(3)
     a, b, c, m = 1.0, 0.0, 0.75, 0.5
-    neg, noise = net.draw_known(), net.draw_noise(16)
+    neg, noise = net.draw_known(), net.draw_noise(16, net.latent_dim)
     encode, generate = net.encoder_, net.generator_
     d_xz, d_xx = net.discriminator_xz_, net.discriminator_xx_
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AlternatingNet, AverageWeights, KeepBest, LinearDecay, Player
-from ..networks import SideBySide
+from ..networks import SideBySide, row_by_row
 from ..objectives import anomaly_aware_loss, least_squares_loss
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
@@ -75,7 +75,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def turns(self, batch):
         n = batch.shape[1]
-        x, known, noise = self.prepared(batch), self.draw_known(), self.draw_noise(n)
+        x, known = self.prepared(batch), self.draw_known()
+        noise = self.draw_noise(n, self.latent_dim)
         # In one batch, and so with one normalisation, known anomalies and noise hold
         # back an encoder that would rather send the anomalies' codes far away.
         z, z_known = self.encoder_(torch.cat([x, known], 1)).tensor_split([n], 1)
@@ -108,7 +109,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""
-        return self.prepare(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        return row_by_row(self.prepare, rows)
 
     def draw_known(self) -> Tensor:
         """Return known anomalies for each copy, with replacement; none of none."""
@@ -116,12 +117,6 @@ class AnomalyAwareBiGAN(AlternatingNet):
         high = max(len(self.known_), 1)
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])
-
-    def draw_noise(self, n: int, rng=None) -> Tensor:
-        """Return codes from the prior, (k, n, latent_dim)."""
-        shape = self.n_copies, n, self.latent_dim
-        draw = {"generator": rng or self.rng_, "device": self.device}
-        return torch.randn(shape, dtype=torch.float32, **draw)
 
     def run(self, rows, *, known, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; judge on the rows held out."""
@@ -138,7 +133,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n generated rows of each game, (k, n, ...)."""
-        noise = self.draw_noise(n, torch.Generator(self.device).manual_seed(seed))
+        rng = torch.Generator(self.device).manual_seed(seed)
+        noise = self.draw_noise(n, self.latent_dim, rng)
         return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
 
     def validate(self):
@@ -146,8 +142,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...), prepared, for each copy: (k, n, ...)."""
-        rows = self.prepare(rows)
-        return rows.expand(self.n_copies, *rows.shape)
+        return super().for_all(self.prepare(rows))
 
     @torch.no_grad()
     def abnormality(self, rows: Tensor, criterion: str) -> Tensor:

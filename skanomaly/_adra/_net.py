@@ -235,10 +235,6 @@ class ResidualAdaptation(AlternatingNet):
         normal, apart = codes.tensor_split([n], -2)
         yield "adapters", hypersphere_classification_loss(normal, apart).sum()
 
-    def for_all(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...) as the networks take them: side by side, (k, n, d)."""
-        return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
-
     def features(self, batch: Tensor) -> Tensor:
         """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
         made = self.backbone_(self.prepare(self.for_all(batch))).float()

@@ -22,6 +22,7 @@ from ..engine import (
     Player,
     input_gradient,
 )
+from ..networks import row_by_row
 from ..objectives import (
     cycle_loss,
     drift,
@@ -110,7 +111,7 @@ class JointNet(AlternatingNet):
         # The authors' order is critic, generator, encoder; begun in another place, two
         # of them can learn from the same rows.
         if self.phase_.turns != "encoder":
-            noise = self.draw_noise(n)
+            noise = self.draw_noise(n, self.latent_dim)
             made = self.generator_(noise)
             fooled = -self.values(made).mean(1).sum()
             if self.cycle_updates_generator:  # eq. 1 to the letter
@@ -119,7 +120,7 @@ class JointNet(AlternatingNet):
             else:
                 yield "generator", fooled
 
-        noise = self.draw_noise(n)
+        noise = self.draw_noise(n, self.latent_dim)
         made = self.made(noise)
         if self.phase_.turns != "game" and not self.cycle_updates_generator:
             yield "encoder", self.cycle(noise, made)
@@ -161,7 +162,7 @@ class JointNet(AlternatingNet):
         """Return a batch (k, n, ...) of the present level as the networks want it."""
         if self.frame is None:
             return self.clip(batch)
-        return self.blended(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
+        return row_by_row(self.blended, batch)
 
     def blended(self, images: Tensor) -> Tensor:
         """Return images as they are while the present level is being faded in."""
@@ -170,12 +171,6 @@ class JointNet(AlternatingNet):
             return images
         return faded(images, upsampled(F.avg_pool2d(images, 2)), fade)
 
-    def draw_noise(self, n: int, rng=None) -> Tensor:
-        """Return codes from the prior, (k, n, latent_dim)."""
-        shape = self.n_copies, n, self.latent_dim
-        draw = {"generator": rng or self.rng_, "device": self.device}
-        return torch.randn(shape, dtype=torch.float32, **draw)
-
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n generated rows of each game, (k, n, ...), at the present level."""
@@ -183,7 +178,8 @@ class JointNet(AlternatingNet):
 
     def drawn(self, n: int, seed: int) -> Iterator[Tensor]:
         """Yield n generated rows of each game, some at a time."""
-        noise = self.draw_noise(n, torch.Generator(self.device).manual_seed(seed))
+        rng = torch.Generator(self.device).manual_seed(seed)
+        noise = self.draw_noise(n, self.latent_dim, rng)
         for part in noise.split(_AT_ONCE, 1):
             yield self.generator_(part)
 
@@ -191,14 +187,13 @@ class JointNet(AlternatingNet):
         """Return rows (n, ...) of the size of the data, prepared, for each game."""
         if self.frame is not None:
             rows = self.frame.shrunk(rows, self.grown()[0])
-        return self.prepared(rows.expand(self.n_copies, *rows.shape))
+        return self.prepared(super().for_all(rows))
 
     def shown(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks have them in the size of the data."""
         if self.frame is None:
             return rows
-        images = self.frame.enlarged(rows.flatten(0, 1), self.grown()[0])
-        return images.unflatten(0, rows.shape[:2])
+        return row_by_row(partial(self.frame.enlarged, level=self.grown()[0]), rows)
 
     def coded(self, rows: Tensor) -> Tensor:
         """Return the codes of rows (n, ...), (k, n, l)."""

@@ -16,6 +16,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from .._base import BaseDeepDetector
+from .._input import CLIPS, FEWEST, IMAGES, TABLE
 from .._mixins import ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
@@ -185,7 +186,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Domains of rows are metadata, which pipelines and searches pass on.
     __metadata_request__fit = {"sample_domain": True}  # noqa: RUF012
 
-    _accepted_ndim = (2, 4, 5)
+    _accepted_ndim = (TABLE, IMAGES, CLIPS)
     _auto_values = {  # noqa: RUF012
         "lam": (0.001, 0.1, 0.0),
         "transfer_lam": (0.3, 1.0),
@@ -315,7 +316,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         """
         with self._all_or_nothing():
             self._check_beta()
-            X = self._check_rows(X, reset=not self._goes_on(), fewest=2)
+            X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
                 X_source = self._check_source(X_source, X)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Batches, Player, Rows
+from ..networks import row_by_row
 from ..objectives import (
     effective_sample_size,
     importance_weights,
@@ -171,7 +172,7 @@ class TransferNet(AlternatingNet):
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""
-        return self.prepare(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        return row_by_row(self.prepare, rows)
 
     @torch.no_grad()
     def figures(self, rows: Tensor) -> Figures:
@@ -185,8 +186,7 @@ class TransferNet(AlternatingNet):
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...), prepared, for each autoencoder: (k, n, ...)."""
-        rows = self.prepare(rows)
-        return rows.expand(self.n_copies, *rows.shape)
+        return super().for_all(self.prepare(rows))
 
     def rebuilt(self, rows: Tensor) -> Tensor:
         """Return what the autoencoders make of rows, mean over them: (n, ...)."""

@@ -203,6 +203,18 @@ class AlternatingNet(NeuralNet, ABC):
         """Return figures on held-out rows, for :class:`KeepBest`."""
         return {}
 
+    # What it offers for that ----------------------------------------------------
+
+    def for_all(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...) as networks side by side take them, (k, n, ...)."""
+        return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
+
+    def draw_noise(self, n: int, length: int, rng=None) -> Tensor:
+        """Return standard normal numbers for networks side by side, (k, n, length)."""
+        shape = self.n_copies, n, length
+        draw = {"generator": rng or self.rng_, "device": self.device}
+        return torch.randn(shape, dtype=torch.float32, **draw)
+
     # The loop --------------------------------------------------------------------
 
     def run(self, rows, *, max_epochs: int, epoch_steps: int, callbacks=()):

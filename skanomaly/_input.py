@@ -1,0 +1,153 @@
+"""What detectors are given, and what they say when it is not what it has to be."""
+
+from __future__ import annotations
+
+import warnings
+from math import prod
+
+import numpy as np
+from sklearn.utils.validation import column_or_1d, validate_data
+
+from .utils._scaling import ImageScaler
+
+__all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
+
+TABLE, IMAGES, CLIPS = 2, 4, 5  # dimensions of X
+FEWEST = 2  # rows to learn from
+_OF_ZERO_AND_ONE = " Where 1 is an anomaly: np.where(y == 1, -1, 1)."
+_ENOUGH = 1000  # rows to see whether units are the same
+_AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
+
+
+class InputMixin:
+    """For detectors: checks of X and y, and of the units that they are in.
+
+    A child says by `_accepted_ndim` how many dimensions X may have, and by
+    `_reads_labels` whether y is read.
+    """
+
+    _accepted_ndim: tuple[int, ...]
+    _reads_labels: bool
+
+    def _check_rows(self, X, *, reset, fewest=1):
+        """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        ndim = len(shape)
+        if not reset:
+            self._check_like_fitted(tuple(shape))
+        dtypes = [np.float64, np.float32]
+        if self.image_shape is not None or ndim > TABLE:
+            dtypes.append(np.uint8)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=dtypes,
+            allow_nd=True,
+            ensure_min_samples=fewest,
+        )
+        if ndim not in self._accepted_ndim:
+            expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
+            raise ValueError(
+                f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
+                "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
+            )
+        if self.image_shape is not None and ndim == TABLE:
+            X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
+        elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
+            raise ValueError(
+                f"X holds images of shape {X.shape[1:]}, and image_shape="
+                f"{self.image_shape}: it is for images in flat rows."
+            )
+        if reset:
+            self._fitted_ndim = ndim
+            self.image_shape_ = X.shape[1:] if X.ndim > TABLE else None
+        self._check_image_shape(X.shape)
+        return X
+
+    def _check_like_fitted(self, shape):
+        if (ndim := len(shape)) >= TABLE and ndim != self._fitted_ndim:
+            raise ValueError(
+                f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
+                f"{_AXES[self._fitted_ndim]}."
+            )
+        self._check_image_shape(shape)
+
+    def _check_image_shape(self, shape):
+        if len(shape) > TABLE and shape[1:] != self.image_shape_:
+            raise ValueError(
+                f"Images of shape {shape[1:]}, but {type(self).__name__} was fitted on "
+                f"images of shape {self.image_shape_}."
+            )
+
+    def _checked_image_shape(self, n_columns):
+        shape = tuple(self.image_shape)
+        wanted = [k for k in self._accepted_ndim if k > TABLE]
+        if len(shape) + 1 not in wanted or prod(shape) != n_columns:
+            axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
+            raise ValueError(
+                f"image_shape={self.image_shape} has to be {axes}, with a product of "
+                f"{n_columns}, the number of columns of X."
+            )
+        return shape
+
+    def _check_labels(self, y, n_rows):
+        """Return which rows are known to be anomalous."""
+        nothing = np.zeros(n_rows, dtype=bool)
+        if y is None or not self._reads_labels:
+            return nothing
+        shape = getattr(y, "shape", ())
+        if len(shape) > 1 and tuple(shape[1:]) != (1,):
+            raise ValueError(
+                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
+                "detector takes other rows, a parameter is named for them."
+            )
+        y = column_or_1d(y, warn=True)
+        if len(y) != n_rows:
+            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
+        anomalous = y == -1
+        if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
+            hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
+            warnings.warn(
+                "Nothing is taken as known to be anomalous: y marks such rows by -1, "
+                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}",
+                stacklevel=4,
+            )
+            return nothing
+        if (n_left := n_rows - anomalous.sum()) < FEWEST:
+            raise ValueError(
+                f"{n_left} of {n_rows} rows are not marked as anomalies (y == -1); "
+                f"{type(self).__name__} learns what is normal from at least {FEWEST}."
+            )
+        return anomalous
+
+    def _check_units(self, rows, what, others):
+        """Warn if most rows lie where scaled columns are cut."""
+        if len(self._row_shape) > 1:
+            return
+        scaled = rows[rows.spread(_ENOUGH)]
+        cut = float((scaled != self._clipping()(scaled)).float().mean())
+        if cut > 0.5:
+            warnings.warn(
+                f"{cut:.0%} of the numbers of {what} are far from those of {others}, "
+                "and are cut off at ten of their standard deviations. Are both in the "
+                "same units? Steps of a pipeline transform X alone.",
+                stacklevel=6,
+            )
+
+    def _check_pixels(self, X):
+        """Warn if images are of another scale than those of the first fit."""
+        if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
+            kinds = "bytes (uint8)", "floats"
+            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
+            warnings.warn(
+                f"X holds {now} with {X.max():g} for the highest, and the detector was "
+                f"fitted on {before}: pixels hardly have one scale.",
+                stacklevel=5,
+            )
+
+
+def _shortened(y):
+    """Return the values of y in a few words."""
+    values = list(dict.fromkeys(map(repr, y.tolist())))
+    return ", ".join(values[:4] + ["..."] * (len(values) > 4))
