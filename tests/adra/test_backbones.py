@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts import (
+from safetensors.torch import save_file
+from torch import nn
+
+from skanomaly import load, save
+from skanomaly._adra._adapters import (
+    correction_of,
+)
+from skanomaly._adra._backbones import ResNet26
+
+from .parts import (
     Reused,
     assert_same_state,
     frozen_form,
@@ -24,14 +33,6 @@ from parts import (
     used_norm,
     watched,
 )
-from safetensors.torch import save_file
-from torch import nn
-
-from skanomaly import load, save
-from skanomaly._adra._adapters import (
-    correction_of,
-)
-from skanomaly._adra._backbones import ResNet26
 
 pytestmark = heedless
 

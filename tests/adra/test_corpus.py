@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from parts import (
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold, cross_validate
+
+from skanomaly import ADRA
+from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
+from skanomaly.engine import MappedRows, Rows
+
+from .parts import (
     assert_same_state,
     heedless,
     network_of,
@@ -19,12 +26,6 @@ from parts import (
     state_of,
     watched,
 )
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import KFold, cross_validate
-
-from skanomaly import ADRA
-from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
-from skanomaly.engine import MappedRows, Rows
 
 pytestmark = heedless
 

@@ -4,21 +4,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from parts import (
-    CONVOLUTIONS,
-    at_the_middle,
-    correction_by_hand,
-    double,
-    frozen_form,
-    gates_by_hand,
-    heedless,
-    maps_by_hand,
-    n_weights,
-    network_of,
-    short,
-    stirred,
-    used_norm,
-)
 from torch import nn
 
 from skanomaly._adra import _convolutions
@@ -32,6 +17,22 @@ from skanomaly._adra._convolutions import (
     FoldedConvolution,
     MixedConvolution,
     may_mix,
+)
+
+from .parts import (
+    CONVOLUTIONS,
+    at_the_middle,
+    correction_by_hand,
+    double,
+    frozen_form,
+    gates_by_hand,
+    heedless,
+    maps_by_hand,
+    n_weights,
+    network_of,
+    short,
+    stirred,
+    used_norm,
 )
 
 pytestmark = heedless

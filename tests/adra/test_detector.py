@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts import (
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from skanomaly import ADRA, load, save
+from skanomaly._adra import _net
+from skanomaly._adra._net import ResidualAdaptation
+from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
+from skanomaly.objectives import hypersphere_classification_loss
+
+from .parts import (
     CONVOLUTIONS,
     heedless,
     layers_of,
@@ -20,15 +30,6 @@ from parts import (
     still,
     used_norm,
 )
-from sklearn.base import clone
-from sklearn.metrics import roc_auc_score
-from torch import nn
-
-from skanomaly import ADRA, load, save
-from skanomaly._adra import _net
-from skanomaly._adra._net import ResidualAdaptation
-from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
-from skanomaly.objectives import hypersphere_classification_loss
 
 pytestmark = heedless
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from parts import (
+from torch import nn
+
+from skanomaly._adra._adapters import (
+    AdaptedConvolution,
+)
+from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._net import Adapters, Head
+
+from .parts import (
     SHORT,
     Reused,
     assert_same_state,
@@ -23,13 +31,6 @@ from parts import (
     stirred,
     used_norm,
 )
-from torch import nn
-
-from skanomaly._adra._adapters import (
-    AdaptedConvolution,
-)
-from skanomaly._adra._frozen import FrozenNetwork
-from skanomaly._adra._net import Adapters, Head
 
 pytestmark = heedless
 

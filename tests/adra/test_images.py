@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from parts import heedless, network_of, scaled, short, still, watched
 
 from skanomaly._adra._backbones import IMAGENET
 from skanomaly._adra._images import Augmentation, ImagePreparation
+
+from .parts import heedless, network_of, scaled, short, still, watched
 
 pytestmark = heedless
 

@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from parts import double, heedless
 
 from skanomaly.objectives import hypersphere_classification_loss, hypersphere_radius
+
+from .parts import double, heedless
 
 pytestmark = heedless
 

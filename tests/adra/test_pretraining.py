@@ -7,12 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from parts import heedless, network_of, short, state_of
 from sklearn.model_selection import GridSearchCV
 
 from skanomaly._adra._backbones import ResNet26, perceptrons
 from skanomaly._adra._pretraining import JoinedRows, Rotation
 from skanomaly.engine import AlternatingNet, Rows
+
+from .parts import heedless, network_of, short, state_of
 
 pytestmark = heedless
 
