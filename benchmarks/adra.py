@@ -461,9 +461,10 @@ EXPERIMENTS = [
         one_vs_rest,
         classes(DEVELOPMENT, list(DETECTORS), [0])
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [1])
-        + classes([*ONCE, *DEVELOPMENT], COMPARED, [0, 1], max_epochs=6)
+        + classes([*ONCE, *DEVELOPMENT], COMPARED, [0], max_epochs=6)
         + classes(ONCE[:1], COMPARED, [0], max_epochs=20)
-        + classes([*ONCE, *DEVELOPMENT], [*COMPARED, "2-NN"], [0], input_size=[128]),
+        + classes([*ONCE, *DEVELOPMENT], COMPARED, [0, 1], input_size=[128])
+        + classes([*ONCE, *DEVELOPMENT], ["2-NN"], [0], input_size=[128]),
         profile="long",
     ),
     Experiment("adra_tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),

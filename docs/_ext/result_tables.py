@@ -218,12 +218,17 @@ TABLES = (
             ADRA_SCORES,
             "Class",
             file="adra_one_vs_rest" + length + kind,
-            where=lambda record, passes=passes, seen=seen: (
-                record["max_epochs"] == passes
+            where=lambda record, passes=passes, side=side, seen=seen: (
+                (record["max_epochs"], record.get("input_size", 64)) == (passes, side)
                 and chosen_on("normal", ADRA_CLASSES, seen)(record)
             ),
         )
-        for length, passes in (("", 2), ("_long", 6), ("_longest", 20))
+        for length, passes, side in (
+            ("", 2, 64),
+            ("_large", 2, 128),
+            ("_long", 6, 64),
+            ("_longest", 20, 64),
+        )
         for kind, seen in (("", False), ("_development", True))
         if not (seen and passes == 20)
     ),
