@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import ceil, prod
 from pickle import PicklingError
@@ -19,7 +18,8 @@ from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .networks import SideBySide
-from .utils._device import resolve_device, single_precision
+from .utils._device import resolve_device
+from .utils._process import one_thread, single_precision
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
 from .utils._sklearn_compat import (
@@ -33,6 +33,7 @@ from .utils._sklearn_compat import (
     StrOptions,
     fit_context,
 )
+from .utils._warnings import warn
 
 __all__ = ["BaseDeepDetector"]
 
@@ -44,8 +45,9 @@ _CLIP = 10.0  # where scaled columns are cut
 class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
-    A child writes ``__init__``, :meth:`_train` and :meth:`_score_batch`; it adds
-    its own parameters to ``_parameter_constraints``.
+    A child writes ``__init__``, :meth:`_make_nets`, :meth:`_train` and
+    :meth:`_score_batch`; it adds its own parameters to ``_parameter_constraints``, and
+    says in ``_auto_values`` what "auto" stands for.
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -103,6 +105,10 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     @abstractmethod
     def _score_batch(self, batch: Tensor) -> Tensor:
         """Return one score per row of `batch`, higher for the more normal."""
+
+    def _nets_to_fill(self, device: str, saved: dict) -> dict[str, AlternatingNet]:
+        """Return nets for the weights of a file; `saved` is what it holds of each."""
+        return self._make_nets(device, seed=0)
 
     def _auto_offset(self, scores) -> float:
         """Return the threshold that ``contamination="auto"`` stands for."""
@@ -341,8 +347,15 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _family(self, roles):
         """Return "mlp" or "conv", after checks of `architecture` and image size."""
         shape, wanted = self._row_shape, self.architecture
-        if unknown := sorted(set(self._own_networks()) - set(roles)):
+        own = self._own_networks()
+        if unknown := sorted(set(own) - set(roles)):
             raise ValueError(f"architecture has {unknown}; it may have {list(roles)}.")
+        for role, build in own.items():
+            if isinstance(build, torch.nn.Module) or not callable(build):
+                raise ValueError(
+                    f"architecture[{role!r}] is an instance of {type(build).__name__}, "
+                    "and has to be a function that returns a new network."
+                )
         natural = "mlp" if len(shape) == 1 else "conv"
         if isinstance(wanted, str) and wanted not in ("auto", natural):
             raise ValueError(
@@ -350,13 +363,14 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
                 f"'conv' takes images (see `image_shape`), 'mlp' takes tables."
             )
         if natural == "conv" and min(shape[1:]) < _SMALLEST_SIDE:
-            height, width = shape[-2:]
+            what = ("Images", "pixels"), ("Clips", "frames and pixels")
+            rows, units = what[len(shape) > 3]
             hint = "Smaller ones make a good table: X.reshape(n, -1)."
-            if len(shape) == 3 and width < _SMALLEST_SIDE <= shape[0]:
+            if shape[-1] < _SMALLEST_SIDE <= shape[0]:
                 hint = "Channels come first: np.moveaxis(X, -1, 1) brings them there."
             raise ValueError(
-                f"Images of {height} x {width} pixels: each side has to be at least "
-                f"{_SMALLEST_SIDE}. {hint}"
+                f"{rows} of {' x '.join(map(str, shape[1:]))} {units}: each number has "
+                f"to be at least {_SMALLEST_SIDE}. {hint}"
             )
         return natural
 
@@ -389,23 +403,16 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
 
     @contextmanager
     def _computing(self):
-        """Use one thread for small networks, where sharing costs more than it gives."""
-        before = torch.get_num_threads()
-        if len(self._row_shape) == 1:
-            torch.set_num_threads(1)
-        try:
-            with single_precision():
-                yield
-        finally:
-            torch.set_num_threads(before)
+        is_table = len(self._row_shape) == 1
+        with single_precision(), one_thread() if is_table else nullcontext():
+            yield
 
     def _record(self, **nets):
         """Add to ``history_`` what the last run of each net, given by stage, left."""
         if any(net.interrupted_ for net in nets.values()):
-            warnings.warn(
+            warn(
                 "Training was interrupted; the detector is what it was at that time.",
                 FitInterruptedWarning,
-                stacklevel=6,
             )
         self.history_ = self.history_ + [
             {

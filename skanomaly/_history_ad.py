@@ -7,7 +7,6 @@ Its sign is kept inside: a critic is low on data and high on generated samples.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 
 import torch
@@ -24,7 +23,14 @@ from .engine import (
     input_gradient,
 )
 from .exceptions import CoverageWarning
-from .networks import ConvCritic, ConvGenerator, SideBySide, StackedCritic
+from .networks import (
+    ConvCritic,
+    ConvGenerator,
+    SideBySide,
+    StackedCritic,
+    StackedMLP,
+    one_per_row,
+)
 from .objectives import (
     coverage,
     gradient_penalty,
@@ -35,6 +41,7 @@ from .objectives import (
 from .utils import _sklearn_compat as sk
 from .utils._docstring import describe_common
 from .utils._random import own_random_state
+from .utils._warnings import warn
 
 __all__ = ["HistoryAD"]
 
@@ -74,7 +81,7 @@ class TableGenerator(nn.Module):
     def __init__(self, n_copies, latent_dim, n_columns, width, spread):
         super().__init__()
         self.latent_dim = latent_dim
-        self.mlp = StackedCritic(n_copies, (latent_dim, width, width, n_columns))
+        self.mlp = StackedMLP(n_copies, (latent_dim, width, width, n_columns))
         self.own_noise = None
         if spread is not None:
             self.mlp.rescale(torch.randn(n_copies, 1024, latent_dim), spread)
@@ -110,7 +117,7 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, ...) to (k, n)."""
-        return (self.critic(x).squeeze(-1) - self.shift) * self.stretch
+        return (one_per_row(self.critic(x)) - self.shift) * self.stretch
 
     @torch.no_grad()
     def calibrate(self, data: Tensor, generated: Tensor) -> None:
@@ -119,11 +126,12 @@ class Detector(nn.Module):
         Where the two overlap so much that this would throw most values out of
         [-1, 1], their spread is taken for the unit instead.
         """
-        values = [self.critic(x).squeeze(-1) for x in (data, generated)]
+        values = [one_per_row(self.critic(x)) for x in (data, generated)]
         low, high = (v.mean(1, keepdim=True) for v in values)
-        spread = sum(v.std(1, correction=0, keepdim=True) for v in values) / 2
+        spreads = [v.std(1, correction=0, keepdim=True) for v in values]
+        unit = torch.maximum((high - low) / 2, torch.stack(spreads).mean(0))
         self.shift.copy_((low + high) / 2)
-        self.stretch.copy_(1 / torch.maximum((high - low) / 2, spread).clamp_min(1e-6))
+        self.stretch.copy_(1 / unit.clamp_min(1e-6))
 
 
 # Nets: who plays, and in which order ----------------------------------------------
@@ -158,7 +166,7 @@ class HistoryGAN(AlternatingNet):
 
     def value(self, *parts: Tensor) -> Tensor:
         """Return the critics' values on parts of shape (k, n_i, ...)."""
-        return self.critic_(torch.cat(parts, dim=1)).squeeze(-1).float()
+        return one_per_row(self.critic_(torch.cat(parts, dim=1))).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
         """Return points between pairs of rows; half of the pairs will do."""
@@ -350,10 +358,11 @@ def record_history(gan, rows, history, plan, callbacks=()):
 @describe_common(
     auto_steps="1200 (tables) or 3000 (images)",
     batch_size="int, default=32",
+    auto_batch=" Steps of the detector take twice as many.",
     auto_lr='It falls to a tenth. "auto" is 2e-3 for tables, 5e-4 for images.',
     roles='``{"generator": f, "critic": g}``, where ``f(latent_dim, shape)`` and '
     "``g(shape)`` return modules that map (n, latent_dim) to (n, \\*shape) and "
-    "(n, \\*shape) to (n, 1)",
+    "(n, \\*shape) to (n,) or (n, 1)",
     width="Hidden units for tables, channels of the finest layer for images, where 64 "
     'gives about the 5 million parameters of the paper at 32 x 32. "auto" is 64 or 8.',
     auto_offset="0, which lies between the -1 and +1 that eq. 10 aims at",
@@ -629,12 +638,11 @@ class HistoryAD(BaseDeepDetector):
         samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(_ENOUGH), samples[:_ENOUGH].float())
         if self.coverage_ < self._value("covered"):
-            warnings.warn(
+            warn(
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
                 "others are extrapolated. Try more epochs, or, for tables, a wider "
                 "`spread`.",
                 CoverageWarning,
-                stacklevel=6,
             )
         callbacks = [KeepBest(patience=_PATIENCE, decay=_DECAY), *callbacks]
         net.run(train, samples=samples, held_out=held_out, callbacks=callbacks, **plan)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from math import prod
 
 import numpy as np
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from .utils._bytes import holds_bytes
 from .utils._scaling import ImageScaler
+from .utils._warnings import warn
 
 __all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
 
@@ -31,18 +32,17 @@ class InputMixin:
 
     def _check_rows(self, X, *, reset, fewest=1):
         """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
-        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
-        ndim = len(shape)
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        ndim = len(X.shape)
         if not reset:
-            self._check_like_fitted(tuple(shape))
-        dtypes = [np.float64, np.float32]
-        if self.image_shape is not None or ndim > TABLE:
-            dtypes.append(np.uint8)
+            self._check_like_fitted(tuple(X.shape))
+        is_table = self.image_shape is None and ndim <= TABLE
+        as_bytes = not is_table and holds_bytes(X)
         X = validate_data(
             self,
             X,
             reset=reset,
-            dtype=dtypes,
+            dtype=np.uint8 if as_bytes else [np.float64, np.float32],
             allow_nd=True,
             ensure_min_samples=fewest,
         )
@@ -108,10 +108,9 @@ class InputMixin:
         anomalous = y == -1
         if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
             hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
-            warnings.warn(
+            warn(
                 "Nothing is taken as known to be anomalous: y marks such rows by -1, "
-                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}",
-                stacklevel=4,
+                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}"
             )
             return nothing
         if (n_left := n_rows - anomalous.sum()) < FEWEST:
@@ -128,11 +127,10 @@ class InputMixin:
         scaled = rows[rows.spread(_ENOUGH)]
         cut = float((scaled != self._clipping()(scaled)).float().mean())
         if cut > 0.5:
-            warnings.warn(
+            warn(
                 f"{cut:.0%} of the numbers of {what} are far from those of {others}, "
                 "and are cut off at ten of their standard deviations. Are both in the "
-                "same units? Steps of a pipeline transform X alone.",
-                stacklevel=6,
+                "same units? Steps of a pipeline transform X alone."
             )
 
     def _check_pixels(self, X):
@@ -140,10 +138,9 @@ class InputMixin:
         if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
             kinds = "bytes (uint8)", "floats"
             before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
-            warnings.warn(
+            warn(
                 f"X holds {now} with {X.max():g} for the highest, and the detector was "
-                f"fitted on {before}: pixels hardly have one scale.",
-                stacklevel=5,
+                f"fitted on {before}: pixels hardly have one scale."
             )
 
 

@@ -147,7 +147,8 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     ------
     ValueError
         If the file is not one of ours, is of a newer format, or holds anything
-        that it should not; if a parameter that was left out is missing.
+        that it should not; if a parameter that was left out is missing, or one is
+        given that the detector does not have, or cannot be what it is.
 
     See Also
     --------
@@ -161,6 +162,8 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
         raise ValueError(f"{path} is not a file that skanomaly.save wrote.") from error
     try:
         return _build(header, tensors, params)
+    except ValueError:  # says what is wrong; that of a parameter is a TypeError too
+        raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} does not describe a detector of skanomaly {__version__}: {error}"
@@ -179,15 +182,16 @@ def _build(header, tensors, params):
         given = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(f"The file could not hold {missing}: load(path, {given}).")
     known = _known_classes(cls)
-    detector = cls(**_decode(header["params"], tensors, known) | params)
+    detector = cls(**_decode(header["params"], tensors, known))
+    detector.set_params(**params)._validate_params()
     fitted = _decode(header["fitted"], tensors, known)
     if tensors:
         raise ValueError(f"The file holds more than the detector: {sorted(tensors)}.")
-    vars(detector).update(fitted)
-    made = detector._make_nets(resolve_device(detector.device), seed=0)
-    for name, weights in fitted.items():
-        if isinstance(weights, _Weights):
-            setattr(detector, name, weights.poured_into(made[name]))
+    saved = {k: value for k, value in fitted.items() if isinstance(value, _Weights)}
+    vars(detector).update((k, v) for k, v in fitted.items() if k not in saved)
+    made = detector._nets_to_fill(resolve_device(detector.device), saved)
+    for name, weights in saved.items():
+        setattr(detector, name, weights.poured_into(made[name]))
     return detector
 
 

@@ -9,7 +9,6 @@ the question; it tests on the target alone.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 
 from .utils._labels import complete_column
 from .utils._random import own_random_state
+from .utils._warnings import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -384,11 +384,9 @@ class TargetKFold(BaseCrossValidator):
             return folds
         if max(np.bincount(anomalous)) < self.n_splits:
             # StratifiedKFold warns if one class is too small, and refuses two.
-            warnings.warn(
+            warn(
                 f"y has fewer than n_splits={self.n_splits} normal (+1) and fewer than "
-                "n_splits anomalous (-1) target rows: the folds are not stratified.",
-                UserWarning,
-                stacklevel=3,
+                "n_splits anomalous (-1) target rows: the folds are not stratified."
             )
             return folds
         return StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=seed)

@@ -17,6 +17,7 @@ __all__ = [
     "SideBySide",
     "StackedCritic",
     "StackedMLP",
+    "one_per_row",
     "row_by_row",
 ]
 
@@ -160,6 +161,27 @@ def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         What is made of them.
     """
     return function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+
+def one_per_row(values: Tensor) -> Tensor:
+    """Return the numbers that a network gives to rows side by side.
+
+    Parameters
+    ----------
+    values : Tensor of shape (k, n) or (k, n, 1)
+        Networks of users end on either.
+
+    Returns
+    -------
+    Tensor of shape (k, n)
+        The same numbers.
+
+    Raises
+    ------
+    RuntimeError
+        If there is more than one for a row.
+    """
+    return values.reshape(values.shape[:2])
 
 
 def n_halvings(shape: tuple[int, ...], coarsest: int = 7) -> int:

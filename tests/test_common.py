@@ -1,5 +1,6 @@
 """What every detector keeps, for all of them: they are found by discovery."""
 
+import ast
 import copy
 import pickle
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from inspect import signature
 
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from sklearn import config_context
@@ -181,6 +184,28 @@ def test_pixels_of_another_scale_are_noticed(cls, images):
     detector = short(cls, warm_start=True).fit(images)
     with pytest.warns(UserWarning, match="holds floats with 1 for the highest.*bytes"):
         detector.fit(images / images.max())
+
+
+@every_detector
+@pytest.mark.parametrize(
+    "hold",
+    [
+        torch.from_numpy,
+        list,
+        lambda X: pd.DataFrame(X.reshape(len(X), -1)),
+        lambda X: pd.DataFrame(X.reshape(len(X), -1)).astype("UInt8"),
+        lambda X: pl.DataFrame(X.reshape(len(X), -1)),
+    ],
+    ids=["tensor", "list", "pandas", "pandas, with gaps", "polars"],
+)
+def test_bytes_are_pixels_in_whatever_holds_them(cls, hold, images):
+    held = hold(images // 2)
+    shape = {} if len(np.shape(held)) > 2 else {"image_shape": images.shape[1:]}
+    detector = short(cls, **shape).fit(held)
+    scores = detector.score_samples(held)
+    assert detector.scaler_.bytes_
+    expected = short(cls).fit(images // 2).score_samples(images // 2)
+    np.testing.assert_array_equal(scores, expected)
 
 
 @every_detector
@@ -455,6 +480,53 @@ def test_rows_unlike_those_of_fit_are_named(cls, X, images):
 def test_bad_parameters_are_named(cls, X, params, message):
     with pytest.raises(ValueError, match=message):
         short(cls, **params).fit(X)
+
+
+def roles_of(cls, X):
+    """Return the names of the networks that a user may give."""
+    with pytest.raises(ValueError, match="it may have") as caught:
+        short(cls, architecture={"painter": None}).fit(X)
+    return ast.literal_eval(str(caught.value).partition("it may have ")[2][:-1])
+
+
+@every_detector
+def test_a_network_in_the_place_of_what_builds_it_is_named(cls, X):
+    for role in roles_of(cls, X):
+        with pytest.raises(ValueError, match=f"'{role}'.*instance of Linear.*function"):
+            short(cls, architecture={role: torch.nn.Linear(4, 4)}).fit(X)
+
+
+class Judge(torch.nn.Module):
+    """A user's network of one number per row, as (n,) or as (n, 1)."""
+
+    def __init__(self, *sizes, flat):
+        super().__init__()
+        self.flat, self.linear = flat, torch.nn.Linear(1, 1)
+
+    def forward(self, *inputs):
+        means = sum(rows.flatten(1).mean(1, keepdim=True) for rows in inputs)
+        values = self.linear(means)
+        return values[:, 0] if self.flat else values
+
+
+JUDGES = "critic", "classifier", "discriminator_xz", "discriminator_xx"
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_one_number_per_row_may_have_an_axis_or_none(cls, kind, request):
+    data = request.getfixturevalue(kind)
+    roles = [role for role in roles_of(cls, data) if role in JUDGES]
+    if not roles:
+        pytest.skip("no network of this method ends on one number")
+    takes_source = "X_source" in signature(cls.fit).parameters
+    domains = {"X_source": data} if takes_source else {}
+    scores = []
+    for flat in (True, False):
+        own = dict.fromkeys(roles, partial(Judge, flat=flat))
+        detector = short(cls, architecture=own).fit(data, **domains)
+        scores.append(detector.score_samples(data))
+    np.testing.assert_array_equal(*scores)
 
 
 @every_detector

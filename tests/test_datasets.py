@@ -12,7 +12,9 @@ from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from skanomaly import datasets
@@ -503,7 +505,11 @@ def test_across_domains_keeps_containers(domains):
         ({"X_test": np.zeros((2, 3)), "y_test": [0, 1]}, "rows of X_test the shape"),
         (
             {"X_target": np.zeros(80, np.uint8)},
-            "X_source is of int64, X_target of uint8",
+            r"X_target holds bytes \(uint8\), and X_source does not",
+        ),
+        (
+            {"X_source": list(np.zeros(80, np.uint8))},
+            r"X_source holds bytes \(uint8\), and X_target does not",
         ),
         ({"y_source": np.ones(80)}, r"normal_class in y_source must be .*got \[0\]"),
         ({"y_target": np.ones(80)}, r"normal_class must be among .*got \[0\]"),
@@ -525,6 +531,38 @@ def test_across_domains_refuses(domains, changes, message):
     given = dict(zip(names, domains, strict=True)) | {"random_state": 0} | changes
     with pytest.raises(ValueError, match=message):
         across_domains(**given, normal_class=0)
+
+
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_dataframes_stay_what_they_are(library):
+    X = library.DataFrame({"a": np.arange(12), "b": np.arange(12) * 0.5})
+    split = one_vs_rest(X, [0, 1] * 6, 0, random_state=0)
+    X_train, X_test, y_train, y_test = contaminate(
+        *split, contamination=0.2, random_state=0
+    )
+    assert isinstance(X_train, library.DataFrame)
+    assert isinstance(X_test, library.DataFrame)
+    assert list(X_train.columns) == list(X_test.columns) == ["a", "b"]
+    for rows, y in ((X_train, y_train), (X_test, y_test)):
+        assert ((rows["a"].to_numpy() % 2 == 0) == (y == 1)).all()
+        assert (rows["b"].to_numpy() * 2 == rows["a"].to_numpy()).all()
+    assert rows_together(X_train, X_test) == list(range(12))
+
+
+def rows_together(*parts):
+    return sorted(np.concatenate([part["a"].to_numpy() for part in parts]).tolist())
+
+
+def test_across_domains_reads_bytes_in_dataframes(domains):
+    X_source, y_source, X_target, y_target = domains
+    frames = [pd.DataFrame({"a": X % 256}) for X in (X_source, X_target)]
+    with pytest.raises(ValueError, match="X_source holds bytes"):
+        across_domains(frames[0].astype("UInt8"), y_source, frames[1], y_target, 0)
+
+
+def test_sparse_rows_are_refused():
+    with pytest.raises(TypeError, match="toarray"):
+        one_vs_rest(csr_array(np.eye(10)), [0, 1] * 5, 0)
 
 
 def test_across_domains_refuses_other_columns(domains):

@@ -59,6 +59,20 @@ def test_a_changed_file_is_refused(path, change):
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"nonsense": 1}, "Invalid parameter 'nonsense'"),
+        ({"lr": "fast"}, "The 'lr' parameter of HistoryAD must be"),
+        ({"device": "tpu"}, "device='tpu'"),
+    ],
+)
+def test_a_wrong_parameter_is_not_blamed_on_the_file(path, params, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load(path, **params)
+    assert load(path, lr=0.5).lr == 0.5
+
+
 def test_a_pipeline_is_told_what_to_give(path, tmp_path):
     with pytest.raises(TypeError, match=r"Pipeline is no detector.*pipeline\[-1\]"):
         save(make_pipeline(load(path)), tmp_path / "other")

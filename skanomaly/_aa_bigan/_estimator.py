@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AlternatingNet, AverageWeights, KeepBest, LinearDecay, Player
-from ..networks import SideBySide, row_by_row
+from ..networks import SideBySide, one_per_row, row_by_row
 from ..objectives import anomaly_aware_loss, least_squares_loss
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
@@ -105,7 +105,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:
         """Return a discriminator's values, of each kind of pairs that there is."""
-        return [discriminator(*pair).float() for pair in pairs if pair[0].shape[1]]
+        given = [discriminator(*pair).float() for pair in pairs if pair[0].shape[1]]
+        return [one_per_row(values) for values in given]
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""
@@ -196,6 +197,7 @@ class HeldOut(NamedTuple):
 @describe_common(
     auto_steps="500",
     batch_size="int, default=64",
+    auto_batch=" Those of `known_per_batch` join them.",
     auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
     '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
     "0 in the second half.",
@@ -203,7 +205,8 @@ class HeldOut(NamedTuple):
     '"discriminator_xx": f}``, where ``e(shape, latent_dim)`` returns a module that '
     "maps (n, \\*shape) to (n, latent_dim), ``g(latent_dim, shape)`` one for the way "
     "back, and ``d(shape, latent_dim)`` and ``f(shape)`` ones that map pairs (x, z) "
-    "and (x, x') to (n,). Sides of images have been rounded up, 28 to 32 for one",
+    "and (x, x') to (n,) or (n, 1). Sides of images have been rounded up, 28 to 32 "
+    "for one",
     width="Hidden units of the widest layer for tables; for images channels of the "
     "encoder's finest layer, where 32 gives the paper's networks. "
     '"auto" is 64 or 16.',

@@ -7,7 +7,6 @@ with its corrections, h the radius of what it makes of a row.
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 from functools import partial
 from math import log, prod
@@ -24,6 +23,7 @@ from ..engine import Rows, StepDecay
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._warnings import warn
 from ._backbones import (
     ResNet26,
     Source,
@@ -338,10 +338,13 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return Source(partial(perceptrons, n_copies, *shape, width), n_copies)
 
     def _make_nets(self, device, seed):
-        # What a file holds of a detector; the network may be left out of it.
-        weights = self.net_.modules["backbone"]
+        return {"net_": self._net(self._source(), device, seed)}
+
+    def _nets_to_fill(self, device, saved):
+        # The network may have been left out, and a checksum stand for its weights.
+        weights = saved["net_"].modules["backbone"]
         source = self._source(None if isinstance(weights, str) else weights)
-        return {"net_": self._net(source, device, seed)}
+        return {"net_": self._net(source, device, seed=0)}
 
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
@@ -500,11 +503,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             n_before = self.net_.step_ if self._goes_on() else 0
             corpus.append(AlteredRows(rows, seed + 1 + n_before))
         elif self.corpus is not None and not corpus:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} was given no corpus and no known anomalies: it "
                 "learns without supervision (UADRA). Give corpus, or mark rows by "
-                "y == -1; corpus=None says that there is none.",
-                stacklevel=6,
+                "y == -1; corpus=None says that there is none."
             )
         return corpus
 

@@ -7,7 +7,6 @@ are codes.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from math import ceil
 
@@ -22,6 +21,7 @@ from ..networks import SideBySide
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._warnings import warn
 from ._abnormality import DISTANCES, Abnormality, Figures
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
@@ -436,12 +436,11 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.norm_auroc_ = float(np.mean(each))
         counts = self._value("distance") == "origin" and self._value("lam") < 1
         if counts and self.norm_auroc_ < _MISLEADS:
-            warnings.warn(
+            warn(
                 "Held-out rows have longer codes than generated ones (norm_auroc_ is "
                 f"{self.norm_auroc_:.2f}), while this score takes rows with short "
                 "codes for anomalies. distance='mahalanobis' or lam=1 do not.",
                 NormDirectionWarning,
-                stacklevel=6,
             )
 
     # Scores, codes, rows

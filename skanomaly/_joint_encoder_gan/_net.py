@@ -22,7 +22,7 @@ from ..engine import (
     Player,
     input_gradient,
 )
-from ..networks import row_by_row
+from ..networks import one_per_row, row_by_row
 from ..objectives import (
     cycle_loss,
     drift,
@@ -134,7 +134,7 @@ class JointNet(AlternatingNet):
 
     def values(self, rows: Tensor) -> Tensor:
         """Return the critic's values of rows, (k, n)."""
-        return self.critic_(rows).float().flatten(1)
+        return one_per_row(self.critic_(rows)).float()
 
     def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
         """Return what the critic minimises, on data and generated rows."""

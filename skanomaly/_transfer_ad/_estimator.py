@@ -7,7 +7,6 @@ decoder, C the classifier of domains; L is the loss of reconstruction.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from math import ceil, exp, log
 
@@ -23,6 +22,7 @@ from ..exceptions import SaturatedWeightsWarning
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ..utils._scaling import refuse_other_scale
+from ..utils._warnings import warn
 from ._abnormality import Abnormality
 from ._net import TransferNet, Weighting, pretrain
 from ._networks import conv_networks, natural_latent_dim, table_networks
@@ -43,13 +43,14 @@ _SATURATED = 0.01, 0.99
 @describe_common(
     auto_steps="300 (tables, images) or 200 (clips)",
     batch_size="int, default=32",
+    auto_batch=" Where there are two domains, of each.",
     auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
     "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
     roles='``{"encoder": f, "decoder": d, "classifier": c}``, where '
     "``f(shape, latent_dim)`` returns a module that maps (n, \\*shape) to "
     "(n, latent_dim), ``d(latent_dim, shape)`` one for the way back, and "
-    "``c(latent_dim)`` one that maps codes to logits, (n,). Grey images have been "
-    "repeated to 3 channels",
+    "``c(latent_dim)`` one that maps codes to logits, (n,) or (n, 1). Grey images have "
+    "been repeated to 3 channels",
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
@@ -332,11 +333,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             raise ValueError("Give sample_domain or X_source, not both.")
         if sample_domain is None:
             if X_source is None:
-                warnings.warn(
+                warn(
                     f"{type(self).__name__} was given no domains, and so takes all "
                     "rows as one: it is a plain autoencoder. Give sample_domain "
-                    "(above 0 for source rows, below for target rows) or X_source.",
-                    stacklevel=4,
+                    "(above 0 for source rows, below for target rows) or X_source."
                 )
             return nothing
         domain = column_or_1d(sample_domain, warn=True, dtype=np.float64)
@@ -491,12 +491,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         self.net_.sample_weight_ = None  # one place will do
         mean = self.sample_weight_.mean()
         if self.eta is not None and not _SATURATED[0] <= mean <= _SATURATED[1]:
-            warnings.warn(
+            warn(
                 f"The weights of the target rows have a mean of {mean:.2g}, so that "
                 f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
                 f"Half the weight is at {rule.gate} = -beta / eta; eta=None finds it.",
                 SaturatedWeightsWarning,
-                stacklevel=6,
             )
 
     def _auto_offset(self, scores):

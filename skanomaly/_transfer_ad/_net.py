@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Batches, Player, Rows
-from ..networks import row_by_row
+from ..networks import one_per_row, row_by_row
 from ..objectives import (
     effective_sample_size,
     importance_weights,
@@ -112,7 +112,8 @@ class TransferNet(AlternatingNet):
             yield "coders", recon
             return
         # Both sides see the same game; for the encoder its gradient is turned round.
-        logits = self.classifier_(reverse_gradient(codes, ramp(self.progress))).float()
+        turned = reverse_gradient(codes, ramp(self.progress))
+        logits = one_per_row(self.classifier_(turned)).float()
         game = weighted_domain_loss(*logits.chunk(2, 1), of_source, of_target).sum()
         adversarial = recon + self.adversarial_weight_ * game
         yield ("coders", adversarial), ("classifier", game)

@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_consistent_length
+from scipy.sparse import issparse
+from sklearn.utils import _safe_indexing, check_consistent_length
 
+from ..utils._bytes import holds_bytes
 from ..utils._labels import complete_column
 from ..utils._random import own_random_state
 
@@ -43,7 +45,7 @@ def one_vs_rest(
     Parameters
     ----------
     X : array-like of shape (n, ...)
-        Rows of any shape: an array, a memory map or a DataFrame.
+        Rows of any shape: an array, a memory map or a DataFrame of pandas or polars.
     y : array-like of shape (n,)
         Class labels, numbers or strings.
     normal_class : label, sequence or set of labels
@@ -121,7 +123,7 @@ def hold_one_out(
     Parameters
     ----------
     X : array-like of shape (n, ...)
-        Rows of any shape: an array, a memory map or a DataFrame.
+        Rows of any shape: an array, a memory map or a DataFrame of pandas or polars.
     y : array-like of shape (n,)
         Class labels, numbers or strings.
     anomalous_class : label, sequence or set of labels
@@ -554,11 +556,11 @@ def _check_alike(X_source, name, X):
         )
     _check_columns("X_source", X_source, name, X)
     # Bytes are values up to 255, floats mostly up to 1: together they would be neither.
-    dtypes = [str(getattr(rows, "dtype", None)) for rows in (X_source, X)]
-    if dtypes[0] != dtypes[1] and "uint8" in dtypes:
+    if (source_holds := holds_bytes(X_source)) != holds_bytes(X):
+        names = ("X_source", name) if source_holds else (name, "X_source")
         raise ValueError(
-            f"X_source is of {dtypes[0]}, {name} of {dtypes[1]}: bring both to one "
-            "type and one range of values."
+            "{} holds bytes (uint8), and {} does not: bring both to one type and one "
+            "range of values.".format(*names)
         )
 
 
@@ -626,15 +628,23 @@ def _classes(name: str, wanted: Any, *labels: ArrayLike | None) -> Sequence[Any]
 
 def _take(X, mask):
     """Return the rows of X under the mask."""
-    rows = np.flatnonzero(mask)
-    X = X if hasattr(X, "shape") else np.asarray(X)
-    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+    if issparse(X):
+        raise TypeError("X is sparse, which no detector takes: give X.toarray().")
+    X = X if _is_table(X) else np.asarray(X)
+    return _safe_indexing(X, np.flatnonzero(mask))
+
+
+def _is_table(X):
+    """Return whether X is a DataFrame, of pandas or of polars."""
+    return hasattr(X, "iloc") or hasattr(X, "vstack")
 
 
 def _append(X, rows):
     """Append rows of the type of X."""
-    if not hasattr(X, "iloc"):
+    if not _is_table(X):
         return np.concatenate([X, rows])
+    if hasattr(X, "vstack"):
+        return X.vstack(rows)
     import pandas as pd
 
     return pd.concat([X, rows])

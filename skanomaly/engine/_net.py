@@ -24,7 +24,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from ..exceptions import StopTraining, TrainingDivergedError
-from ..utils._device import single_precision
+from ..utils._process import single_precision
 from ._rows import Batches
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]

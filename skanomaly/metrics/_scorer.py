@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from ..utils._sklearn_compat import Scorer
+from ..utils._warnings import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,12 +74,11 @@ def _score_anomalies(
     anomalous, score = check_labels_and_scores(y_true, y_score)
     weight = check_weights(sample_weight, score)
     if is_one_class(anomalous, weight):
-        warnings.warn(
+        warn(
             "Only one class is present in y_true, among the rows with a weight: the "
             "score is not defined, NaN is returned. In cross-validation, "
             "StratifiedKFold keeps both classes in every fold.",
             UndefinedMetricWarning,
-            stacklevel=3,
         )
         return float("nan")
     return float(metric(anomalous, -score, sample_weight=weight))

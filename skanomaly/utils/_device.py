@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import torch
 
-__all__ = ["resolve_device", "single_precision"]
-
-
-@contextmanager
-def single_precision():
-    """Make new tensors of float32, whatever the default of the process is."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+__all__ = ["resolve_device"]
 
 
 def resolve_device(device: str) -> str:

@@ -25,8 +25,8 @@ PARAMETERS = {
     ),
     "image_shape : tuple of int, default=None": (
         "``(c, h, w)``: reads each row of a table as an image, so that a detector for "
-        "images can follow steps that work on tables. Arrays of shape (n, c, h, w) "
-        "need no such hint."
+        "images can follow steps that work on tables; ``(c, t, h, w)`` as a clip, "
+        "where the detector takes these. Arrays of such a shape need no hint."
     ),
     'architecture : {{"auto", "mlp", "conv"}} or dict, default="auto"': (
         '"mlp" for tables, "conv" for images; "auto" chooses by the shape of the '
@@ -54,8 +54,8 @@ PARAMETERS = {
         "1 shows one progress bar: stage, epoch, losses, time left."
     ),
     "random_state : int, RandomState instance or None, default=None": (
-        "An int makes two fits on the same machine equal to the bit. The random "
-        "state of the caller is never moved."
+        "An int makes two fits on the same machine equal to the bit. The global states "
+        "of NumPy and torch are never moved; a RandomState instance is."
     ),
 }
 
@@ -77,10 +77,7 @@ ATTRIBUTES = {
     "feature_names_in_ : ndarray of str": "Names of the columns, if `X` had any.",
 }
 
-BLOCKS = {
-    "%(common_parameters)s": PARAMETERS,
-    "%(common_attributes)s": ATTRIBUTES,
-}
+_BLOCKS = {"common_parameters": PARAMETERS, "common_attributes": ATTRIBUTES}
 
 
 def describe_common(**values: str):
@@ -97,13 +94,9 @@ def describe_common(**values: str):
 
     def describe(cls):
         if cls.__doc__:
-            for name, entries in (
-                ("parameters", PARAMETERS),
-                ("attributes", ATTRIBUTES),
-            ):
-                texts = {"auto_batch": "", **values}
-                block = "\n".join(_entry(*item, texts) for item in entries.items())
-                cls.__doc__ = cls.__doc__.replace(f"    %(common_{name})s", block)
+            for name, entries in _BLOCKS.items():
+                block = "\n".join(_entry(*item, values) for item in entries.items())
+                cls.__doc__ = cls.__doc__.replace(f"    %({name})s", block)
         return cls
 
     return describe
