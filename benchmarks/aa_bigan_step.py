@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skanomaly._aa_bigan._estimator import AnomalyAwareBiGAN
+from skanomaly._aa_bigan._net import AnomalyAwareBiGAN
 from skanomaly._aa_bigan._networks import image_networks
 from skanomaly.engine import Rows
 from skanomaly.networks import SideBySide

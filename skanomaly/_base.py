@@ -75,7 +75,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     # What a child writes ------------------------------------------------------------
 
     #: What "auto" stands for, by parameter: for tables, images and, if it is not the
-    #: same as for images, clips.
+    #: same as for images, clips. For epochs it is a number of steps. Settings that no
+    #: parameter changes stand here too.
     _auto_values: dict[str, tuple]
     #: Whether ``fit`` reads which rows are known to be anomalous.
     _reads_labels = False
@@ -269,7 +270,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         of `length` steps; by default in passes over the rows, or one part of a pass.
         """
         epoch_steps = max(n_rows // (batch_size or self._value("batch_size")), 1)
-        epochs = getattr(self, name)
+        epochs = self._given(name)
         if epochs == "auto":
             steps = self._value(name) if steps is None else steps
             epoch_steps = length or min(epoch_steps, steps)
@@ -315,8 +316,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
         except PicklingError as error:
             raise ValueError(
-                "With memory, parameters that are functions have to be ones that can "
-                f"be pickled, of a module and neither lambdas nor local: {error}"
+                "With memory, functions that are parameters have to be defined at the "
+                f"top of a module, and not as lambdas or inside of others: {error}"
             ) from error
         result = shelved.get()
         if result[0].interrupted_:

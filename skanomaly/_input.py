@@ -124,13 +124,13 @@ class InputMixin:
         """Warn if most rows lie where scaled columns are cut."""
         if len(self._row_shape) > 1:
             return
-        scaled = rows[rows.spread(_ENOUGH)]
+        scaled = rows[rows.evenly(_ENOUGH)]
         cut = float((scaled != self._clipping()(scaled)).float().mean())
         if cut > 0.5:
             warn(
-                f"{cut:.0%} of the numbers of {what} are far from those of {others}, "
-                "and are cut off at ten of their standard deviations. Are both in the "
-                "same units? Steps of a pipeline transform X alone."
+                f"{cut:.0%} of the numbers of {what} are so far from those of {others} "
+                "that they are cut off, at -10 or 10 when scaled. Are both in the same "
+                "units? Steps of a pipeline transform X alone."
             )
 
     def _check_pixels(self, X):
@@ -140,7 +140,8 @@ class InputMixin:
             before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
             warn(
                 f"X holds {now} with {X.max():g} for the highest, and the detector was "
-                f"fitted on {before}: pixels hardly have one scale."
+                f"fitted on {before}: pixels hardly have one scale. Give both as "
+                "bytes, or both as floats of one range."
             )
 
 

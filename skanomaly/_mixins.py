@@ -28,9 +28,9 @@ class EncodingMixin:
 
         Returns
         -------
-        ndarray of shape (n, l), float32
-            What the networks make of each row; for networks side by side, the codes
-            of one after those of the other.
+        ndarray of shape (n, k * l), float32
+            What the networks make of each row. Of k networks side by side (`n_copies`)
+            each makes a code of length l, one after the other.
         """
         return self._compute(self._encode_batch, X)
 

@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from .utils._domains import checked_domains
 from .utils._labels import complete_column
 from .utils._random import own_random_state
 from .utils._warnings import warn
@@ -311,27 +312,29 @@ class TargetKFold(BaseCrossValidator):
         shuffle: bool = True,
         random_state: RandomState = None,
     ) -> None:
-        self.sample_domain = _domains(sample_domain)
+        self.sample_domain = checked_domains(sample_domain)
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
         KFold(n_splits, shuffle=shuffle)  # refuses what is not valid
+        if not (self.sample_domain > 0).any():
+            raise ValueError("sample_domain has no source row (above 0).")
         n_target = np.count_nonzero(self.sample_domain < 0)
         if n_target < n_splits:
             raise ValueError(
-                f"sample_domain has {n_target} target rows (negative): too few for "
+                f"sample_domain has {n_target} target rows (below 0): too few for "
                 f"n_splits={n_splits}."
             )
 
     def split(
-        self, X: Any, y: ArrayLike | None = None, groups: Any = None
+        self, X: Any = None, y: ArrayLike | None = None, groups: Any = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Return the row numbers of the training and the test part of each split.
 
         Parameters
         ----------
-        X : array-like of shape (n, ...)
-            Rows of both domains, of which only the number matters.
+        X : array-like of shape (n, ...), default=None
+            Rows of both domains, of which only the number is looked at, if there are.
         y : array-like of shape (n,), default=None
             Labels. They are read at the target rows only, and only if there are both +1
             (normal) and -1 (anomalous) among these; 0 then stands for no label.
@@ -343,7 +346,8 @@ class TargetKFold(BaseCrossValidator):
         iterator of (train, test)
             Row numbers in ascending order.
         """
-        self._check_rows(X, "X")
+        if X is not None:
+            self._check_rows(X, "X")
         tested = np.flatnonzero(self.sample_domain < 0)
         anomalous = None
         if y is not None:
@@ -411,20 +415,3 @@ def _labelled(rows, labels):
     labels = complete_column(labels, "y, in the target rows,")
     known = labels != 0
     return rows[known], labels[known] == -1
-
-
-def _domains(sample_domain):
-    """Return the domains of the rows as an array, where both are there."""
-    domains = column_or_1d(sample_domain)
-    if domains.dtype.kind == "O":
-        domains = np.asarray(domains.tolist())
-    # NaN is neither positive nor negative, too.
-    if domains.dtype.kind not in "iuf" or not ((domains > 0) | (domains < 0)).all():
-        raise ValueError(
-            "sample_domain must be positive for source rows and negative for target "
-            "rows, and nothing else. For labels that are 1 or True at the target rows "
-            "and 0 elsewhere: `np.where(is_target, -1, 1)`."
-        )
-    if not (domains > 0).any():
-        raise ValueError("sample_domain has no source row (positive).")
-    return domains

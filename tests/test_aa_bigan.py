@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from skanomaly import AABiGAN
-from skanomaly._aa_bigan._estimator import AnomalyAwareBiGAN, HeldOut
+from skanomaly._aa_bigan._net import AnomalyAwareBiGAN, HeldOut
 from skanomaly._aa_bigan._networks import image_networks, working_shape
 from skanomaly.engine import Rows
 from skanomaly.model_selection import LeaveAnomalyKindOut

@@ -13,7 +13,8 @@ from torch import nn
 
 import skanomaly
 from skanomaly import HistoryAD
-from skanomaly._history_ad import Detector, History, HistoryGAN
+from skanomaly._history_ad._net import History, HistoryGAN
+from skanomaly._history_ad._networks import Detector
 from skanomaly.engine import Rows
 from skanomaly.exceptions import CoverageWarning, StopTraining
 from skanomaly.networks import (

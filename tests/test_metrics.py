@@ -318,8 +318,12 @@ def test_score_distribution(plt):
     assert normal.edges.tolist() == [-1, 0, 1]
     assert display.histograms_["anomaly"].get_data().values.tolist() == [1, 0]
     assert list(display.line_.get_xdata()) == [0, 0]
-    assert legend(display.ax_) == ["normal (n = 4)", "anomaly (n = 2)", "threshold (0)"]
-    assert display.ax_.get_xlabel() == "Score of mine (higher = more normal)"
+    assert legend(display.ax_) == [
+        "mine: normal (n = 4)",
+        "mine: anomaly (n = 2)",
+        "mine: threshold (0)",
+    ]
+    assert display.ax_.get_xlabel() == "Score (higher = more normal)"
     assert display.ax_.get_ylabel() == "Density"
     assert display.y_true.tolist() == Y.tolist()
     assert display.y_score.tolist() == S.tolist()
@@ -337,7 +341,11 @@ def test_score_distribution_is_a_density_in_the_same_bins(plt, data, forest):
 def test_score_distribution_without_labels_or_threshold(plt, data, forest):
     display = ScoreDistributionDisplay.from_estimator(forest, data[1])
     assert display.y_true is None
-    assert legend(display.ax_) == ["all rows (n = 100)", "threshold (0)"]
+    name = "IsolationForest"
+    assert legend(display.ax_) == [
+        f"{name}: all rows (n = 100)",
+        f"{name}: threshold (0)",
+    ]
     display = ScoreDistributionDisplay.from_predictions(None, S)
     assert display.line_ is None
     assert list(display.histograms_) == ["all rows"]
@@ -350,6 +358,16 @@ def test_score_distribution_of_one_class_and_outside_the_bins(plt):
     assert list(display.histograms_) == ["normal"]
     display = ScoreDistributionDisplay.from_predictions([1, -1], [0, 9], bins=[-1, 1])
     assert display.histograms_["anomaly"].get_data().values.tolist() == [0]
+
+
+def test_rows_too_far_out_to_compute_leave_the_others_visible(plt):
+    far = np.finfo(np.float32).min
+    display = ScoreDistributionDisplay([0.0, 1.0, 2.0, far]).plot(bins=2)
+    drawn = display.histograms_["all rows"].get_data()
+    assert drawn.edges.tolist() == [0, 1, 2]
+    assert drawn.values.tolist() == [0.25, 0.5]
+    assert legend(display.ax_) == ["all rows (n = 4)"]
+    assert ScoreDistributionDisplay([far, far]).plot(bins=2).histograms_
 
 
 def test_hist_kwargs_win(plt):

@@ -52,7 +52,7 @@ class AlteredRows:
     def __init__(self, rows: Rows, seed: int):
         self.rows = rows
         self.rng = torch.Generator(rows.device).manual_seed(seed)
-        some = rows[rows.spread(_ENOUGH)]
+        some = rows[rows.evenly(_ENOUGH)]
         low, high = some.amin(0), some.amax(0)
         beyond = _BOX[0] * (high - low) + _BOX[1]
         self.low, self.size = low - beyond, high - low + 2 * beyond
@@ -101,7 +101,7 @@ class AlteredRows:
 def no_sharper(corpus: Rows, normal: Rows) -> MappedRows:
     """Return the images of a corpus, damped to be no sharper than the normal ones."""
     n_enough = max(_PIXELS // prod(normal.row_shape), 1)
-    some = (rows[rows.spread(n_enough)] for rows in (normal, corpus))
+    some = (rows[rows.evenly(n_enough)] for rows in (normal, corpus))
     return MappedRows(corpus, partial(damped, factors=excess_sharpness(*some)))
 
 

@@ -120,8 +120,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     pretrain : {"auto", "supervised", "rotation", "denoising"} or None, default="auto"
         What an own network is taught before it is frozen. "supervised": the classes of
         the corpus, if it has any. "rotation": by how many quarters an image was turned.
-        "denoising", for tables: rows from the same rows with noise. "auto" is the first
-        of these that can be done; None leaves the weights random. Rotations are of all
+        "denoising", for tables: rows from the same rows with noise. "auto" is
+        "denoising" for tables, and for images "supervised" where the corpus has
+        classes, else "rotation"; None leaves the weights random. Rotations are of all
         images that there are, the normal ones among them.
     corpus : array-like, tuple, str or None, default="auto"
         Rows of the same shape as those of ``fit``, m by any number, which
@@ -551,7 +552,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             net.resume(self.net_)
             return net
         net.initialize()
-        some = rows.take(rows.spread(_ENOUGH))
+        some = rows.take(rows.evenly(_ENOUGH))
         features = self._map_rows(net.features, some)
         self._check_finite(features)
         features = torch.from_numpy(features).to(rows.device)

@@ -164,6 +164,10 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     stage, "16 x 16, fading in" for one. Critic and encoder see how different the images
     of groups of four are, so that `batch_size` had better be a multiple of 4.
 
+    `lam`, `residual_norm`, `distance` and `standardize` are read when rows are scored.
+    Set on a fitted detector they change its scores, and not its ``offset_``: for
+    another threshold ``fit`` it again, which with `memory` trains nothing anew.
+
     References
     ----------
     .. [1] A. Berg, M. Felsberg and J. Ahlberg, "Unsupervised adversarial learning of

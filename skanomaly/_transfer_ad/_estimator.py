@@ -21,6 +21,7 @@ from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._domains import checked_domains
 from ..utils._scaling import refuse_other_scale
 from ..utils._warnings import warn
 from ._abnormality import Abnormality
@@ -316,7 +317,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             If the weights of the target rows are nearly all 0, or all 1.
         """
         with self._all_or_nothing():
-            self._check_beta()
+            self._beta_pair()
             X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
@@ -339,15 +340,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                     "(above 0 for source rows, below for target rows) or X_source."
                 )
             return nothing
-        domain = column_or_1d(sample_domain, warn=True, dtype=np.float64)
+        domain = checked_domains(sample_domain)
         if len(domain) != n_rows:
             raise ValueError(
                 f"sample_domain has {len(domain)} values, but X has {n_rows} rows."
-            )
-        if not (np.isfinite(domain) & (domain != 0)).all():
-            raise ValueError(
-                "sample_domain has to be above 0 for source rows and below 0 for "
-                "target rows. 0/1 marks become that by np.where(is_target, -1, 1)."
             )
         is_source = domain > 0
         for name, n in (("source", is_source.sum()), ("target", (~is_source).sum())):
@@ -374,7 +370,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             anomalous[is_source].any() and not anomalous.all()
         )
 
-    def _check_beta(self):
+    def _beta_pair(self):
         """Return beta at the start, and where the ramp would be at 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
         if len(beta) != 2 or min(beta) <= 0:
@@ -472,7 +468,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         rule = Weighting(
             self._value("gate"),
             self.eta,
-            self._check_beta(),
+            self._beta_pair(),
             _TRUSTED if share == "auto" else 1 - share,
             self.normalize_weights,
             self.weight_source,
@@ -494,7 +490,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             warn(
                 f"The weights of the target rows have a mean of {mean:.2g}, so that "
                 f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
-                f"Half the weight is at {rule.gate} = -beta / eta; eta=None finds it.",
+                "A row has half the weight where its g (see `gate`) is -beta / eta, "
+                "which eta=None sets by the rows.",
                 SaturatedWeightsWarning,
             )
 

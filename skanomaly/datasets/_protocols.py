@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
-from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils import check_consistent_length
 
 from ..utils._bytes import holds_bytes
 from ..utils._labels import complete_column
@@ -431,7 +431,7 @@ def across_domains(
     """
     for name, rows in (("X_target", X_target), ("X_test", X_test)):
         if rows is not None:
-            _check_alike(X_source, name, rows)
+            _check_alike("X_source", X_source, name, rows)
     kinds = _kinds("y_source", X_source, y_source)
     source = np.isin(kinds, _classes("normal_class in y_source", normal_class, kinds))
     y_target = _kinds("y_target", X_target, y_target)
@@ -459,6 +459,8 @@ def _given_kinds(X, y, X_test, y_test):
     kinds = _kinds("y", X, y)
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test must be given together.")
+    if X_test is not None:
+        _check_alike("X", X, "X_test", X_test)
     return kinds, None if y_test is None else _kinds("y_test", X_test, y_test)
 
 
@@ -546,18 +548,18 @@ def _thinned(sign, share, rng):
     return tested
 
 
-def _check_alike(X_source, name, X):
+def _check_alike(name, X, other_name, other):
     """Check that rows of two data sets can be stacked and mean the same."""
-    shapes = np.shape(X_source)[1:], np.shape(X)[1:]
+    shapes = np.shape(X)[1:], np.shape(other)[1:]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"Rows of X_source have the shape {shapes[0]}, rows of {name} the shape "
-            f"{shapes[1]}: bring them to one shape, images by resizing."
+            f"Rows of {name} have the shape {shapes[0]}, rows of {other_name} the "
+            f"shape {shapes[1]}: bring them to one shape, images by resizing."
         )
-    _check_columns("X_source", X_source, name, X)
+    _check_columns(name, X, other_name, other)
     # Bytes are values up to 255, floats mostly up to 1: together they would be neither.
-    if (source_holds := holds_bytes(X_source)) != holds_bytes(X):
-        names = ("X_source", name) if source_holds else (name, "X_source")
+    if (of_bytes := holds_bytes(X)) != holds_bytes(other):
+        names = (name, other_name) if of_bytes else (other_name, name)
         raise ValueError(
             "{} holds bytes (uint8), and {} does not: bring both to one type and one "
             "range of values.".format(*names)
@@ -630,8 +632,10 @@ def _take(X, mask):
     """Return the rows of X under the mask."""
     if issparse(X):
         raise TypeError("X is sparse, which no detector takes: give X.toarray().")
-    X = X if _is_table(X) else np.asarray(X)
-    return _safe_indexing(X, np.flatnonzero(mask))
+    rows = np.flatnonzero(mask)
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return (X if _is_table(X) else np.asarray(X))[rows]
 
 
 def _is_table(X):

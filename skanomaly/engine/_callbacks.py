@@ -93,7 +93,7 @@ class AverageWeights(Callback):
     ----------
     decay : float
         In [0, 1): the share of itself that the average keeps at each step. Until
-        that many steps are done, it is the plain mean of the weights after each.
+        1 / (1 - decay) steps are done, it is the plain mean of the weights after each.
     """
 
     def __init__(self, decay: float):

@@ -200,7 +200,7 @@ class AlternatingNet(NeuralNet, ABC):
         """
 
     def validate(self) -> dict[str, Tensor]:
-        """Return figures on held-out rows, for :class:`KeepBest`."""
+        """Return figures on held-out rows: "valid_loss" is what KeepBest looks at."""
         return {}
 
     # What it offers for that ----------------------------------------------------
@@ -357,9 +357,9 @@ class AlternatingNet(NeuralNet, ABC):
         for name, value in zip(means, values.tolist(), strict=True):
             if not np.isfinite(value):
                 raise TrainingDivergedError(
-                    f"{name} became {value} in epoch {len(self.history)} of "
-                    f"{type(self).__name__}. A lower `lr`, scaled inputs "
-                    f"(`scaling='auto'`) or `precision='float32'` help."
+                    f"{name} became {value} in epoch {len(self.history)}. A lower "
+                    "`lr`, scaled inputs (`scaling='auto'`) or `precision='float32'` "
+                    "help."
                 )
             self.history.record(name, value)
 

@@ -79,7 +79,7 @@ class Rows:
         """Return the first rows, n at most."""
         return self[torch.arange(min(n, len(self)), device=self.device)]
 
-    def spread(self, n: int) -> Tensor:
+    def evenly(self, n: int) -> Tensor:
         """Return the numbers of n rows at most, from all over: X may be sorted."""
         n = min(n, len(self))
         return torch.arange(n, device=self.device) * len(self) // max(n, 1)

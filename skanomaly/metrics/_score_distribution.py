@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.patches import StepPatch
     from numpy.typing import ArrayLike, NDArray
 
+_LOWEST = float(np.finfo(np.float32).min)
+
 
 class ScoreDistributionDisplay(ScoreDisplay):
     """Histograms of the scores of normal and of anomalous rows.
 
     Each class is a density of its own, so that a few anomalies stay visible next to
-    many normal rows. Both have the same bins. Best made with `from_estimator` or
-    `from_predictions`.
+    many normal rows. Both have the same bins. Rows with the lowest number of float32,
+    which stands for "further out than can be computed", are counted and not drawn:
+    bins that reached them would have all others in one. Best made with
+    `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -38,7 +42,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
     threshold : float, default=None
         Rows that score below are predicted as anomalies. None draws no threshold.
     name : str, default=None
-        Name of the detector, for the label of the axis.
+        Name of the detector, which the legend puts before each label.
 
     Attributes
     ----------
@@ -139,7 +143,8 @@ class ScoreDistributionDisplay(ScoreDisplay):
         'Density'
         """
         ax = self._start(ax)
-        edges = np.histogram_bin_edges(self.y_score, bins)
+        within = self.y_score[self.y_score > _LOWEST]
+        edges = np.histogram_bin_edges(within, bins)
         self.histograms_ = {
             label: self._histogram(label, rows, color, edges, hist_kwargs or {})
             for label, rows, color in self._groups()
@@ -147,12 +152,14 @@ class ScoreDistributionDisplay(ScoreDisplay):
         }
         self.line_: Line2D | None = None
         if plot_threshold and self.threshold is not None:
-            label = f"threshold ({self.threshold:.3g})"
+            label = self._named(f"threshold ({self.threshold:.3g})")
             self.line_ = ax.axvline(self.threshold, **REFERENCE, label=label)
-        score = "Score" if self.name is None else f"Score of {self.name}"
-        ax.set(xlabel=f"{score} (higher = more normal)", ylabel="Density")
+        ax.set(xlabel="Score (higher = more normal)", ylabel="Density")
         ax.legend(loc="best", frameon=False)
         return self
+
+    def _named(self, label: str) -> str:
+        return label if self.name is None else f"{self.name}: {label}"
 
     def _groups(self) -> list[tuple[str, NDArray[np.bool_], str]]:
         """List the histograms to draw: label, mask of the rows, colour."""
@@ -182,6 +189,6 @@ class ScoreDistributionDisplay(ScoreDisplay):
             "facecolor": to_rgba(color, 0.35),
             "edgecolor": color,
             "linewidth": 1.2,
-            "label": f"{label} (n = {rows.sum()})",
+            "label": self._named(f"{label} (n = {rows.sum()})"),
         }
         return self.ax_.stairs(density, edges, **{**look, **hist_kwargs})

@@ -137,7 +137,8 @@ class TrainingHistoryDisplay(Display):
             check_is_fitted(detector)
             raise AttributeError(
                 f"{type(detector).__name__} keeps no `history_`, as the detectors of "
-                "skanomaly do. Of a pipeline, give the last step."
+                "skanomaly do. Of a pipeline give the last step, of a search its "
+                "best_estimator_."
             )
         history = list(detector.history_)
         return cls(

@@ -40,7 +40,8 @@ def resolve_device(device: str) -> str:
     }
     if kind not in found:
         raise ValueError(
-            f"device={device!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'."
+            f"device={device!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>' "
+            "and 'mps'."
         )
     if index >= found[kind]:
         raise ValueError(

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from os.path import dirname, join
-
-import joblib
-import sklearn
-import skorch
 
 __all__ = ["warn"]
 
-# Code between a user's call and a warning of ours: its own depth says nothing.
-_HERE = dirname(__file__)
-_BETWEEN = tuple(
-    join(dirname(path), "")
-    for path in (_HERE, sklearn.__file__, skorch.__file__, joblib.__file__)
-)
+#: Code between a user's call and a warning of ours: how deep it is says nothing.
+_BETWEEN = {"skanomaly", "sklearn", "skorch", "joblib"}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -31,6 +22,10 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         Class of the warning.
     """
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_code.co_filename.startswith(_BETWEEN):
+    while frame.f_back and _package(frame) in _BETWEEN:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def _package(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0]

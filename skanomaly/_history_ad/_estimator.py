@@ -2,7 +2,6 @@ r"""HistoryAD: a detector trained against the training history of a GAN.
 
 The paper is P. Chatillon and C. Ballester, "History-based anomaly detector: an
 adversarial approach to anomaly detection", 2020; equation numbers are its own.
-Its sign is kept inside: a critic is low on data and high on generated samples.
 """
 
 from __future__ import annotations
@@ -11,348 +10,26 @@ from functools import partial
 
 import torch
 from sklearn.utils.validation import check_is_fitted, check_scalar
-from skorch.callbacks import Callback
-from torch import Tensor, nn
 
-from ._base import BaseDeepDetector
-from .engine import (
-    AlternatingNet,
-    KeepBest,
-    LinearDecay,
-    Player,
-    input_gradient,
-)
-from .exceptions import CoverageWarning
-from .networks import (
-    ConvCritic,
-    ConvGenerator,
-    SideBySide,
-    StackedCritic,
-    StackedMLP,
-    one_per_row,
-)
-from .objectives import (
-    coverage,
-    gradient_penalty,
-    history_weights,
-    total_variation_loss,
-    wasserstein_critic_loss,
-)
-from .utils import _sklearn_compat as sk
-from .utils._docstring import describe_common
-from .utils._random import own_random_state
-from .utils._warnings import warn
+from .._base import BaseDeepDetector
+from ..engine import KeepBest
+from ..exceptions import CoverageWarning
+from ..networks import ConvCritic, ConvGenerator, SideBySide, StackedCritic
+from ..objectives import coverage
+from ..utils import _sklearn_compat as sk
+from ..utils._docstring import describe_common
+from ..utils._random import own_random_state
+from ..utils._warnings import warn
+from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
+from ._networks import Detector, TableGenerator
 
-__all__ = ["HistoryAD"]
-
-#: Weight of the gradient penalty, as in Gulrajani et al. (2017).
-PENALTY = 10.0
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
-#: Rows that are enough to estimate a mean or a coverage.
-_ENOUGH = 1000
 #: Of the detector's weights that are kept; the last ones alone swing too much.
 _DECAY = 0.99
 #: Looks without a lower loss; fresh detectors may rest on a plateau for long.
 _PATIENCE = 20
 #: Steps between two looks at the held-out rows.
 _VALIDATE_EVERY = 100
-
-
-# Networks: k copies side by side, each with a history of its own ------------------
-
-
-class TableGenerator(nn.Module):
-    """Rows from noise: perceptrons that start out wider than the data.
-
-    A perceptron reaches at most as many directions as it has units. For wider
-    tables each column therefore gets a noise of its own as well, with a scale that
-    is learned.
-
-    Parameters
-    ----------
-    n_copies, latent_dim, n_columns, width : int
-        Number of copies; sizes of the noise, the row and the hidden layers.
-    spread : float or None
-        Root mean square of the columns' standard deviations before training. None
-        leaves the usual initial weights, whose rows lie closer together than
-        standardised data.
-    """
-
-    def __init__(self, n_copies, latent_dim, n_columns, width, spread):
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.mlp = StackedMLP(n_copies, (latent_dim, width, width, n_columns))
-        self.own_noise = None
-        if spread is not None:
-            self.mlp.rescale(torch.randn(n_copies, 1024, latent_dim), spread)
-        if spread is not None and n_columns > width:
-            start = torch.full((n_copies, 1, n_columns), 0.3 * spread)
-            self.own_noise = nn.Parameter(start)
-
-    @staticmethod
-    def noise_dim(latent_dim, n_columns, width, spread):
-        """Return how many numbers a noise vector has in all."""
-        return latent_dim + (n_columns if spread and n_columns > width else 0)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map (k, n, noise_dim) to (k, n, n_columns)."""
-        rows = self.mlp(z[..., : self.latent_dim])
-        if self.own_noise is not None:
-            rows = torch.addcmul(rows, self.own_noise, z[..., self.latent_dim :])
-        return rows
-
-
-class Detector(nn.Module):
-    """A critic with its values shifted and stretched.
-
-    Averaged critics (eq. 14) have any offset and scale, since the critics of a
-    Wasserstein GAN have; eq. 10 wants values near -1 and +1.
-    """
-
-    def __init__(self, n_copies: int, build_critics):
-        super().__init__()
-        self.critic: nn.Module = build_critics()
-        self.shift = nn.Buffer(torch.zeros(n_copies, 1))
-        self.stretch = nn.Buffer(torch.ones(n_copies, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (k, n, ...) to (k, n)."""
-        return (one_per_row(self.critic(x)) - self.shift) * self.stretch
-
-    @torch.no_grad()
-    def calibrate(self, data: Tensor, generated: Tensor) -> None:
-        """Make the mean value -1 on `data` and +1 on `generated`, (k, n, ...).
-
-        Where the two overlap so much that this would throw most values out of
-        [-1, 1], their spread is taken for the unit instead.
-        """
-        values = [one_per_row(self.critic(x)) for x in (data, generated)]
-        low, high = (v.mean(1, keepdim=True) for v in values)
-        spreads = [v.std(1, correction=0, keepdim=True) for v in values]
-        unit = torch.maximum((high - low) / 2, torch.stack(spreads).mean(0))
-        self.shift.copy_((low + high) / 2)
-        self.stretch.copy_(1 / unit.clamp_min(1e-6))
-
-
-# Nets: who plays, and in which order ----------------------------------------------
-
-
-class HistoryGAN(AlternatingNet):
-    """The game of eq. 2, with the gradient penalty of Gulrajani et al. (2017)."""
-
-    def __init__(self, modules, *, noise_dim, n_critic, **engine):
-        super().__init__(modules, **engine)
-        self.noise_dim = noise_dim
-        self.n_critic = n_critic
-
-    def players(self):
-        # Momentum makes the generator swing around the data (sec. 3.2).
-        adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.9), fused=True)
-        return {
-            "critic": Player(self.critic_, adam),
-            "generator": Player(self.generator_, adam),
-        }
-
-    def turns(self, data):
-        n = data.shape[1]
-        with torch.no_grad():
-            generated = self.generate(n)
-        on_data, on_generated = self.value(data, generated).split(n, dim=1)
-        distance = wasserstein_critic_loss(on_data, on_generated)
-        slope = input_gradient(self.critic_, self.between(data, generated))
-        yield "critic", (distance + PENALTY * gradient_penalty(slope.flatten(2))).sum()
-        if (self.step_ + 1) % self.n_critic == 0:
-            yield "generator", self.value(self.generate(n)).mean(1).sum()
-
-    def value(self, *parts: Tensor) -> Tensor:
-        """Return the critics' values on parts of shape (k, n_i, ...)."""
-        return one_per_row(self.critic_(torch.cat(parts, dim=1))).float()
-
-    def between(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Return points between pairs of rows; half of the pairs will do."""
-        data, generated = data[:, ::2], generated[:, ::2]
-        shape = data.shape[:2] + (1,) * (data.ndim - 2)
-        mix = torch.rand(shape, generator=self.rng_, device=self.device)
-        return torch.lerp(generated, data, mix)
-
-    def generate(self, n: int, spread: float | Tensor = 1.0, rng=None) -> Tensor:
-        """Return n samples of each generator; noise with deviation `spread`."""
-        return self.generator_(spread * self.draw_noise(n, self.noise_dim, rng)).float()
-
-    @torch.no_grad()
-    def draw(self, n: int, seed: int) -> Tensor:
-        """Return n samples of each trained generator, (k, n, ...)."""
-        rng = torch.Generator(self.device).manual_seed(seed)
-        # Of one size, since batch statistics depend on it.
-        batches = [self.generate(256, rng=rng) for _ in range(-(-n // 256))]
-        return torch.cat(batches, dim=1)[:, :n]
-
-
-class History(Callback):
-    """The history of a GAN: the mean critic, and samples of all its generators.
-
-    No network is kept. The weight of each save point is known in advance, so the
-    average of eq. 14 is a running sum, and the samples that the mixture of eq. 3
-    takes from a save point are drawn when it is reached.
-
-    Parameters
-    ----------
-    duration : float
-        Time that the run takes, in the unit of `alpha`.
-    n_saves : int
-        Number of intervals between save points.
-    alpha, beta : float
-        Of eqs 3 and 13.
-    n_samples : int
-        Samples of the history, per generator.
-    wide : float or None
-        Deviation of the noise for every other sample (the paper's experimental
-        case 2); None for the usual noise in all of them (case 1).
-    earlier : History or None
-        History of the runs before this one, which goes on here.
-
-    Attributes
-    ----------
-    times_ : Tensor of shape (n_saves + 1,)
-        All save points, those of earlier runs included.
-    critic_ : dict of str to Tensor
-        The averaged weights of the critics (eq. 14).
-    samples_ : Tensor of shape (k, n_samples, ...)
-        Drawn from the history (eq. 3), in random order.
-    """
-
-    def __init__(self, duration, n_saves, alpha, beta, n_samples, wide, earlier=None):
-        self.duration = duration
-        self.n_saves = n_saves
-        self.alpha = alpha
-        self.beta = beta
-        self.n_samples = n_samples
-        self.wide = wide
-        self.earlier = earlier
-
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Fix the weight and the number of samples of each save point."""
-        shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
-        earlier = self.earlier
-        known = shares[:0] if earlier is None else earlier.times_
-        start = 0.0 if earlier is None else float(known[-1])
-        self.times_ = torch.cat([known, start + self.duration * shares])
-        weights = history_weights(self.times_, self.alpha, self.beta)
-        ends = torch.round(weights.cumsum(0) * self.n_samples).long()
-        counts = torch.diff(ends, prepend=ends.new_zeros(1))
-        old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
-        self.n_drawn_ = 0
-        if earlier is not None:
-            samples = earlier.samples_[:, : int(counts[:old].sum())].to(net.device)
-            self._add(earlier.critic_, float(weights[:old].sum()), samples)
-        steps = net.step_ + torch.round(shares * net.n_steps).long()
-        self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
-
-    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
-        """Save what is due before this step."""
-        self._save(net)
-
-    def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Save what is due at the end, and close the history."""
-        self._save(net)
-        # A run that was cut short goes no further than it came.
-        self.times_ = self.times_[: len(self.times_) - len(self.due_)]
-        if self.mass_ == 0:  # interrupted before the first save point that counts
-            self._remember(net, 1.0, self.n_samples)
-        self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
-        samples = torch.cat(self.parts_, dim=1)
-        # On the host, so that a pickle can be read on a machine without a GPU.
-        order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
-        self.samples_ = samples[:, order].cpu()
-        del self.sum_, self.parts_, self.n_drawn_, self.due_, self.earlier
-
-    def _save(self, net):
-        while self.due_ and self.due_[0][0] == net.step_:
-            _, weight, count = self.due_.pop(0)
-            if weight > 0:
-                self._remember(net, float(weight), int(count))
-
-    @torch.no_grad()
-    def _remember(self, net, weight, count):
-        # Batch statistics of a handful of samples would be no statistics.
-        spread = torch.ones(max(count, net.batch_size), 1, device=net.device)
-        if self.wide is not None:
-            # From where the last save point ended: each may have a single sample.
-            spread[self.n_drawn_ % 2 :: 2] = self.wide
-        samples = net.generate(len(spread), spread)[:, :count]
-        self._add(net.critic_.state_dict(), weight, samples)
-
-    def _add(self, critic, weight, samples):
-        self.mass_ += weight
-        self.n_drawn_ += samples.shape[1]
-        for name, value in critic.items():
-            self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
-        # Half the bytes will do for pixels.
-        self.parts_.append(samples.half() if samples.ndim > 3 else samples)
-
-
-class DetectorNet(AlternatingNet):
-    """The detector, trained to tell data from the history (eq. 10)."""
-
-    def __init__(self, modules, *, lam, **engine):
-        super().__init__(modules, **engine)
-        self.lam = lam
-
-    def players(self):
-        adam = partial(torch.optim.AdamW, lr=self.lr, betas=(0.5, 0.999), fused=True)
-        return {"detector": Player(self.detector_, adam)}
-
-    def turns(self, data):
-        yield "detector", self.loss(data, self.draw(data.shape[:2]))
-
-    def validate(self):
-        return {"valid_loss": self.loss(*self.held_out_)}
-
-    def loss(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Return the loss of eq. 10, summed over the copies."""
-        sizes = data.shape[1], generated.shape[1]
-        on_data, on_history = self.value(data, generated).split(sizes, dim=1)
-        return total_variation_loss(on_data, on_history, self.lam).sum()
-
-    def value(self, *parts: Tensor) -> Tensor:
-        """Return the detectors' values on parts of shape (k, n_i, ...)."""
-        return self.detector_(torch.cat(parts, dim=1)).float()
-
-    def draw(self, shape) -> Tensor:
-        """Return samples of the history for each copy."""
-        m = len(self.samples_)
-        index = torch.randint(m, shape, generator=self.rng_, device=self.device)
-        return self.samples_[index].float()
-
-    def run(self, rows, *, samples, held_out, **plan):
-        """Train on `rows` against `samples`, (m, ...), of the history.
-
-        A tenth of `samples`, and the rows `held_out`, serve validation alone.
-        """
-        share = max(len(samples) // 10, 1)
-        pair = held_out.head(_ENOUGH), samples[:share][:_ENOUGH].float()
-        self.held_out_ = [self.for_all(part) for part in pair]
-        self.samples_ = samples[share:]
-        try:
-            return super().run(rows, **plan)
-        finally:
-            del self.samples_, self.held_out_  # data has no place in a pickle
-
-
-# Stages ---------------------------------------------------------------------------
-
-
-def record_history(gan, rows, history, plan, callbacks=()):
-    """Train the GAN, and return it with its history.
-
-    Nothing here depends on `lam` and the other parameters of the detector, so that
-    fits which differ only in these can share the result.
-    """
-    gan.run(rows, callbacks=[LinearDecay(), history, *callbacks], **plan)
-    return gan, history
-
-
-# The estimator --------------------------------------------------------------------
 
 
 @describe_common(
@@ -633,10 +310,10 @@ class HistoryAD(BaseDeepDetector):
         untrained = self.init == "auto" and plan["max_epochs"] == 0
         if net.step_ == 0 and (untrained or self._value("init") == "average"):
             net.detector_.critic.load_state_dict(past.critic_)
-            data, samples = train.head(_ENOUGH), past.samples_[:, :_ENOUGH]
+            data, samples = train.head(ENOUGH), past.samples_[:, :ENOUGH]
             net.detector_.calibrate(net.for_all(data), samples.to(data))
         samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
-        self.coverage_ = coverage(held_out.head(_ENOUGH), samples[:_ENOUGH].float())
+        self.coverage_ = coverage(held_out.head(ENOUGH), samples[:ENOUGH].float())
         if self.coverage_ < self._value("covered"):
             warn(
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "

@@ -1,0 +1,250 @@
+"""The GAN of HistoryAD, its history, and the game of the detector against it.
+
+Equation numbers are those of the paper. Its sign is kept: a critic is low on data and
+high on generated samples.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from ..engine import (
+    AlternatingNet,
+    LinearDecay,
+    Player,
+    input_gradient,
+)
+from ..networks import one_per_row
+from ..objectives import (
+    gradient_penalty,
+    history_weights,
+    total_variation_loss,
+    wasserstein_critic_loss,
+)
+
+#: Weight of the gradient penalty, as in Gulrajani et al. (2017).
+_PENALTY = 10.0
+#: Rows that are enough to estimate a mean or a coverage.
+ENOUGH = 1000
+
+
+# Nets: who plays, and in which order ----------------------------------------------
+
+
+class HistoryGAN(AlternatingNet):
+    """The game of eq. 2, with the gradient penalty of Gulrajani et al. (2017)."""
+
+    def __init__(self, modules, *, noise_dim, n_critic, **engine):
+        super().__init__(modules, **engine)
+        self.noise_dim = noise_dim
+        self.n_critic = n_critic
+
+    def players(self):
+        # Momentum makes the generator swing around the data (sec. 3.2).
+        adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.9), fused=True)
+        return {
+            "critic": Player(self.critic_, adam),
+            "generator": Player(self.generator_, adam),
+        }
+
+    def turns(self, data):
+        n = data.shape[1]
+        with torch.no_grad():
+            generated = self.generate(n)
+        on_data, on_generated = self.value(data, generated).split(n, dim=1)
+        distance = wasserstein_critic_loss(on_data, on_generated)
+        slope = input_gradient(self.critic_, self.between(data, generated))
+        yield "critic", (distance + _PENALTY * gradient_penalty(slope.flatten(2))).sum()
+        if (self.step_ + 1) % self.n_critic == 0:
+            yield "generator", self.value(self.generate(n)).mean(1).sum()
+
+    def value(self, *parts: Tensor) -> Tensor:
+        """Return the critics' values on parts of shape (k, n_i, ...)."""
+        return one_per_row(self.critic_(torch.cat(parts, dim=1))).float()
+
+    def between(self, data: Tensor, generated: Tensor) -> Tensor:
+        """Return points between pairs of rows; half of the pairs will do."""
+        data, generated = data[:, ::2], generated[:, ::2]
+        shape = data.shape[:2] + (1,) * (data.ndim - 2)
+        mix = torch.rand(shape, generator=self.rng_, device=self.device)
+        return torch.lerp(generated, data, mix)
+
+    def generate(self, n: int, spread: float | Tensor = 1.0, rng=None) -> Tensor:
+        """Return n samples of each generator; noise with deviation `spread`."""
+        return self.generator_(spread * self.draw_noise(n, self.noise_dim, rng)).float()
+
+    @torch.no_grad()
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n samples of each trained generator, (k, n, ...)."""
+        rng = torch.Generator(self.device).manual_seed(seed)
+        # Of one size, since batch statistics depend on it.
+        batches = [self.generate(256, rng=rng) for _ in range(-(-n // 256))]
+        return torch.cat(batches, dim=1)[:, :n]
+
+
+class History(Callback):
+    """The history of a GAN: the mean critic, and samples of all its generators.
+
+    No network is kept. The weight of each save point is known in advance, so the
+    average of eq. 14 is a running sum, and the samples that the mixture of eq. 3
+    takes from a save point are drawn when it is reached.
+
+    Parameters
+    ----------
+    duration : float
+        Time that the run takes, in the unit of `alpha`.
+    n_saves : int
+        Number of intervals between save points.
+    alpha, beta : float
+        Of eqs 3 and 13.
+    n_samples : int
+        Samples of the history, per generator.
+    wide : float or None
+        Deviation of the noise for every other sample (the paper's experimental
+        case 2); None for the usual noise in all of them (case 1).
+    earlier : History or None
+        History of the runs before this one, which goes on here.
+
+    Attributes
+    ----------
+    times_ : Tensor of shape (n_saves + 1,)
+        All save points, those of earlier runs included.
+    critic_ : dict of str to Tensor
+        The averaged weights of the critics (eq. 14).
+    samples_ : Tensor of shape (k, n_samples, ...)
+        Drawn from the history (eq. 3), in random order.
+    """
+
+    def __init__(self, duration, n_saves, alpha, beta, n_samples, wide, earlier=None):
+        self.duration = duration
+        self.n_saves = n_saves
+        self.alpha = alpha
+        self.beta = beta
+        self.n_samples = n_samples
+        self.wide = wide
+        self.earlier = earlier
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Fix the weight and the number of samples of each save point."""
+        shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
+        earlier = self.earlier
+        known = shares[:0] if earlier is None else earlier.times_
+        start = 0.0 if earlier is None else float(known[-1])
+        self.times_ = torch.cat([known, start + self.duration * shares])
+        weights = history_weights(self.times_, self.alpha, self.beta)
+        ends = torch.round(weights.cumsum(0) * self.n_samples).long()
+        counts = torch.diff(ends, prepend=ends.new_zeros(1))
+        old, self.mass_, self.sum_, self.parts_ = len(known), 0.0, {}, []
+        self.n_drawn_ = 0
+        if earlier is not None:
+            samples = earlier.samples_[:, : int(counts[:old].sum())].to(net.device)
+            self._add(earlier.critic_, float(weights[:old].sum()), samples)
+        steps = net.step_ + torch.round(shares * net.n_steps).long()
+        self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        """Save what is due before this step."""
+        self._save(net)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Save what is due at the end, and close the history."""
+        self._save(net)
+        # A run that was cut short goes no further than it came.
+        self.times_ = self.times_[: len(self.times_) - len(self.due_)]
+        if self.mass_ == 0:  # interrupted before the first save point that counts
+            self._remember(net, 1.0, self.n_samples)
+        self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
+        samples = torch.cat(self.parts_, dim=1)
+        # On the host, so that a pickle can be read on a machine without a GPU.
+        order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
+        self.samples_ = samples[:, order].cpu()
+        del self.sum_, self.parts_, self.n_drawn_, self.due_, self.earlier
+
+    def _save(self, net):
+        while self.due_ and self.due_[0][0] == net.step_:
+            _, weight, count = self.due_.pop(0)
+            if weight > 0:
+                self._remember(net, float(weight), int(count))
+
+    @torch.no_grad()
+    def _remember(self, net, weight, count):
+        # Batch statistics of a handful of samples would be no statistics.
+        spread = torch.ones(max(count, net.batch_size), 1, device=net.device)
+        if self.wide is not None:
+            # From where the last save point ended: each may have a single sample.
+            spread[self.n_drawn_ % 2 :: 2] = self.wide
+        samples = net.generate(len(spread), spread)[:, :count]
+        self._add(net.critic_.state_dict(), weight, samples)
+
+    def _add(self, critic, weight, samples):
+        self.mass_ += weight
+        self.n_drawn_ += samples.shape[1]
+        for name, value in critic.items():
+            self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
+        # Half the bytes will do for pixels.
+        self.parts_.append(samples.half() if samples.ndim > 3 else samples)
+
+
+class DetectorNet(AlternatingNet):
+    """The detector, trained to tell data from the history (eq. 10)."""
+
+    def __init__(self, modules, *, lam, **engine):
+        super().__init__(modules, **engine)
+        self.lam = lam
+
+    def players(self):
+        adam = partial(torch.optim.AdamW, lr=self.lr, betas=(0.5, 0.999), fused=True)
+        return {"detector": Player(self.detector_, adam)}
+
+    def turns(self, data):
+        yield "detector", self.loss(data, self.draw(data.shape[:2]))
+
+    def validate(self):
+        return {"valid_loss": self.loss(*self.held_out_)}
+
+    def loss(self, data: Tensor, generated: Tensor) -> Tensor:
+        """Return the loss of eq. 10, summed over the copies."""
+        sizes = data.shape[1], generated.shape[1]
+        on_data, on_history = self.value(data, generated).split(sizes, dim=1)
+        return total_variation_loss(on_data, on_history, self.lam).sum()
+
+    def value(self, *parts: Tensor) -> Tensor:
+        """Return the detectors' values on parts of shape (k, n_i, ...)."""
+        return self.detector_(torch.cat(parts, dim=1)).float()
+
+    def draw(self, shape) -> Tensor:
+        """Return samples of the history for each copy."""
+        m = len(self.samples_)
+        index = torch.randint(m, shape, generator=self.rng_, device=self.device)
+        return self.samples_[index].float()
+
+    def run(self, rows, *, samples, held_out, **plan):
+        """Train on `rows` against `samples`, (m, ...), of the history.
+
+        A tenth of `samples`, and the rows `held_out`, serve validation alone.
+        """
+        share = max(len(samples) // 10, 1)
+        pair = held_out.head(ENOUGH), samples[:share][:ENOUGH].float()
+        self.held_out_ = [self.for_all(part) for part in pair]
+        self.samples_ = samples[share:]
+        try:
+            return super().run(rows, **plan)
+        finally:
+            del self.samples_, self.held_out_  # data has no place in a pickle
+
+
+# Stages ---------------------------------------------------------------------------
+
+
+def record_history(gan, rows, history, plan, callbacks=()):
+    """Train the GAN, and return it with its history.
+
+    Nothing here depends on `lam` and the other parameters of the detector, so that
+    fits which differ only in these can share the result.
+    """
+    gan.run(rows, callbacks=[LinearDecay(), history, *callbacks], **plan)
+    return gan, history

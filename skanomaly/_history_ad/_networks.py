@@ -1,0 +1,81 @@
+"""Networks of HistoryAD: k copies side by side, each with a history of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import StackedMLP, one_per_row
+
+
+class TableGenerator(nn.Module):
+    """Rows from noise: perceptrons that start out wider than the data.
+
+    A perceptron reaches at most as many directions as it has units. For wider
+    tables each column therefore gets a noise of its own as well, with a scale that
+    is learned.
+
+    Parameters
+    ----------
+    n_copies, latent_dim, n_columns, width : int
+        Number of copies; sizes of the noise, the row and the hidden layers.
+    spread : float or None
+        Root mean square of the columns' standard deviations before training. None
+        leaves the usual initial weights, whose rows lie closer together than
+        standardised data.
+    """
+
+    def __init__(self, n_copies, latent_dim, n_columns, width, spread):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.mlp = StackedMLP(n_copies, (latent_dim, width, width, n_columns))
+        self.own_noise = None
+        if spread is not None:
+            self.mlp.rescale(torch.randn(n_copies, 1024, latent_dim), spread)
+        if spread is not None and n_columns > width:
+            start = torch.full((n_copies, 1, n_columns), 0.3 * spread)
+            self.own_noise = nn.Parameter(start)
+
+    @staticmethod
+    def noise_dim(latent_dim, n_columns, width, spread):
+        """Return how many numbers a noise vector has in all."""
+        return latent_dim + (n_columns if spread and n_columns > width else 0)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (k, n, noise_dim) to (k, n, n_columns)."""
+        rows = self.mlp(z[..., : self.latent_dim])
+        if self.own_noise is not None:
+            rows = torch.addcmul(rows, self.own_noise, z[..., self.latent_dim :])
+        return rows
+
+
+class Detector(nn.Module):
+    """A critic with its values shifted and stretched.
+
+    Averaged critics (eq. 14) have any offset and scale, since the critics of a
+    Wasserstein GAN have; eq. 10 wants values near -1 and +1.
+    """
+
+    def __init__(self, n_copies: int, build_critics):
+        super().__init__()
+        self.critic: nn.Module = build_critics()
+        self.shift = nn.Buffer(torch.zeros(n_copies, 1))
+        self.stretch = nn.Buffer(torch.ones(n_copies, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (k, n, ...) to (k, n)."""
+        return (one_per_row(self.critic(x)) - self.shift) * self.stretch
+
+    @torch.no_grad()
+    def calibrate(self, data: Tensor, generated: Tensor) -> None:
+        """Make the mean value -1 on `data` and +1 on `generated`, (k, n, ...).
+
+        Where the two overlap so much that this would throw most values out of
+        [-1, 1], their spread is taken for the unit instead.
+        """
+        values = [one_per_row(self.critic(x)) for x in (data, generated)]
+        low, high = (v.mean(1, keepdim=True) for v in values)
+        spreads = [v.std(1, correction=0, keepdim=True) for v in values]
+        unit = torch.maximum((high - low) / 2, torch.stack(spreads).mean(0))
+        self.shift.copy_((low + high) / 2)
+        self.stretch.copy_(1 / unit.clamp_min(1e-6))
