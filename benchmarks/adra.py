@@ -231,6 +231,7 @@ DETECTORS = {
     "ADRA K=1": (ADRA, {"n_experts": 1}),
     "ADRA K=2": (ADRA, {"n_experts": 2}),
     "ADRA K=4": (ADRA, {"n_experts": 4}),
+    "ADRA K=2, block 7": (ADRA, {"n_experts": 2, "adapt_from": "block7"}),
     "2-NN": (Neighbours, {"n_experts": 1}),
     "frozen": (Untrained, {"n_experts": 1}),
     "TF": (FineTuned, {"lr": TUNING_RATE, "weight_decay": DECAY}),
@@ -449,6 +450,16 @@ def own_networks(name, normal):
     )
 
 
+def on_gpu(seed):
+    return grid(
+        normal=range(10),
+        detector=[*COMPARED, "ADRA K=4", "2-NN", "UADRA"],
+        seed=[seed],
+        **GPU,
+        device=["cuda"],
+    )
+
+
 EXPERIMENTS = [
     Experiment(
         "adra_memory",
@@ -460,7 +471,7 @@ EXPERIMENTS = [
         "adra_one_vs_rest",
         one_vs_rest,
         classes(DEVELOPMENT, list(DETECTORS), [0])
-        + classes([*ONCE, *DEVELOPMENT], COMPARED, [1])
+        + classes([*ONCE, *DEVELOPMENT], [*COMPARED, "ADRA K=2, block 7"], [1])
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [0], max_epochs=6)
         + classes(ONCE[:1], COMPARED, [0], max_epochs=20)
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [0, 1], input_size=[128])
@@ -510,13 +521,7 @@ EXPERIMENTS = [
     Experiment(
         "adra_one_vs_rest_gpu",
         one_vs_rest,
-        grid(
-            normal=range(10),
-            detector=[*COMPARED, "ADRA K=4", "2-NN", "UADRA"],
-            seed=[0, 1],
-            **GPU,
-            device=["cuda"],
-        ),
+        on_gpu(seed=0) + on_gpu(seed=1),
         profile="gpu",
     ),
 ]

@@ -108,15 +108,12 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def run(self, rows, *, known, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; judge on the rows held out."""
-        self.known_, self.held_out_ = known, held_out
         self.cycle_weight_ = self.cycle_weight
         if self.cycle_weight == "auto":
             of_table = 1 / 3 if len(known) else 1 / 2
             self.cycle_weight_ = of_table if len(rows.row_shape) == 1 else 1.0
-        try:
+        with self.lent(known_=known, held_out_=held_out):
             return super().run(rows, **plan)
-        finally:
-            del self.known_, self.held_out_  # data has no place in a pickle
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:

@@ -312,10 +312,6 @@ class ResidualAdaptation(AlternatingNet):
         self.is_kept_ = self._may_keep(sources)
         if self.is_kept_:
             sources = [self.kept(source) for source in sources]
-        rows, *self.corpus_ = sources
-        self.streams_, self.held_out_ = None, held_out
-        try:
+        rows, *corpus = sources
+        with self.lent(corpus_=corpus, streams_=None, held_out_=held_out):
             return super().run(rows, **plan)
-        finally:
-            # Data has no place in a pickle.
-            del self.corpus_, self.streams_, self.held_out_

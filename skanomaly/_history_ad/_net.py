@@ -229,12 +229,9 @@ class DetectorNet(AlternatingNet):
         """
         share = max(len(samples) // 10, 1)
         pair = held_out.head(ENOUGH), samples[:share][:ENOUGH].float()
-        self.held_out_ = [self.for_all(part) for part in pair]
-        self.samples_ = samples[share:]
-        try:
+        held_out = [self.for_all(part) for part in pair]
+        with self.lent(samples_=samples[share:], held_out_=held_out):
             return super().run(rows, **plan)
-        finally:
-            del self.samples_, self.held_out_  # data has no place in a pickle
 
 
 # Stages ---------------------------------------------------------------------------

@@ -120,15 +120,12 @@ class TransferNet(AlternatingNet):
 
     def run(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
         """Train on the rows of both domains; `weighting` makes it the second stage."""
-        self.domains_, self.lam_, self.weighting_ = domains, lam, weighting
-        self.adversarial_weight_ = adversarial_weight
-        self.weights_ = [torch.ones(len(rows), device=rows.device) for rows in domains]
-        self.sample_weight_ = None
-        try:
+        self.lam_, self.weighting_ = lam, weighting
+        self.adversarial_weight_, self.sample_weight_ = adversarial_weight, None
+        weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
+        with self.lent(domains_=domains, weights_=weights):
             super().run(domains, **plan)
             self.weigh()
-        finally:
-            del self.domains_, self.weights_  # data has no place in a pickle
         return self
 
     def get_iterator(self, dataset, training=False):

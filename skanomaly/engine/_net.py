@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from threading import RLock
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -208,6 +208,17 @@ class AlternatingNet(NeuralNet, ABC):
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) as networks side by side take them, (k, n, ...)."""
         return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
+
+    @contextmanager
+    def lent(self, **data: Any) -> Iterator[None]:
+        """Have attributes for as long as a run takes: data has no place in a pickle."""
+        for name, value in data.items():
+            setattr(self, name, value)
+        try:
+            yield
+        finally:
+            for name in data:
+                delattr(self, name)
 
     def draw_noise(self, n: int, length: int, rng=None) -> Tensor:
         """Return standard normal numbers for networks side by side, (k, n, length)."""
