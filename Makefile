@@ -7,13 +7,23 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Small networks gain nothing from a second thread, and lose under load.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-oldest lint docs bench clean
 
 demo: .venv/demo.done
 	$(BIN)/python examples/demo.py
 
 test: .venv/tests.done
 	$(BIN)/python -m pytest
+
+OLDEST := .venv-oldest/bin/python
+PIP_OLDEST := $(OLDEST) -m pip --disable-pip-version-check install --quiet \
+	-c constraints-oldest.txt
+
+test-oldest:
+	test -x $(OLDEST) || $(PYTHON) -m venv .venv-oldest
+	$(PIP_OLDEST) torch
+	$(PIP_OLDEST) -e .[plot,tables,video] array-api-strict numpydoc polars pytest
+	$(OLDEST) -m pytest
 
 lint: .venv/lint.done
 	$(BIN)/ruff check .
@@ -28,7 +38,7 @@ bench: .venv/tests.done
 	$(BIN)/python -m benchmarks --profile cpu
 
 clean:
-	rm -rf .venv build docs/_build docs/auto_examples docs/generated docs/tables *.egg-info
+	rm -rf .venv .venv-oldest build docs/_build docs/auto_examples docs/generated docs/tables *.egg-info
 
 # torch first, alone and pinned: another package's wider requirement would let pip
 # take a newer build with gigabytes of CUDA.

@@ -75,8 +75,8 @@ def save(
     >>> X = np.random.default_rng(0).normal(size=(50, 3))
     >>> detector = HistoryAD(max_epochs=1, detector_epochs=1).fit(X)
     >>> save(detector, "detector.safetensors")
-    >>> (load("detector.safetensors").predict(X) == detector.predict(X)).all()
-    np.True_
+    >>> bool((load("detector.safetensors").predict(X) == detector.predict(X)).all())
+    True
     """
     if not isinstance(detector, BaseDeepDetector):
         raise TypeError(
