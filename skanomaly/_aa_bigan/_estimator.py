@@ -219,14 +219,15 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         n_known = self._given("known_per_batch")
         if n_known == "auto":
             n_known = max(self._value("batch_size") // 4, 1)
+        k, latent_dim = self._side_by_side(), self._latent_dim()
         net = AnomalyAwareBiGAN(
-            self._builders(),
-            latent_dim=self._latent_dim(),
+            self._builders(k, latent_dim),
+            latent_dim=latent_dim,
             prepare=self._preparation(),
             targets=(self.a, self.b, self.c),
             cycle_weight=self.cycle_weight,
             n_known=n_known,
-            n_copies=self._side_by_side(),
+            n_copies=k,
             lr=self._value("lr"),
             beta2=self._value("beta2"),
             **self._engine(device, seed),
@@ -247,13 +248,9 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             return partial(_resized, sides=working_shape(self._row_shape)[1:])
         return self._clipping()
 
-    def _builders(self):
-        k, width, latent_dim = (
-            self._side_by_side(),
-            self._value("width"),
-            self._latent_dim(),
-        )
-        shape = self._row_shape
+    def _builders(self, k, latent_dim):
+        """Return what builds k of each network."""
+        shape, width = self._row_shape, self._value("width")
         if self._family(_ROLES) == "mlp":
             builders = table_networks(k, *shape, latent_dim, width)
         else:

@@ -23,6 +23,7 @@ from ..utils._warnings import warn
 from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
 
+_ROLES = "generator", "critic"
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
 #: Of the detector's weights that are kept; the last ones alone swing too much.
 _DECAY = 0.99
@@ -231,12 +232,12 @@ class HistoryAD(BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self._side_by_side(n_columns=512)
-        noise_dim, builders = self._builders(k)
+        k, latent_dim = self._side_by_side(n_columns=512), self._value("latent_dim")
+        builders = self._builders(k, latent_dim)
         engine = self._engine(device, seed) | {"n_copies": k}
         gan = HistoryGAN(
             builders,
-            noise_dim=noise_dim,
+            noise_dim=self._noise_dim(latent_dim),
             n_critic=self.n_critic,
             lr=self._value("lr"),
             **engine,
@@ -251,26 +252,31 @@ class HistoryAD(BaseDeepDetector):
         )
         return {"gan_": gan, "net_": net}
 
-    def _builders(self, k):
-        """Return the size of the noise; what builds k generators and k critics."""
+    def _noise_dim(self, latent_dim):
+        """Return how many numbers a noise vector has: more for wide tables."""
+        if len(self._row_shape) > 1 or "generator" in self._own_networks():
+            return latent_dim
+        sizes = *self._row_shape, self._value("width"), self.spread
+        return TableGenerator.noise_dim(latent_dim, *sizes)
+
+    def _builders(self, k, latent_dim):
+        """Return what builds k of each network."""
         shape, width = self._row_shape, self._value("width")
-        latent_dim = noise_dim = self._value("latent_dim")
-        if self._family(("generator", "critic")) == "mlp":
+        if self._family(_ROLES) == "mlp":
             sizes = latent_dim, *shape, width, self.spread
-            generator = partial(TableGenerator, k, *sizes)
-            critic = partial(StackedCritic, k, (*shape, width, width, 1))
-            noise_dim = TableGenerator.noise_dim(*sizes)
+            builders = {
+                "generator": partial(TableGenerator, k, *sizes),
+                "critic": partial(StackedCritic, k, (*shape, width, width, 1)),
+            }
         else:
             sizes = latent_dim, shape, width, self._bounded()
-            generator = partial(SideBySide.of, k, partial(ConvGenerator, *sizes))
-            critic = partial(SideBySide.of, k, partial(ConvCritic, shape, width))
-        own = self._own_networks()
-        if "generator" in own:
-            build = partial(own["generator"], latent_dim, shape)
-            generator, noise_dim = partial(SideBySide.of, k, build), latent_dim
-        if "critic" in own:
-            critic = partial(SideBySide.of, k, partial(own["critic"], shape))
-        return noise_dim, {"generator": generator, "critic": critic}
+            networks = {
+                "generator": partial(ConvGenerator, *sizes),
+                "critic": partial(ConvCritic, shape, width),
+            }
+            builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
+        sizes = {"generator": (latent_dim, shape), "critic": (shape,)}
+        return builders | self._own_builders(k, sizes)
 
     # Training
 

@@ -399,8 +399,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self._side_by_side()
-        builders, latent_dim = self._builders(k)
+        k, latent_dim = self._side_by_side(), self._latent_dim()
+        builders = self._builders(k, latent_dim)
         builders["abnormality"] = partial(Abnormality, k, latent_dim)
         net = TransferNet(
             builders,
@@ -422,24 +422,28 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         grey_image = n_channels == 1 and len(sides) == 2
         return 3 if grey_image else n_channels, *sides
 
-    def _builders(self, k):
-        """Return what builds k of each network, and the length of their codes."""
+    def _latent_dim(self):
+        if self.latent_dim != "auto":
+            return self._given("latent_dim")
+        n, *sides = self._row_shape
+        if not sides:
+            return ceil(n**0.5)
+        return natural_latent_dim(self._working_shape(), self._value("width"))
+
+    def _builders(self, k, latent_dim):
+        """Return what builds k of each network."""
         width, shape = self._value("width"), self._row_shape
-        latent_dim = self._given("latent_dim")
         if self._family(_ROLES) == "mlp":
-            latent_dim = ceil(shape[0] ** 0.5) if latent_dim == "auto" else latent_dim
             builders = table_networks(k, *shape, latent_dim, width)
         else:
             shape = self._working_shape()
-            if latent_dim == "auto":
-                latent_dim = natural_latent_dim(shape, width)
             builders = conv_networks(k, shape, latent_dim, width)
         sizes = {
             "encoder": (shape, latent_dim),
             "decoder": (latent_dim, shape),
             "classifier": (latent_dim,),
         }
-        return builders | self._own_builders(k, sizes), latent_dim
+        return builders | self._own_builders(k, sizes)
 
     # Training
 
