@@ -1,6 +1,6 @@
 """ADRA: one class of CIFAR-10, small modes, held-out classes, tables, codes, memory.
 
-The frozen network is MobileNetV2 at 64 x 64 pixels, pretrained on ImageNet; the corpus
+The frozen network is MobileNetV2, mostly at 64 x 64 pixels, pretrained on ImageNet; the corpus
 is Tiny-ImageNet without the classes that CIFAR-10 has as well. Both are read from the
 folder that the environment variable `SKANOMALY_DATA` names. What ADRA is held against
 differs in nothing but what is trained, and has its head, loss, batches and schedule.
@@ -11,8 +11,9 @@ AUROC of CIFAR-10's classes 1, 3 and 7 on 2,000 test images (.908 at 3e-3, .915,
 loss of the second epoch on class 1 (.62 at 1e-3, .56, .67 at 3e-2). ADRA has its
 default.
 
-The CPU profile takes half an hour on two cores, the long one over two hours more: it
-has further seeds, the classes on which settings were chosen, and more steps.
+The CPU profile takes 35 minutes on two cores, the long one about four hours more: it
+has further seeds, the classes on which settings were chosen, larger images, and more
+steps.
 """
 
 from __future__ import annotations
