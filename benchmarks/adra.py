@@ -1,8 +1,8 @@
 """ADRA: one class of CIFAR-10, small modes, held-out classes, tables, codes, memory.
 
 The frozen network is MobileNetV2, mostly at 64 x 64 pixels, pretrained on ImageNet; the
-corpus is Tiny-ImageNet without the classes that CIFAR-10 has as well. Both are read from
-the folder that the environment variable `SKANOMALY_DATA` names. What ADRA is held
+corpus is Tiny-ImageNet without the classes that CIFAR-10 has as well. Both are read
+from the folder that the environment variable `SKANOMALY_DATA` names. What ADRA is held
 against differs in nothing but what is trained, and has its head, loss, batches and
 schedule.
 
