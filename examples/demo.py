@@ -91,8 +91,9 @@ def draw(X_test, y_test, shown):
     )
     for name, scores in shown.items():
         ScoreDistributionDisplay.from_predictions(
-            y_test, scores, threshold=0, name=name, ax=axes[name]
+            y_test, scores, threshold=0, ax=axes[name]
         )
+        axes[name].set_xlabel(f"Score of {name} (higher = more normal)")
         axes[name].locator_params(axis="x", nbins=5)
     worst = np.argsort(shown["HistoryAD"])[:24]
     axes["images"].imshow(contact_sheet(X_test[worst], y_test[worst]))

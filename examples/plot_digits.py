@@ -63,7 +63,8 @@ for detector in detectors.values():
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
 for ax, (name, detector) in zip(axes, detectors.items(), strict=True):
-    ScoreDistributionDisplay.from_estimator(detector, X_test, y_test, name=name, ax=ax)
+    score = detector.decision_function(X_test)
+    ScoreDistributionDisplay.from_predictions(y_test, score, threshold=0, ax=ax)
     ax.set(xlabel="decision_function", title=name)
     ax.spines[["top", "right"]].set_visible(False)
     if ax is not axes[0]:
