@@ -112,7 +112,6 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
         latent_dim=LATENT_DIM,
         prepare=torch.clone,
         targets=(A, B, C),
-        cycle_weight=1 / 3,
         n_known=n_known,
         beta2=0.9,
         n_copies=1,
@@ -124,7 +123,8 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
         "script": Script(networks, looks=True).to(device),
         "script without looks": Script(networks, looks=False).to(device),
     }
-    ways = {"package": lambda: net.run(rows, known=known, **plan(n_steps))}
+    data = {"known": known, "cycle_weight": 1 / 3}
+    ways = {"package": lambda: net.run(rows, **data, **plan(n_steps))}
     for name, script in scripts.items():
         ways[name] = lambda script=script: by_hand(script, rows, known, n_steps)
     seconds = interleaved(ways, n_rounds, device)

@@ -477,7 +477,15 @@ EXPERIMENTS = [
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [0], max_epochs=6)
         + classes(ONCE[:1], COMPARED, [0], max_epochs=20)
         + classes([*ONCE, *DEVELOPMENT], COMPARED, [0, 1], input_size=[128])
-        + classes([*ONCE, *DEVELOPMENT], ["2-NN"], [0], input_size=[128]),
+        + classes([*ONCE, *DEVELOPMENT], ["2-NN"], [0], input_size=[128])
+        + classes([*DEVELOPMENT, *ONCE], ["ADRA K=2"], [0], input_size=[224])
+        + classes(
+            [*DEVELOPMENT, *ONCE],
+            ["ADRA K=2", "TF"],
+            [0],
+            max_epochs=6,
+            input_size=[128],
+        ),
         profile="long",
     ),
     Experiment("adra_tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),

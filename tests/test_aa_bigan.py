@@ -67,7 +67,6 @@ def plain_net(cls=AnomalyAwareBiGAN, **settings):
         "latent_dim": 2,
         "prepare": torch.clone,
         "targets": (1.0, 0.0, 0.75),
-        "cycle_weight": "auto",
         "n_known": 5,
         "beta2": 0.999,
         "n_copies": 2,
@@ -102,7 +101,8 @@ def rows_and_known():
 def test_each_turn_moves_its_own_networks(n_known):
     rows, known = rows_and_known()
     known = known.take(torch.arange(n_known))
-    net = plain_net(Recorder).run(rows, known=known, max_epochs=1, epoch_steps=2)
+    given = {"known": known, "cycle_weight": 0.5, "max_epochs": 1, "epoch_steps": 2}
+    net = plain_net(Recorder).run(rows, **given)
     discriminators = {"discriminator_xz", "discriminator_xx"}
     coders = {"encoder", "generator"}
     turns = [({"discriminators"}, discriminators), ({"coders"}, coders)]
@@ -199,7 +199,7 @@ def test_known_anomalies_share_a_batch_with_the_other_rows(data):
         module = getattr(net, f"{name}_")
         module.register_forward_hook(lambda _, x, z: seen.append(x[0].shape[1]))
     rows, known = Rows(X), Rows(X[:8])
-    net.run(rows, known=known, max_epochs=1, epoch_steps=1)
+    net.run(rows, known=known, cycle_weight=0.5, max_epochs=1, epoch_steps=1)
     assert seen == [20 + 5, 2 * 20]  # rows and anomalies, codes and noise
     # And then they are part of its statistics.
     encoder, x = net.encoder_.train(), torch.randn(2, 16, 4)

@@ -225,7 +225,6 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             latent_dim=latent_dim,
             prepare=self._preparation(),
             targets=(self.a, self.b, self.c),
-            cycle_weight=self.cycle_weight,
             n_known=n_known,
             n_copies=k,
             lr=self._value("lr"),
@@ -275,19 +274,36 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
-            average = AverageWeights(self._value("averaging"))
-            if self.early_stopping:
-                patience = max(plan["max_epochs"] // 5, _PATIENCE)
-                average = KeepBest(patience=patience, decay=average.decay)
             own = [
                 LinearDecay(self._value("final_rate"), begin=0.5),
-                average,
+                self._average(plan["max_epochs"]),
                 *callbacks("training"),
             ]
-            net.run(rows, known=known, held_out=held_out, callbacks=own, **plan)
+            net.run(
+                rows,
+                known=known,
+                cycle_weight=self._cycle_weight(known),
+                held_out=held_out,
+                callbacks=own,
+                **plan,
+            )
         self.net_ = net
         self.criterion_ = held_out.best(net) if held_out else criteria[0]
         self._record(training=net)
+
+    def _average(self, n_epochs):
+        """Return what averages the weights, and may stop early."""
+        decay = self._value("averaging")
+        if not self.early_stopping:
+            return AverageWeights(decay)
+        return KeepBest(patience=max(n_epochs // 5, _PATIENCE), decay=decay)
+
+    def _cycle_weight(self, known):
+        if self.cycle_weight != "auto":
+            return self._given("cycle_weight")
+        if len(self._row_shape) > 1:
+            return 1.0
+        return 1 / 3 if len(known) else 1 / 2
 
     def _hold_out_both(self, rows, known, criteria, seed):
         rows, normal = self._hold_out(rows, seed)

@@ -37,7 +37,6 @@ class AnomalyAwareBiGAN(AlternatingNet):
         latent_dim,
         prepare,
         targets,
-        cycle_weight,
         n_known,
         beta2,
         **engine,
@@ -46,7 +45,6 @@ class AnomalyAwareBiGAN(AlternatingNet):
         self.latent_dim = latent_dim
         self.prepare = prepare
         self.targets = targets
-        self.cycle_weight = cycle_weight
         self.n_known = n_known
         self.beta2 = beta2
 
@@ -106,12 +104,9 @@ class AnomalyAwareBiGAN(AlternatingNet):
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])
 
-    def run(self, rows, *, known, held_out=None, **plan):
+    def run(self, rows, *, known, cycle_weight, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; judge on the rows held out."""
-        self.cycle_weight_ = self.cycle_weight
-        if self.cycle_weight == "auto":
-            of_table = 1 / 3 if len(known) else 1 / 2
-            self.cycle_weight_ = of_table if len(rows.row_shape) == 1 else 1.0
+        self.cycle_weight_ = cycle_weight
         with self.lent(known_=known, held_out_=held_out):
             return super().run(rows, **plan)
 

@@ -461,8 +461,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             second["max_epochs"] = 0
         with self._progress(first, second) as callbacks:
             stage = pretrain, net, domains, self._value("lam"), first
-            own = [LinearDecay(), *callbacks("pretraining")]
-            (self.net_,) = self._cached(*stage, callbacks=own)
+            (self.net_,) = self._cached(*stage, callbacks=callbacks("pretraining"))
             self._record(pretraining=self.net_)
             if second["max_epochs"] and not self.net_.interrupted_:
                 self._transfer(domains, second, callbacks("transfer"))

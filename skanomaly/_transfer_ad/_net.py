@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Batches, Player, Rows
+from ..engine import AlternatingNet, Batches, LinearDecay, Player, Rows
 from ..networks import one_per_row, row_by_row
 from ..objectives import (
     effective_sample_size,
@@ -201,10 +201,10 @@ class TransferNet(AlternatingNet):
 # Stages ---------------------------------------------------------------------------
 
 
-def pretrain(net, domains, lam, plan, callbacks=()):
+def pretrain(net, domains, lam, plan, callbacks):
     """Train the autoencoders on both domains (eq. 7), and return the net.
 
     Nothing here depends on the parameters of the second stage, so that fits which
     differ only in these can share the result.
     """
-    return (net.run(domains, lam=lam, callbacks=[*callbacks], **plan),)
+    return (net.run(domains, lam=lam, callbacks=[LinearDecay(), *callbacks], **plan),)
