@@ -11,6 +11,12 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Make what a test draws from torch's own generator the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder with the benchmark data; tests that ask for it skip without it."""

@@ -119,8 +119,9 @@ def test_pixel_norm_s_gradient_is_right():
 
 
 def test_a_generator_sees_the_direction_of_noise_alone():
-    generator, z = grown(Generator(6, *SMALL), 2), torch.randn(9, 6)
-    torch.testing.assert_close(generator(5 * z), generator(z), rtol=1e-4, atol=1e-5)
+    # In float32 the normalisations of an untrained network make rounding visible.
+    generator, z = grown(Generator(6, *SMALL), 2).double(), torch.randn(9, 6).double()
+    torch.testing.assert_close(generator(5 * z), generator(z), rtol=1e-5, atol=1e-6)
 
 
 def test_the_norm_of_codes_is_never_trained():
