@@ -227,10 +227,24 @@ TABLES = (
             ("", 2, 64),
             ("_large", 2, 128),
             ("_long", 6, 64),
+            ("_large_long", 6, 128),
             ("_longest", 20, 64),
         )
         for kind, seen in (("", False), ("_development", True))
         if not (seen and passes == 20)
+    ),
+    Table(
+        "adra_one_vs_rest",
+        ("normal",),
+        "input_size",
+        ADRA_SCORES[::2],
+        "Class",
+        file="adra_input_size",
+        where=lambda record: (
+            (record["detector"], record["max_epochs"], record["seed"])
+            == ("ADRA K=2", 2, 0)
+        ),
+        changed=lambda record: {"input_size": 64} | record,
     ),
     Table(
         "adra_one_vs_rest_gpu",

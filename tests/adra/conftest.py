@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 
 @pytest.fixture
@@ -15,13 +14,6 @@ def images():
     """Colour images that are not square, and a corpus of as many."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (2, 40, 3, 10, 12)).astype(np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture(params=[1, 3], ids=["one expert", "three experts"])
