@@ -327,16 +327,19 @@ def make_normalised(figures=()):
     return net
 
 
-def test_average_weights_takes_running_means_along(rows):
-    callback = AverageWeights(0.5)
+@pytest.mark.parametrize(
+    ("decay", "shares"), [(0.5, (0.25, 0.25, 0.5)), (0.9, (1 / 3, 1 / 3, 1 / 3))]
+)
+def test_average_weights_takes_running_means_along(decay, shares, rows):
+    callback = AverageWeights(decay)
     net = make_normalised().run(rows, max_epochs=3, epoch_steps=1, callbacks=[callback])
     states = [
         make_normalised().run(rows, max_epochs=k, epoch_steps=1).norm_.state_dict()
-        for k in range(4)
+        for k in (1, 2, 3)
     ]
     for name in ("weight", "bias", "running_mean", "running_var"):
-        average = (states[1][name] + states[2][name]) / 2
-        average = (average + states[3][name]) / 2
+        parts = zip(shares, states, strict=True)
+        average = sum(share * state[name] for share, state in parts)
         torch.testing.assert_close(net.norm_.state_dict()[name], average)
     assert not vars(callback).keys() - {"decay"}
 
@@ -457,3 +460,7 @@ def test_steps_of_rates_come_where_they_are_told(rows):
     schedule = StepDecay(points=(0.5, 0.75), factor=0.1)
     make().run(rows, max_epochs=2, epoch_steps=4, callbacks=[Look(), schedule])
     np.testing.assert_allclose(seen, [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    # Where they come unless told: after two thirds, and five sixths.
+    assert [StepDecay().share(k / 12) for k in (0, 7, 8, 9, 10, 12)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
