@@ -588,3 +588,20 @@ def test_known_anomalies_help_against_their_own_kind():
     ]
     with_labels, without = (roc_auc_score(y_test, s) for s in scores)
     assert with_labels > without + 0.02
+
+
+def test_optimisers_and_averages_are_what_the_description_says():
+    for shape, lr, beta2, decay in (
+        ((3,), 1e-3, 0.999, 0.9),
+        ((1, 8, 8), 2e-3, 0.9, 0.98),
+    ):
+        detector = AABiGAN()
+        detector._row_shape = shape
+        net = detector._make_nets("cpu", 0)["net_"].initialize()
+        for name, share in (("coders", 1), ("discriminators", 0.25)):
+            (group,) = getattr(net, f"optimizer_{name}_").param_groups
+            assert (group["lr"], group["betas"]) == (share * lr, (0.5, beta2))
+        assert detector._average(100).decay == decay
+        best = detector.set_params(early_stopping=True)._average(100)
+        assert (best.decay, best.patience) == (decay, 20)
+        assert detector._average(10).patience == 10

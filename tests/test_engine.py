@@ -374,6 +374,18 @@ def test_linear_decay_may_begin_later(rows):
     np.testing.assert_allclose(seen, 0.1 * np.r_[np.ones(6), 0.8, 0.6, 0.4, 0.2])
 
 
+def test_a_second_run_begins_with_the_first_rate(rows):
+    class Rates(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            seen.append(net.optimizer_first_.param_groups[0]["lr"])
+
+    seen, net = [], make()
+    for _ in range(2):
+        plan = {"max_epochs": 1, "epoch_steps": 2}
+        net.run(rows, callbacks=[LinearDecay(0.2), Rates()], **plan)
+    np.testing.assert_allclose(seen, [0.1, 0.06] * 2)
+
+
 def test_nets_pickle_after_a_run_with_callbacks(rows):
     class Unpicklable(Callback):
         def __init__(self):

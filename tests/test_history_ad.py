@@ -13,9 +13,10 @@ from torch import nn
 
 import skanomaly
 from skanomaly import HistoryAD
-from skanomaly._history_ad._net import History, HistoryGAN
+from skanomaly._history_ad import _estimator
+from skanomaly._history_ad._net import DetectorNet, History, HistoryGAN
 from skanomaly._history_ad._networks import Detector
-from skanomaly.engine import Rows
+from skanomaly.engine import KeepBest, Rows
 from skanomaly.exceptions import CoverageWarning, StopTraining
 from skanomaly.networks import (
     SLOPE,
@@ -355,6 +356,93 @@ def test_stacked_histories_are_independent(X):
     second = torch.autograd.grad(losses["critic"], list(gan.critic_.parameters()))
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a[0], b[0])
+
+
+# The games --------------------------------------------------------------------------
+
+
+def line_game(cls=HistoryGAN, n_critic=1):
+    """Return a game of a moved normal distribution and a critic without a bend."""
+    build = {
+        "generator": partial(SideBySide.of, 1, partial(Shift, 3, (3,))),
+        "critic": partial(SideBySide.of, 1, partial(Line, (3,))),
+    }
+    sizes = {"noise_dim": 3, "n_copies": 1, "batch_size": 16}
+    return cls(build, n_critic=n_critic, **sizes)
+
+
+def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
+    rows, gan = Rows(X.astype(np.float32)), line_game()
+    gan.run(rows, max_epochs=0, epoch_steps=1)
+    x = rows[torch.arange(16)][None]
+    gan.rng_ = torch.Generator().manual_seed(0)
+    losses = dict(gan.turns(x))
+    gan.rng_.manual_seed(0)
+    line, made = gan.critic_.members[0], gan.generate(16)
+    # The slope of a line is the same everywhere.
+    penalty = 10 * (line.linear.weight.norm() - 1) ** 2
+    expected = line(x).mean() - line(made).mean() + penalty
+    torch.testing.assert_close(losses["critic"], expected)
+    gan.between(x, made)  # draws as well
+    torch.testing.assert_close(losses["generator"], line(gan.generate(16)).mean())
+
+
+def test_the_generator_plays_once_in_n_critic_steps(X):
+    class Seen(HistoryGAN):
+        def _play(self, pairs):
+            vars(self).setdefault("seen", []).extend(name[0] for name, _ in pairs)
+            super()._play(pairs)
+
+    rows = Rows(X.astype(np.float32))
+    for n_critic, turns in ((1, "cgcgcgcg"), (2, "ccgccg"), (3, "cccgc")):
+        gan = line_game(Seen, n_critic).run(rows, max_epochs=1, epoch_steps=4)
+        assert "".join(gan.seen) == turns
+
+
+def test_alpha_and_beta_of_a_run_are_told_in_its_unit():
+    for unit, length in (("run", 1), ("epoch", 10)):
+        detector = HistoryAD(time_unit=unit)
+        detector._row_shape = (1, 8, 8)
+        assert detector._make_history(10).alpha == pytest.approx(0.3 * length)
+        detector._row_shape = (3,)
+        assert detector._make_history(10).beta == pytest.approx(1 / length)
+        detector.set_params(alpha=0.2, beta=0.5)
+        history = detector._make_history(10)
+        assert (history.alpha, history.beta) == (0.2, 0.5)
+
+
+def test_rows_held_out_judge_the_detector_and_the_history(X, monkeypatch):
+    seen, run = {}, DetectorNet.run
+
+    def watched(net, rows, **settings):
+        seen.update(settings, rows=rows, batch_size=net.batch_size)
+        return run(net, rows, **settings)
+
+    def covered(data, samples):
+        seen["covered"] = data
+        return coverage(data, samples)
+
+    monkeypatch.setattr(DetectorNet, "run", watched)
+    monkeypatch.setattr(_estimator, "coverage", covered)
+    HistoryAD(**SHORT, batch_size=20).fit(X)
+    parts = [set(seen[name].chosen.tolist()) for name in ("rows", "held_out")]
+    assert [len(part) for part in parts] == [144, 16]
+    assert not parts[0] & parts[1]
+    assert torch.equal(seen["covered"], seen["held_out"].head(1000))
+    assert seen["batch_size"] == 2 * 20
+    best = seen["callbacks"][0]
+    assert isinstance(best, KeepBest)
+    assert (best.patience, best.decay) == (20, 0.99)
+
+
+def test_rescaled_networks_have_the_spread_they_are_told():
+    network, x = StackedMLP(2, (3, 8, 4)), torch.randn(2, 200, 3)
+    network.rescale(x, 5.0)
+    made = network(x)
+    mean_square = made.var(1).mean(1)
+    torch.testing.assert_close(mean_square, torch.full((2,), 25.0))
+    assert not network.bias_1.any()
+    assert network.bias_0.any()
 
 
 # Samples -----------------------------------------------------------------------------

@@ -359,6 +359,13 @@ def test_altered_rows_are_halves_and_quarters(copies):
     values = [set(table[:400, k].tolist()) for k in range(6)]
     for k in range(6):
         assert set(made[..., :200, k].flatten().tolist()) <= values[k]
+    # Those of one row come from different ones.
+    swaps, found = (
+        changed[..., :200, :].flatten(0, -2),
+        made[..., :200, :].flatten(0, -2),
+    )
+    giver = (table[:, None] == found).float().argmax(0).masked_fill(~swaps, -1)
+    assert all(len(row.unique()) > 2 for row in giver[swaps.sum(1) > 2])
     # Noise is added to one column at least, and to any number of them.
     noisy = changed[..., 200:300, :].sum(-1)
     assert noisy.min() == 1

@@ -355,6 +355,25 @@ def test_a_run_without_a_corpus_ends_within_an_epoch(images):
     assert again.net_.step_ - before == 5
 
 
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "settings"),
+    [
+        ("images", torch.optim.SGD, {"lr": 6e-3, "momentum": 0.9, "weight_decay": 0.1}),
+        ("X", torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-4}),
+    ],
+)
+def test_what_auto_trains_with(kind, optimizer, settings, request):
+    data = request.getfixturevalue(kind)
+    normal, corpus = data if kind == "images" else (data, data + 3)
+    backbone = network_of() if kind == "images" else "auto"
+    net = short(backbone=backbone, corpus=corpus).fit(normal).net_
+    assert type(net.optimizer_adapters_) is optimizer
+    (group,) = net.optimizer_adapters_.param_groups
+    settings = dict(settings, initial_lr=settings["lr"])
+    del settings["lr"]  # which has fallen
+    assert {name: group[name] for name in settings} == settings
+
+
 def test_steps_of_sgd_have_a_greatest_length(images, monkeypatch):
     def steep(normal, apart):
         return 1e6 * hypersphere_classification_loss(normal, apart)
