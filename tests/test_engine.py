@@ -169,6 +169,7 @@ def test_the_keyboard_ends_a_run_and_the_net_stays_usable(rows):
     assert net.step_ == 3
     assert np.isfinite(net.history[-1, "first_loss"])
     assert not net.first_.training
+    assert not net.run(rows, max_epochs=1, epoch_steps=1).interrupted_
 
 
 def test_skorch_s_early_stopping_is_no_interruption(rows):

@@ -683,6 +683,42 @@ def test_the_game_does_not_see_rows_of_weight_zero(domains):
     assert not torch.equal(other, first)
 
 
+def test_the_game_counts_by_its_weight(domains, monkeypatch):
+    source, target, _ = domains
+    reconstructed, seen, turns = [], [], TransferNet.turns
+
+    def spying(*arguments):
+        reconstructed.append(transfer_loss(*arguments))
+        return reconstructed[-1]
+
+    def watched(net, batch):
+        for turn in turns(net, batch):
+            seen.append(turn)
+            yield turn
+
+    monkeypatch.setattr(_net, "transfer_loss", spying)
+    monkeypatch.setattr(TransferNet, "turns", watched)
+    short(adversarial_weight=0.3).fit(target, X_source=source)
+    games = [turn for turn in seen if not isinstance(turn[0], str)]
+    assert len(games) == len(seen) / 2
+    for (coders, classifier), loss in zip(
+        games, reconstructed[-len(games) :], strict=True
+    ):
+        assert (coders[0], classifier[0]) == ("coders", "classifier")
+        torch.testing.assert_close(coders[1], loss.sum() + 0.3 * classifier[1])
+
+
+def test_thresholds_suit_what_is_known_of_the_training_rows():
+    detector, scores = TransferAD(), np.arange(101.0)
+    detector.sample_weight_ = np.ones(101)
+    assert detector._auto_offset(scores) == pytest.approx(65 - 2 * (90 - 65))
+    del detector.sample_weight_  # all rows are of one domain, and normal
+    losses = np.exp(-scores / 50)
+    middle, high = np.percentile(losses, [50, 75])
+    expected = -np.log(middle + 5 * (high - middle))
+    assert detector._auto_offset(scores / 50) == pytest.approx(expected)
+
+
 def test_the_reversed_gradient_gains_strength(domains, monkeypatch):
     source, target, _ = domains
     seen = []
