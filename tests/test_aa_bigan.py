@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import AABiGAN
@@ -605,3 +606,19 @@ def test_optimisers_and_averages_are_what_the_description_says():
         best = detector.set_params(early_stopping=True)._average(100)
         assert (best.decay, best.patience) == (decay, 20)
         assert detector._average(10).patience == 10
+
+
+def test_rates_of_images_fall_in_the_second_half():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    for data, last in ((images, 0.2), (images.reshape(40, -1)[:, :5], 1.0)):
+        rates = []
+
+        class Rates(Callback):
+            def on_batch_begin(self, net, **kwargs):
+                rates.append(net.optimizer_coders_.param_groups[0]["lr"])  # noqa: B023
+
+        settings = {"max_epochs": 5, "batch_size": 20, "width": 4, "lr": 1e-3}
+        AABiGAN(**settings, callbacks=[Rates()], random_state=0).fit(data)
+        assert len(rates) == 10
+        np.testing.assert_allclose(rates[:6], 1e-3)
+        assert rates[-1] == pytest.approx(last * 1e-3)

@@ -410,6 +410,18 @@ def test_scaling_is_learned_in_parts(scaling, kind, X, images, monkeypatch):
     np.testing.assert_allclose(parts.transform(data), whole.transform(data), 1e-5, 1e-5)
 
 
+def test_constant_pixels_become_zero(images):
+    for kind in (np.uint8, np.float32):
+        data = np.repeat(images, 2, axis=1).astype(kind)
+        data[:, 1] = 7
+        made = make_scaler("standard", images=True).fit(data).transform(data)
+        np.testing.assert_allclose(made[:, 1], 0, atol=1e-6)
+        assert made[:, 0].std() == pytest.approx(1, rel=1e-4)
+    grey = np.full((5, 1, 4, 4), 0.3, np.float32)
+    made = make_scaler("minmax", images=True).fit(grey).transform(grey)
+    np.testing.assert_allclose(made, 0, atol=1e-6)
+
+
 # Bad input ---------------------------------------------------------------------------
 
 

@@ -17,7 +17,11 @@ from skanomaly._history_ad import _estimator
 from skanomaly._history_ad._net import DetectorNet, History, HistoryGAN
 from skanomaly._history_ad._networks import Detector
 from skanomaly.engine import KeepBest, Rows
-from skanomaly.exceptions import CoverageWarning, StopTraining
+from skanomaly.exceptions import (
+    CoverageWarning,
+    FitInterruptedWarning,
+    StopTraining,
+)
 from skanomaly.networks import (
     SLOPE,
     ConvCritic,
@@ -433,6 +437,18 @@ def test_rows_held_out_judge_the_detector_and_the_history(X, monkeypatch):
     best = seen["callbacks"][0]
     assert isinstance(best, KeepBest)
     assert (best.patience, best.decay) == (20, 0.99)
+
+
+def test_an_interrupted_game_ends_the_training(X):
+    class Interrupt(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if net.step_ == 5:
+                raise KeyboardInterrupt
+
+    with pytest.warns(FitInterruptedWarning):
+        detector = HistoryAD(**SHORT, callbacks=[Interrupt()]).fit(X)
+    assert (detector.gan_.step_, detector.net_.step_) == (5, 0)
+    assert {record["stage"] for record in detector.history_} == {"history"}
 
 
 def test_rescaled_networks_have_the_spread_they_are_told():
