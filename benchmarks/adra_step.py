@@ -142,11 +142,11 @@ def compare(
         ("scoring, K=1", "scoring, bare"),
         ("scoring, K=1", "scoring, bare, channels last"),
     ]
+    figures = milliseconds_per_step(of_steps, n_steps)
+    figures |= milliseconds_per_step(of_scorings, 1)
     seconds = of_steps | of_scorings
-    return {
-        **milliseconds_per_step(of_steps, n_steps),
-        **milliseconds_per_step(of_scorings, 1),
-        **{f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in pairs},
+    return figures | {
+        f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in pairs
     }
 
 

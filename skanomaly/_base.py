@@ -19,7 +19,7 @@ from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
 from .networks import SideBySide
 from .utils._device import resolve_device
-from .utils._process import one_thread, single_precision
+from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
 from .utils._sklearn_compat import (
@@ -158,16 +158,16 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         else:
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
             fit_by_parts(self.scaler_, *self._rows_to_scale_by(X, apart, X_apart))
-        rows = Rows(X, self.scaler_, device)
-        self._row_shape = rows.row_shape
-        rows, others = (
-            rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
-            for part in (~apart, apart)
-        )
-        if X_apart is not None:
-            others = Rows(X_apart, self.scaler_, device)
-        self.history_ = self.history_ if self._goes_on() else []
-        with self._computing():
+        with _computing(X, device):
+            rows = Rows(X, self.scaler_, device)
+            self._row_shape = rows.row_shape
+            rows, others = (
+                rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
+                for part in (~apart, apart)
+            )
+            if X_apart is not None:
+                others = Rows(X_apart, self.scaler_, device)
+            self.history_ = self.history_ if self._goes_on() else []
             self._train(rows, others, seed)
             self.offset_ = self._threshold(self._score_rows(rows))
 
@@ -402,12 +402,6 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         """Return the networks that the user gives, by role."""
         return self.architecture if isinstance(self.architecture, dict) else {}
 
-    @contextmanager
-    def _computing(self):
-        is_table = len(self._row_shape) == 1
-        with single_precision(), one_thread() if is_table else nullcontext():
-            yield
-
     def _record(self, **nets):
         """Add to ``history_`` what the last run of each net, given by stage, left."""
         if any(net.interrupted_ for net in nets.values()):
@@ -435,18 +429,24 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
-        rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
-        with self._computing():
+        with _computing(X, self.net_.device), self._at_rest():
+            rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows)
 
     def _score_rows(self, rows):
-        return self._map_rows(self._score_batch, rows).astype(np.float64)
+        with self._at_rest():
+            return self._map_rows(self._score_batch, rows).astype(np.float64)
+
+    def _at_rest(self):
+        """Return a context in which nets may keep what all rows have in common."""
+        return nullcontext()
 
     @staticmethod
     def _map_rows(function, rows):
-        n = len(rows)
+        n, is_table = len(rows), len(rows.row_shape) == 1
         # Batches of one size make a row's score the same to the bit in all of them.
-        size = int(np.clip(2**20 // prod(rows.row_shape), 1, 256))
+        most = 256 if is_table or rows.device.type != "cpu" else 32
+        size = int(np.clip(2**20 // prod(rows.row_shape), 1, most))
         parts = []
         with torch.inference_mode():
             for start in range(0, n, size):
@@ -474,3 +474,11 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         if self.contamination == "auto":
             return self._auto_offset(scores)
         return float(np.quantile(scores, self.contamination))
+
+
+@contextmanager
+def _computing(X, device):
+    """Have torch compute as detectors expect it."""
+    threads = one_thread() if X.ndim == TABLE else nullcontext()
+    with single_precision(), threads, without_modes(torch.device(device).type):
+        yield

@@ -1,6 +1,7 @@
 """What the package does to the process around it: settings, and where it warns."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,3 +80,22 @@ def test_a_warning_names_the_line_of_the_user(cls, use, images):
     with pytest.warns(UserWarning, match="pixels hardly have one scale") as caught:
         use(detector, images / 255)
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+        partial(torch.device, "meta"),
+    ],
+    ids=["no gradients", "inference", "half precision", "other device"],
+)
+@every_detector
+@pytest.mark.filterwarnings("ignore:.*(domains|corpus|history)")
+def test_what_the_caller_has_switched_makes_no_difference(cls, context, images):
+    expected = short(cls).fit(images).score_samples(images)
+    with context():
+        scores = short(cls).fit(images).score_samples(images)
+    np.testing.assert_array_equal(scores, expected)

@@ -14,6 +14,7 @@ from ._convolutions import (
     MixedConvolution,
     at_middles,
     channels_last,
+    fold,
     is_plain,
     may_mix,
     mean_pixel,
@@ -144,6 +145,8 @@ class AdaptedConvolution(AdaptedLayer):
     def __init__(self, frozen: nn.Conv2d):
         super().__init__(frozen)
         self.norm = None
+        #: Holds what rows have in common, once it is made; None: it is not to be kept.
+        self.kept: list | None = None
 
     def uncorrected(self, x: Tensor) -> Tensor:
         """Return the output of what is frozen."""
@@ -158,15 +161,26 @@ class AdaptedConvolution(AdaptedLayer):
             return self._added_up(x, correction)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x, (kernel, bias, scale) = channels_last(x), self._folded()
-        bias = None if bias is None else bias.to(x.dtype)
+        x, made = channels_last(x), self._combined(correction)
+        maps, kernel, bias = (r if r is None else r.to(x.dtype) for r in made)
         if one:
-            (maps,) = correction.by_group(scale)
-            folded = maps.to(x.dtype), kernel.to(x.dtype)
-            return FoldedConvolution.apply(x, *folded, bias, conv)
-        shares, maps = correction.shares(mean_pixel(x)), correction.by_group(scale)
-        parts = (part.to(x.dtype) for part in (shares, maps, kernel))
-        return MixedConvolution.apply(x, *parts, bias, conv)
+            return FoldedConvolution.apply(x, maps, kernel, bias, conv)
+        shares = correction.shares(mean_pixel(x)).to(x.dtype)
+        return MixedConvolution.apply(x, shares, maps, kernel, bias, conv)
+
+    def _combined(self, correction):
+        """Return maps, kernel and bias with the norm; a single map is in the kernel."""
+        kept = self.kept
+        if kept:
+            return kept[0]
+        kernel, bias, scale = self._folded()
+        maps = correction.by_group(scale)
+        if correction.n_experts == 1:
+            (maps,) = maps
+            fold(maps, kernel)
+        if kept is not None:
+            kept.append((maps, kernel, bias))
+        return maps, kernel, bias
 
     def _folded(self):
         """Return a kernel of its own, a bias, both with the norm, and its scale."""

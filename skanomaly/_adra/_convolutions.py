@@ -28,18 +28,12 @@ class FoldedConvolution(torch.autograd.Function):
         x : Tensor of shape (n, in, h, w)
             Images, channels last.
         maps : Tensor of shape (groups, out / groups, in / groups)
-            The correction, of as many groups as the convolution, or of more.
+            The correction, which gets the gradient.
         kernel, bias : Tensor
-            Those of the convolution; the map is added to the kernel in place.
+            Those of the convolution, the map in the kernel: see :func:`fold`.
         conv : torch.nn.Conv2d
             Says all else.
         """
-        middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
-        if len(maps) == conv.groups:
-            middle += maps.flatten(0, 1)
-        else:
-            parts = middle.unflatten(1, (len(maps), -1)).unflatten(0, (len(maps), -1))
-            parts.diagonal(0, 0, 2).add_(maps.permute(1, 2, 0))
         ctx.groups = len(maps)
         ctx.conv = conv
         ctx.save_for_backward(x, kernel)
@@ -127,6 +121,25 @@ class MixedConvolution(torch.autograd.Function):
             reached = at_middles(of_x, conv, sides)
             reached += of_sampled.unflatten(1, sides).permute(0, 3, 1, 2)
         return of_x, of_shares, of_maps.view_as(maps), None, None, None
+
+
+@torch.no_grad()
+def fold(maps: Tensor, kernel: Tensor) -> None:
+    """Add a map to the middle of a kernel, in place.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (groups, out / groups, in / groups)
+        The correction, of as many groups as the convolution, or of more.
+    kernel : Tensor
+        That of the convolution.
+    """
+    middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
+    if maps.shape[2] == middle.shape[1]:
+        middle += maps.flatten(0, 1)
+    else:
+        parts = middle.unflatten(1, (len(maps), -1)).unflatten(0, (len(maps), -1))
+        parts.diagonal(0, 0, 2).add_(maps.permute(1, 2, 0))
 
 
 def is_diagonal(maps: Tensor) -> bool:

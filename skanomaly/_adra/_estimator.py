@@ -579,6 +579,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     # Scores, codes
 
+    def _at_rest(self):
+        return self.net_.backbone_.at_rest()
+
     def _auto_offset(self, scores):
         # Without a corpus nothing was moved beyond any radius.
         return -log(2) if self._has_corpus else super()._auto_offset(scores)

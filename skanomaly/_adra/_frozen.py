@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from copy import deepcopy
+from math import ceil, inf
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from ._adapters import ADAPTABLE, AdaptedConvolution, AdaptedLayer, adapted
 _COLOURS = 3
 #: How far results of the same computation may be apart, as a share.
 _ROUNDING = 1e-3
+#: Largest output of a layer, in bytes, on a host. What is larger goes back to the
+#: system after use, and comes from there cleared page by page.
+_LARGEST = 2**25
 
 
 class FrozenNetwork(nn.Module):
@@ -48,7 +52,7 @@ class FrozenNetwork(nn.Module):
         super().__init__()
         self.network = sharing_copy(network).float()
         self.layers: dict[str, AdaptedLayer] = {}
-        self.n_channels, self.n_fixed = None, 0
+        self.n_channels, self.n_fixed, self.n_at_once = None, 0, inf
         self.eval()
         _refuse_batch_statistics(network)
         calls = self._watch(example)
@@ -94,6 +98,8 @@ class FrozenNetwork(nn.Module):
         _check_features(final, example)
         if not _side_by_side(example):
             both, _ = self._outputs(names, torch.cat([example, example]))
+            most = max((output.nbytes for output in outputs.values()), default=1)
+            self.n_at_once = max(_LARGEST // most, 1)
             for layer, one in outputs.items():
                 two = both.get(layer, one)
                 if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
@@ -227,16 +233,35 @@ class FrozenNetwork(nn.Module):
 
     def before(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to what the first part with a correction is given."""
-        x = self._colours(x).clone()  # networks may change what they are given
-        for part in self._parts()[: self.n_fixed]:
-            x = part(x)
-        return x
+        # Networks may change what they are given.
+        return self._passed(self._parts()[: self.n_fixed], self._colours(x).clone())
 
     def after(self, x: Tensor) -> Tensor:
         """Map that to features (n, l), means over pixels where there are pixels."""
-        for part in self._parts()[self.n_fixed :]:
-            x = part(x)
+        x = self._passed(self._parts()[self.n_fixed :], x)
         return x.mean((2, 3)) if x.ndim == 4 else x
+
+    def _passed(self, parts, x):
+        """Return what parts make of rows, on a host of some rows at a time."""
+        n_turns = max(ceil(len(x) / self.n_at_once), 1)
+        made = []
+        for some in x.chunk(n_turns) if x.device.type == "cpu" else [x]:
+            for part in parts:
+                some = part(some)
+            made.append(some)
+        return torch.cat(made) if len(made) > 1 else made[0]
+
+    @contextmanager
+    def at_rest(self):
+        """Compute once what rows have in common, while no correction changes."""
+        layers = [v for v in self.layers.values() if isinstance(v, AdaptedConvolution)]
+        for layer in layers:
+            layer.kept = []
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.kept = None
 
     def _parts(self):
         """Return what computes one after the other: the network, or parts of it."""

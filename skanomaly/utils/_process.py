@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
 
-__all__ = ["one_thread", "single_precision"]
+__all__ = ["one_thread", "single_precision", "without_modes"]
 
 
 class _Lent:
@@ -56,6 +56,24 @@ _N_THREADS = _Lent(torch.get_num_threads, torch.set_num_threads, of_a_thread=Tru
 def single_precision():
     """Make new tensors of float32, whatever the default of the process is."""
     return _DTYPE.being(torch.float32)
+
+
+@contextmanager
+def without_modes(device_type: str) -> Iterator[None]:
+    """Compute with gradients and in full precision, whatever the caller has switched.
+
+    Parameters
+    ----------
+    device_type : str
+        Where: "cpu", "cuda".
+    """
+    with ExitStack() as contexts:
+        contexts.enter_context(torch.inference_mode(False))
+        contexts.enter_context(torch.enable_grad())
+        contexts.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":  # else each call is dearer
+            contexts.enter_context(torch.device("cpu"))
+        yield
 
 
 def one_thread():

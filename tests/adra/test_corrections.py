@@ -16,6 +16,7 @@ from skanomaly._adra._adapters import (
 from skanomaly._adra._convolutions import (
     FoldedConvolution,
     MixedConvolution,
+    fold,
     may_mix,
 )
 
@@ -174,7 +175,9 @@ def test_folded_convolutions_pass_gradcheck(kind, n_groups):
     maps = double(grouped(conv, n_groups), requires_grad=True)
 
     def function(x, maps):
-        return FoldedConvolution.apply(x, maps, conv.weight.clone(), conv.bias, conv)
+        kernel = conv.weight.clone()
+        fold(maps, kernel)
+        return FoldedConvolution.apply(x, maps, kernel, conv.bias, conv)
 
     assert torch.autograd.gradcheck(function, (x, maps))
 

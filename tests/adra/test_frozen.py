@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skanomaly._adra import _frozen
 from skanomaly._adra._adapters import (
     AdaptedConvolution,
 )
+from skanomaly._adra._backbones import perceptrons
 from skanomaly._adra._frozen import FrozenNetwork
 from skanomaly._adra._net import Adapters, Head
 
@@ -403,3 +405,59 @@ def test_hooks_of_a_layer_are_kept(images):
         adapters = Adapters(frozen, 1, 0.1, True)
         frozen.correct_by(adapters.corrections)
         torch.testing.assert_close(frozen(x), network(x))
+
+
+def test_rows_are_taken_a_few_at_a_time_on_a_host(monkeypatch, n_experts):
+    network, x = network_of(), torch.randn(11, 3, 9, 11)
+    backbone, adapters = frozen_form(network, x, n_experts)
+    stirred(adapters.corrections)
+    whole = backbone(x)
+    expected = torch.autograd.grad(whole.square().sum(), adapters.corrections[0].maps)
+    # The first layer's output is the largest: 6 channels of 9 x 11 numbers.
+    monkeypatch.setattr(_frozen, "_LARGEST", 4 * (4 * 6 * 9 * 11) + 3)
+    few = FrozenNetwork(network, x[:1])
+    few.correct_by(adapters.corrections)
+    assert (backbone.n_at_once > len(x), few.n_at_once) == (True, 4)
+    seen = []
+    few.network[0].register_forward_hook(lambda layer, x, y: seen.append(len(y)))
+    made = few(x)
+    assert seen == [4, 4, 3]
+    torch.testing.assert_close(made, whole)
+    gradient = torch.autograd.grad(made.square().sum(), adapters.corrections[0].maps)
+    torch.testing.assert_close(gradient, expected)
+    assert few(x[:0]).shape == (0, 8)
+
+
+def test_networks_side_by_side_are_not_taken_apart():
+    network, x = perceptrons(5, 3, 4), torch.randn(5, 7, 3)
+    assert FrozenNetwork(network, x[:, :1]).n_at_once > len(x)
+
+
+def test_what_rows_have_in_common_is_computed_once_at_rest(monkeypatch, n_experts):
+    x = torch.randn(4, 3, 9, 11)
+    backbone, adapters = frozen_form(network_of(), x, n_experts)
+    stirred(adapters.corrections)
+    folded, times = AdaptedConvolution._folded, []
+    monkeypatch.setattr(
+        AdaptedConvolution, "_folded", lambda self: times.append(self) or folded(self)
+    )
+    expected = backbone(x)
+    assert len(times) == 2
+    with backbone.at_rest(), torch.inference_mode():
+        for _ in range(3):
+            torch.testing.assert_close(backbone(x), expected, rtol=0, atol=0)
+    assert len(times) == 4
+    # Nothing is kept: neither memory, nor what corrections were before.
+    adapters.corrections[0].maps.data += 1
+    assert not torch.allclose(backbone(x), expected, atol=0.01)
+    assert all(m.kept is None for m in backbone.layers.values())
+
+
+def test_a_detector_at_rest_scores_as_one_that_is_not(images):
+    detector = short(backbone=network_of(), lr=0.1).fit(images[0])
+    scores = detector.score_samples(images[1])
+    rows = torch.from_numpy(detector.scaler_.transform(images[1])).float()
+    with torch.inference_mode():
+        expected = detector._score_batch(rows)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert all(m.kept is None for m in detector.net_.backbone_.layers.values())
