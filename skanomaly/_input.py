@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils.validation import column_or_1d, validate_data
@@ -46,6 +47,8 @@ class InputMixin:
             allow_nd=True,
             ensure_min_samples=fewest,
         )
+        if 0 in X.shape[1:]:
+            raise ValueError(f"X has shape {X.shape}: its rows hold no numbers.")
         if ndim not in self._accepted_ndim:
             expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
             raise ValueError(
@@ -83,28 +86,21 @@ class InputMixin:
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
         wanted = [k for k in self._accepted_ndim if k > TABLE]
-        if len(shape) + 1 not in wanted or prod(shape) != n_columns:
+        sides = all(isinstance(n, Integral) and n > 0 for n in shape)
+        if not sides or len(shape) + 1 not in wanted or prod(shape) != n_columns:
             axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
             raise ValueError(
-                f"image_shape={self.image_shape} has to be {axes}, with a product of "
-                f"{n_columns}, the number of columns of X."
+                f"image_shape={self.image_shape} has to be {axes}, integers with a "
+                f"product of {n_columns}, the number of columns of X."
             )
-        return shape
+        return tuple(map(int, shape))
 
     def _check_labels(self, y, n_rows):
         """Return which rows are known to be anomalous."""
         nothing = np.zeros(n_rows, dtype=bool)
         if y is None or not self._reads_labels:
             return nothing
-        shape = getattr(y, "shape", ())
-        if len(shape) > 1 and tuple(shape[1:]) != (1,):
-            raise ValueError(
-                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
-                "detector takes other rows, a parameter is named for them."
-            )
-        y = column_or_1d(y, warn=True)
-        if len(y) != n_rows:
-            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
+        y = self._label_column(y, n_rows)
         anomalous = y == -1
         if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
             hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
@@ -119,6 +115,20 @@ class InputMixin:
                 f"{type(self).__name__} learns what is normal from at least {FEWEST}."
             )
         return anomalous
+
+    @staticmethod
+    def _label_column(y, n_rows):
+        """Return y as an array (n,), after a check of its shape."""
+        shape = getattr(y, "shape", ())
+        if len(shape) > 1 and tuple(shape[1:]) != (1,):
+            raise ValueError(
+                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
+                "detector takes other rows, a parameter is named for them."
+            )
+        y = column_or_1d(y, warn=True)
+        if len(y) != n_rows:
+            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
+        return y
 
     def _check_units(self, rows, what, others):
         """Warn if most rows lie where scaled columns are cut."""

@@ -11,6 +11,7 @@ import json
 from hashlib import sha256
 from importlib import import_module
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,9 @@ def save(
 
     The file holds the parameters, the scaling, the thresholds and the weights;
     not the state of the optimisers: a detector with ``warm_start`` goes on with
-    fresh ones. Parameters that are code (networks of your own, callbacks,
-    ``memory``) are left out and have to be given to :func:`load` again. Rows that a
+    fresh ones. Parameters that are no numbers or names (networks of your own,
+    callbacks, a joblib.Memory, a RandomState) are left out and have to be given to
+    :func:`load` again. Rows that a
     parameter holds, such as ``corpus``, are left out too, and are None then.
 
     Parameters
@@ -63,6 +65,8 @@ def save(
         If it is no detector of this package; a subclass is none.
     ValueError
         If `include_backbone` is false, and the detector has no frozen network.
+    OSError
+        If the file cannot be written.
 
     See Also
     --------
@@ -124,7 +128,10 @@ def save(
         "left_out": sorted(unsaid),
         "fitted": _encode(fitted, "fitted", tensors, known),
     }
-    save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})
+    try:
+        save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
@@ -149,15 +156,21 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
         If the file is not one of ours, is of a newer format, or holds anything
         that it should not; if a parameter that was left out is missing, or one is
         given that the detector does not have, or cannot be what it is.
+    OSError
+        If there is no such file.
 
     See Also
     --------
     save : Writes the file.
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder.")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["skanomaly"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: the detector must not change, or fall, with the file.
+            names = file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a file that skanomaly.save wrote.") from error
     try:

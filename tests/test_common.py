@@ -486,6 +486,9 @@ def test_rows_unlike_those_of_fit_are_named(cls, X, images):
         ({"device": "cuda:97"}, "torch sees"),
         ({"architecture": "conv"}, "architecture='conv'"),
         ({"image_shape": (1, 2, 3)}, "the number of columns"),
+        ({"image_shape": (1, -2, -2)}, "integers with a product of 4"),
+        ({"image_shape": (1.0, 2, 2)}, "integers with a product of 4"),
+        ({"image_shape": ("a", "b", "c")}, "integers with a product of 4"),
         ({"architecture": {"painter": None}}, "'painter'"),
     ],
 )
@@ -563,6 +566,13 @@ def test_pipelines_searches_and_cross_validation(cls, toy):
     )
     assert search.fit(X, y).best_params_[f"{name}__batch_size"] in (16, 32)
     assert search.decision_function(X).shape == y.shape
+
+
+@every_detector
+def test_images_without_pixels_or_channels_are_named(cls, images):
+    for none in (images[:, :0], images[..., :0]):
+        with pytest.raises(ValueError, match=r"X has shape \(40, .*hold no numbers"):
+            short(cls).fit(none)
 
 
 @every_detector

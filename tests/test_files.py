@@ -114,3 +114,22 @@ def test_a_class_that_could_not_be_found_again_is_refused(tmp_path):
     detector = Mine(max_epochs=1, width=8, random_state=0).fit(X)
     with pytest.raises(TypeError, match="Mine is a class of your own"):
         save(detector, tmp_path / "detector.safetensors")
+
+
+def test_a_loaded_detector_does_not_change_with_its_file(path):
+    X = np.random.default_rng(0).normal(size=(9, 3))
+    detector = load(path)
+    expected = detector.score_samples(X)
+    size = path.stat().st_size
+    with path.open("r+b") as file:  # in place, as tools that copy files do it
+        file.write(bytes(size))
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+
+
+def test_places_that_cannot_be_written_or_read_are_named(path, tmp_path):
+    with pytest.raises(OSError, match=r"nowhere.*cannot be written"):
+        save(load(path), tmp_path / "nowhere" / "detector.safetensors")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "other.safetensors")

@@ -353,6 +353,13 @@ def test_detail_is_what_enlarged_means_of_cells_lack(shape, n_codes, side):
 # Domains ------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning")
+def test_rows_that_are_mostly_the_same_are_normal(images):
+    X = np.concatenate([images[0][:1]] * 80 + [images[0][:20]])
+    for seed in range(8):
+        assert (short(random_state=seed).fit_predict(X)[:80] == 1).all()
+
+
 def test_domains_are_given_in_two_ways(domains):
     source, target, _ = domains
     mixed = np.empty((400, 6))
@@ -392,6 +399,10 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         ({"sample_domain": np.repeat([0, 1], 100)}, r"np\.where\(is_target, -1, 1\)"),
         ({"sample_domain": np.full(200, np.nan)}, "above 0 for source"),
         ({"sample_domain": np.ones(7)}, "7 values, but X has 200 rows"),
+        ({"sample_domain": 1}, r"sample_domain .* each row, got shape \(\)"),
+        ({"sample_domain": np.ones((200, 2))}, r"sample_domain .* shape \(200, 2\)"),
+        ({"y": np.ones(7)}, "y has 7 labels, but X has 200 rows"),
+        ({"y": np.zeros((200, 6))}, "a parameter is named for them"),
         ({"X_source": np.zeros((50, 5))}, "X_source does not go with X.*5 features"),
         ({"X_source": np.zeros((50, 1, 9, 9))}, "X_source does not go with X"),
         ({"X_source": np.zeros((1, 6))}, "fewer than 2"),

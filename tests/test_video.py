@@ -353,6 +353,8 @@ def test_clips_refuse(options, message, frames):
 def test_clips_need_channels(frames):
     with pytest.raises(ValueError, match=r"frames\[:, None\]"):
         make_clips(frames[:, 0])
+    with pytest.raises(ValueError, match=r"np\.moveaxis"):
+        make_clips(np.zeros((30, 8, 8, 3)))
 
 
 # --------------------------------------------------------------------- frame scores

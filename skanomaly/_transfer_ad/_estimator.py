@@ -11,7 +11,6 @@ from functools import partial
 from math import ceil, exp, log
 
 import numpy as np
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from .._base import BaseDeepDetector
@@ -319,6 +318,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         with self._all_or_nothing():
             self._beta_pair()
             X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
+            y = None if y is None else self._label_column(y, len(X))
             is_source = self._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
                 X_source = self._check_source(X_source, X)
@@ -353,7 +353,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                     f"The {name} domain has {n} rows, and at least 2 are needed: those "
                     f"with sample_domain {sign} 0."
                 )
-        if y is not None and self._contradicts(column_or_1d(y), is_source):
+        if y is not None and self._contradicts(y, is_source):
             raise ValueError(
                 "y marks rows of the source domain (sample_domain above 0) as "
                 "anomalies (-1), but these have to be normal. Are the signs of "
@@ -366,9 +366,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         """Return whether labels say that source rows are anomalies."""
         anomalous = y == -1
         # Nothing but -1 is how skada writes that it does not know.
-        return len(y) == len(is_source) and (
-            anomalous[is_source].any() and not anomalous.all()
-        )
+        return anomalous[is_source].any() and not anomalous.all()
 
     def _beta_pair(self):
         """Return beta at the start, and where the ramp would be at 1."""
@@ -503,8 +501,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             # The better half is normal, with few anomalies or many.
             middle, best = np.percentile(scores, [65, 90])
             return float(middle - 2 * (best - middle))
-        middle, high = np.exp(-np.percentile(scores, [50, 25]))  # of g
-        return -log(middle + 5 * (high - middle))
+        middle, low = np.percentile(scores, [50, 25])
+        high = exp(-low) - exp(-middle)  # of g, above its median
+        # Where most rows are the same, not above all of these by a rounding.
+        return min(-log(exp(-middle) + 5 * high), float(middle))
 
     # Scores, codes, rows
 

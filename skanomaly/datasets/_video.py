@@ -16,6 +16,8 @@ from ._store import DataHome, find, not_found, read
 
 _PED2 = "ucsd_ped2.npz"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+#: In pixels; what is narrower is an axis of channels.
+_SMALLEST_SIDE = 4
 
 
 def fetch_ucsd_ped2(
@@ -272,6 +274,11 @@ def make_clips(
         raise ValueError(
             f"frames must be of shape (n, c, h, w), got {rows.shape}: grey frames "
             "(n, h, w) are given as frames[:, None]."
+        )
+    if rows.shape[3] < _SMALLEST_SIDE <= rows.shape[1]:
+        raise ValueError(
+            f"frames must be of shape (n, c, h, w), got {rows.shape}: channels come "
+            "first, np.moveaxis(frames, -1, 1) brings them there."
         )
     for name, value in (("length", length), ("stride", stride)):
         if not _is_count(value):

@@ -27,6 +27,11 @@ def checked_domains(sample_domain: ArrayLike) -> NDArray:
     ValueError
         If there is anything else among them: a zero, a NaN, a string.
     """
+    shape = np.shape(sample_domain)
+    if len(shape) != 1 and shape[1:] != (1,):
+        raise ValueError(
+            f"sample_domain has to be one number for each row, got shape {shape}."
+        )
     domains = column_or_1d(sample_domain)
     if domains.dtype.kind == "O":
         domains = np.asarray(domains.tolist())
