@@ -129,7 +129,8 @@ for name, score in scores.items():
 # not in the target. The worst block is better. **All are behind plain differences
 # between frames**, which see what moves fast, as cyclists and carts do. A training with
 # the default settings, several times as long as this one, moved the figures of the
-# detector for all videos by 0.02 at most. :ref:`benchmarks` has more.
+# detector for all videos by 0.02 at most. In :ref:`benchmarks`, which train longer on
+# other clips, the worst block is no better than the loss.
 #
 # Scores over time
 # ----------------

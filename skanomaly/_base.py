@@ -17,7 +17,7 @@ from torch import Tensor
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import FitInterruptedWarning, TrainingDivergedError
-from .networks import SideBySide
+from .networks import SideBySide, built_by
 from .utils._device import resolve_device
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
@@ -394,7 +394,9 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _own_builders(self, n_copies, sizes):
         """Return what builds copies of the user's networks, given sizes by role."""
         return {
-            role: partial(SideBySide.of, n_copies, partial(build, *sizes[role]))
+            role: partial(
+                SideBySide.of, n_copies, partial(built_by, role, build, *sizes[role])
+            )
             for role, build in self._own_networks().items()
         }
 
@@ -427,6 +429,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _compute(self, function, X):
         """Return what `function` makes of each row of X, batch by batch."""
         check_is_fitted(self)
+        self._validate_params()  # some may be changed after ``fit``
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
         with _computing(X, self.net_.device), self._at_rest():

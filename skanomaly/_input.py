@@ -146,8 +146,11 @@ class InputMixin:
     def _check_pixels(self, X):
         """Warn if images are of another scale than those of the first fit."""
         if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
-            kinds = "bytes (uint8)", "floats"
-            before, now = kinds if self.scaler_.bytes_ else kinds[::-1]
+            kinds = "floats", "bytes (uint8)"
+            before, now = (
+                kinds[as_bytes]
+                for as_bytes in (self.scaler_.bytes_, X.dtype == np.uint8)
+            )
             warn(
                 f"X holds {now} with {X.max():g} for the highest, and the detector was "
                 f"fitted on {before}: pixels hardly have one scale. Give both as "

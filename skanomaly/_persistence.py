@@ -64,7 +64,8 @@ def save(
     TypeError
         If it is no detector of this package; a subclass is none.
     ValueError
-        If `include_backbone` is false, and the detector has no frozen network.
+        If `include_backbone` is false, and the detector has no frozen network; if
+        parameters of the networks were changed after ``fit``.
     OSError
         If the file cannot be written.
 
@@ -101,19 +102,11 @@ def save(
             f"include_backbone=False, but {type(detector).__name__} has no network "
             "that stays as it was."
         )
-    given = {
-        name: fspath(value) if isinstance(value, PathLike) else value
-        for name, value in detector.get_params(deep=False).items()
-    }
-    only_to_fit = detector._only_to_fit
-    params = dict.fromkeys(only_to_fit) | {
-        name: value
-        for name, value in given.items()
-        if (isinstance(value, str) if name in only_to_fit else _is_plain(value))
-    }
+    given, params = _given_params(detector)
     unsaid = set(given) - set(params)
     if not include_backbone:
         unsaid.discard("architecture")  # what it made comes as the backbone
+    _check_unchanged(detector)
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
         for k, v in vars(detector).items()
@@ -132,6 +125,36 @@ def save(
         save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _given_params(detector):
+    """Return all parameters of a detector, and those that a file holds."""
+    given = {
+        name: fspath(value) if isinstance(value, PathLike) else value
+        for name, value in detector.get_params(deep=False).items()
+    }
+    only_to_fit = detector._only_to_fit
+    return given, dict.fromkeys(only_to_fit) | {
+        name: value
+        for name, value in given.items()
+        if (isinstance(value, str) if name in only_to_fit else _is_plain(value))
+    }
+
+
+def _check_unchanged(detector):
+    """Refuse a detector whose parameters are those of other networks than it has."""
+    whole = {
+        name: _Weights.of(net, ())
+        for name, net in vars(detector).items()
+        if isinstance(net, AlternatingNet)
+    }
+    try:
+        _filled(detector, "cpu", whole)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            "The networks are not those that the parameters describe: these were "
+            f"changed after fit. Fit again. {error}"
+        ) from error
 
 
 def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
@@ -202,10 +225,15 @@ def _build(header, tensors, params):
         raise ValueError(f"The file holds more than the detector: {sorted(tensors)}.")
     saved = {k: value for k, value in fitted.items() if isinstance(value, _Weights)}
     vars(detector).update((k, v) for k, v in fitted.items() if k not in saved)
-    made = detector._nets_to_fill(resolve_device(detector.device), saved)
-    for name, weights in saved.items():
-        setattr(detector, name, weights.poured_into(made[name]))
+    nets = _filled(detector, resolve_device(detector.device), saved)
+    vars(detector).update(nets)
     return detector
+
+
+def _filled(detector, device, saved):
+    """Return nets of a detector with weights, by the name of their attribute."""
+    made = detector._nets_to_fill(device, saved)
+    return {name: weights.poured_into(made[name]) for name, weights in saved.items()}
 
 
 def _public(name):

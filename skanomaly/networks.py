@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from math import ceil
 
@@ -143,6 +144,35 @@ class SideBySide(nn.Module):
         """Map one (k, n, ...) or several to (k, n, ...), copy by copy."""
         parts = zip(self.members, *inputs, strict=True)
         return torch.stack([member(*part) for member, *part in parts])
+
+
+def built_by(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
+    """Return a copy of the network that a function of the user returns.
+
+    Of a copy, since it may be the same one each time, and no two detectors are to
+    train one network.
+
+    Parameters
+    ----------
+    role : str
+        What the network is in ``architecture``.
+    build : callable
+        The function.
+    *sizes : object
+        What it is called with.
+    """
+    try:
+        network = build(*sizes)
+    except TypeError as error:
+        raise ValueError(
+            f"architecture[{role!r}] failed when it was called with {sizes}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"architecture[{role!r}] returned a {type(network).__name__}, and has to "
+            "return a torch.nn.Module."
+        )
+    return deepcopy(network)
 
 
 def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

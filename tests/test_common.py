@@ -569,6 +569,24 @@ def test_pipelines_searches_and_cross_validation(cls, toy):
 
 
 @every_detector
+def test_parameters_that_were_changed_after_fit_are_checked(cls, X):
+    detector = short(cls).fit(X).set_params(contamination=3)
+    with pytest.raises(ValueError, match="'contamination' parameter"):
+        detector.predict(X)
+
+
+@every_detector
+def test_functions_that_make_no_network_are_named(cls, X):
+    for role in roles_of(cls, X):
+        detector = short(cls, architecture={role: lambda *sizes: 3})
+        with pytest.raises(ValueError, match=f"'{role}'.* returned a int"):
+            detector.fit(X)
+        detector.set_params(architecture={role: lambda: 3})
+        with pytest.raises(ValueError, match=f"'{role}'.* when it was called with"):
+            detector.fit(X)
+
+
+@every_detector
 def test_images_without_pixels_or_channels_are_named(cls, images):
     for none in (images[:, :0], images[..., :0]):
         with pytest.raises(ValueError, match=r"X has shape \(40, .*hold no numbers"):

@@ -205,14 +205,6 @@ def test_a_callback_may_end_a_run_around_the_loop(hook, n_steps, rows):
     assert net.step_ == n_steps + 1
 
 
-@pytest.mark.parametrize(("hook", "n_steps"), [("begin", 0), ("end", 3)])
-def test_the_keyboard_is_heard_around_the_loop(hook, n_steps, rows):
-    stop = StopAt(f"on_train_{hook}", KeyboardInterrupt)
-    net = make().run(rows, max_epochs=3, epoch_steps=1, callbacks=[stop])
-    assert (net.interrupted_, net.step_) == (True, n_steps)
-    assert not net.run(rows, max_epochs=1, epoch_steps=1).interrupted_
-
-
 def test_callbacks_may_change_the_gradients_of_each_player(rows):
     clip = GradientNormClipping(1e-9)
     net = make().run(rows, max_epochs=0, epoch_steps=1)

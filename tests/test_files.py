@@ -133,3 +133,11 @@ def test_places_that_cannot_be_written_or_read_are_named(path, tmp_path):
         load(tmp_path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("params", [{"width": 4}, {"n_copies": 3}])
+def test_other_networks_than_the_parameters_are_not_saved(path, params, tmp_path):
+    detector = load(path).set_params(**params)
+    with pytest.raises(ValueError, match=r"changed after fit\. Fit again"):
+        save(detector, tmp_path / "other.safetensors")
+    save(detector.set_params(width=8, n_copies="auto"), tmp_path / "other.safetensors")

@@ -529,7 +529,7 @@ def test_target_folds_of_pandas_and_of_copies(domains):
         ([1, -1, -1], {}, "2 target rows .*too few for n_splits=5"),
         ([1, -1, -1], {"n_splits": 1}, "n_splits=2 or more"),
         ([1, -1, -1], {"n_splits": 2.0}, "must be of Integral type"),
-        ([[1, -1], [-1, 1]], {}, "1d array"),
+        ([[1, -1], [-1, 1]], {}, r"got shape \(2, 2\)"),
     ],
 )
 def test_domains_that_are_refused(domain, options, message):

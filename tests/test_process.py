@@ -82,6 +82,15 @@ def test_a_warning_names_the_line_of_the_user(cls, use, images):
     assert {warning.filename for warning in caught} == {__file__}
 
 
+@every_detector
+@pytest.mark.filterwarnings("ignore:.*(domains|corpus|history)")
+def test_floats_of_another_scale_are_warned_about(cls, images):
+    detector = short(cls).fit(images / 255)
+    detector.predict(images[:9] / 255)
+    with pytest.warns(UserWarning, match="X holds floats with 25. for the highest"):
+        detector.predict(images.astype(float))
+
+
 @pytest.mark.parametrize(
     "context",
     [

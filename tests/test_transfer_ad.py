@@ -360,6 +360,17 @@ def test_rows_that_are_mostly_the_same_are_normal(images):
         assert (short(random_state=seed).fit_predict(X)[:80] == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning")
+def test_no_two_fits_train_one_network(domains):
+    shared = torch.nn.Linear(6, 2)
+    before = shared.weight.clone()
+    detector = short(architecture={"encoder": lambda *sizes: shared}, latent_dim=2)
+    one = detector.fit(domains[1]).score_samples(domains[1])
+    other = detector.fit(domains[1]).score_samples(domains[1])
+    assert torch.equal(shared.weight, before)
+    np.testing.assert_array_equal(one, other)
+
+
 def test_domains_are_given_in_two_ways(domains):
     source, target, _ = domains
     mixed = np.empty((400, 6))
@@ -542,6 +553,8 @@ def test_beta_may_rise(domains):
 
     expected = fitted(5 + 4 * ramp(1))
     np.testing.assert_allclose(fitted((5.0, 9.0)), expected, atol=1e-4)
+    with pytest.raises(ValueError, match=r"beta=\('a', 'b'\)"):
+        fitted(("a", "b"))
     with pytest.raises(ValueError, match="beta"):
         fitted((1.0, 2.0, 3.0))
 

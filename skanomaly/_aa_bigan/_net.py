@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Player
+from ..exceptions import TrainingDivergedError
 from ..networks import one_per_row, row_by_row
 from ..objectives import anomaly_aware_loss, least_squares_loss
 
@@ -153,7 +154,13 @@ class HeldOut(NamedTuple):
         """Return how well a score tells the anomalies from the other rows."""
         parts = [net.abnormality(x, criterion) for x in (self.normal, self.anomalous)]
         y = np.repeat([0, 1], [len(part) for part in parts])
-        return roc_auc_score(y, torch.cat(parts).numpy(force=True))
+        values = torch.cat(parts).numpy(force=True)
+        if not np.isfinite(values).all():
+            raise TrainingDivergedError(
+                f"{criterion!r} of held-out rows is not finite. A lower `lr` or scaled "
+                "inputs (`scaling='auto'`) help."
+            )
+        return roc_auc_score(y, values)
 
     def best(self, net: AnomalyAwareBiGAN) -> str:
         """Return the better score: the first one, unless another is clearly so."""

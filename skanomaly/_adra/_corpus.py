@@ -9,11 +9,12 @@ from math import log, prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array
 from torch import Tensor
 
 from .. import datasets
 from ..engine import MappedRows, Rows
+from ..utils._labels import complete_column
 from ..utils._scaling import refuse_other_scale
 from ._images import resized
 
@@ -217,14 +218,14 @@ def read_corpus(corpus, X):
     _check_kind(corpus, X)
     corpus = check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
     if labels is not None:
-        try:
-            labels = column_or_1d(labels)
-        except ValueError as error:
+        shape = np.shape(labels)
+        if len(shape) != 1 and shape[1:] != (1,):
             raise ValueError(
                 "corpus is a tuple (rows, classes), and has no class for each row but "
-                f"an array of shape {np.shape(labels)}. Rows of two sources are put "
-                "together by np.concatenate."
-            ) from error
+                f"an array of shape {shape}. Rows of two sources are put together by "
+                "np.concatenate."
+            )
+        labels = complete_column(labels, "corpus, as (rows, classes),")
         if len(labels) != len(corpus):
             raise ValueError(
                 f"corpus has {len(corpus)} rows, but {len(labels)} labels."

@@ -20,17 +20,12 @@ from torch import nn
 from .._base import BaseDeepDetector
 from .._mixins import EncodingMixin
 from ..engine import Rows, StepDecay
+from ..networks import built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ..utils._warnings import warn
-from ._backbones import (
-    ResNet26,
-    Source,
-    find_backbone,
-    itself,
-    perceptrons,
-)
+from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
 from ._corpus import AlteredRows, no_sharper, read_corpus
 from ._images import Augmentation, ImagePreparation, changed_by, unchanged
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
@@ -327,7 +322,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 )
             return find_backbone(self.backbone, weights)
         if mine:
-            return Source(partial(mine["backbone"], shape))
+            return Source(partial(built_by, "backbone", mine["backbone"], shape))
         if family == "conv":
             return Source(partial(ResNet26, shape[0], width))
         if self.backbone != "auto":

@@ -96,8 +96,13 @@ class FrozenNetwork(nn.Module):
                     names.pop(layer, None)
         outputs, final = self._outputs(names, example)
         _check_features(final, example)
+        if not final.isfinite().all():
+            raise ValueError(
+                f"backbone, a {type(self.network).__name__}, makes NaN, or infinite "
+                "numbers, of rows like these: see normalization and scaling."
+            )
         if not _side_by_side(example):
-            both, _ = self._outputs(names, torch.cat([example, example]))
+            both, twice = self._outputs(names, torch.cat([example, example.flip(-1)]))
             most = max((output.nbytes for output in outputs.values()), default=1)
             self.n_at_once = max(_LARGEST // most, 1)
             for layer, one in outputs.items():
@@ -108,6 +113,11 @@ class FrozenNetwork(nn.Module):
                         "rows. They have to be along the first axis: the score of one "
                         "would depend on others."
                     )
+            if _differ(twice[:1], final):
+                raise ValueError(
+                    f"backbone, a {type(self.network).__name__}, makes something else "
+                    "of a row when another is there: its score would depend on others."
+                )
         return [
             _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
             for layer, output in outputs.items()
@@ -122,7 +132,7 @@ class FrozenNetwork(nn.Module):
             outputs[layer] = output
 
         with _watched(layers, called):
-            return outputs, self._tried(x)
+            return outputs, self._tried(x.clone())  # networks may change it
 
     def _tried(self, example):
         """Return what the network makes of rows; grey ones in colour, if need be."""
@@ -130,16 +140,17 @@ class FrozenNetwork(nn.Module):
             m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)
         ]
         n_channels = example.shape[1] if example.ndim == 4 and taken else None
-        if n_channels == 1:
-            try:
-                return self.network(example)
-            except RuntimeError:
-                self.n_channels = _COLOURS
-        elif n_channels and n_channels not in taken:
-            raise ValueError(
-                f"The images have {n_channels} channels, but backbone takes {taken[0]};"
-                " those of one channel would be repeated."
-            )
+        try:
+            return self.network(example)
+        except RuntimeError as error:
+            if n_channels is None or n_channels in taken:
+                raise
+            if n_channels > 1:
+                raise ValueError(
+                    f"The images have {n_channels} channels, but backbone takes "
+                    f"{taken[0]}; those of one channel would be repeated."
+                ) from error
+        self.n_channels = _COLOURS
         return self.network(self._colours(example))
 
     def _find_fixed(self):

@@ -86,7 +86,13 @@ class Augmentation(NamedTuple):
 
 def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
     """Return what a function of the user, which draws by itself, makes of images."""
-    return function(images)
+    made = function(images)
+    if made.shape != images.shape:
+        raise ValueError(
+            f"augment returns {tuple(made.shape)} for images of shape "
+            f"{tuple(images.shape)}; it has to return as many, of the same size."
+        )
+    return made
 
 
 def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:

@@ -148,8 +148,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         Weights of the target rows, in their order; not divided by their mean. There
         are none without a second stage.
     tau_ : float
-        The value of g at which a weight is 1/2, if `eta` is None; a given `eta` has it
-        at -`beta` / `eta`.
+        A quantile of g among the target rows. If `eta` is None a weight is 1/2 there;
+        with a given `eta` it is at -`beta` / `eta`.
     %(common_attributes)s
 
     See Also
@@ -371,7 +371,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _beta_pair(self):
         """Return beta at the start, and where the ramp would be at 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
-        if len(beta) != 2 or min(beta) <= 0:
+        numbers = all(isinstance(bound, sk.Real) for bound in beta)
+        if len(beta) != 2 or not numbers or min(beta) <= 0:
             raise ValueError(
                 f"beta={self.beta} has to be a number above 0, or a pair of such "
                 "numbers: where it starts and where it is going."

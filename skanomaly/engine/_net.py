@@ -398,7 +398,6 @@ class AlternatingNet(NeuralNet, ABC):
     def notify(self, method_name, **cb_kwargs):
         """Call the net and its callbacks, which may end the run."""
         getattr(self, method_name)(self, **cb_kwargs)
-        in_loop = method_name not in ("on_train_begin", "on_train_end")
         for _, callback in self.callbacks_:
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
@@ -406,11 +405,9 @@ class AlternatingNet(NeuralNet, ABC):
                 # That is how it stops a run; of all others it is the user's word.
                 if isinstance(callback, EarlyStopping):
                     raise StopTraining from interrupt
-                if in_loop:
-                    raise
-                self.interrupted_ = self.ended_ = True
+                raise
             except StopTraining:
-                if in_loop:
+                if method_name not in ("on_train_begin", "on_train_end"):
                     raise
                 self.ended_ = True  # outside of the loop, which has to be left
 

@@ -64,7 +64,7 @@ class ImageScaler(TransformerMixin, BaseEstimator):
 
     def suits(self, X):
         """Return whether pixels may well have the scale of those it was fitted on."""
-        if self.bytes_ == (X.dtype == np.uint8):
+        if self.bytes_ and X.dtype == np.uint8:
             return True
         if self.bytes_:  # and X holds floats, of 0 to 255 or of 0 to 1
             return X.max() > 1

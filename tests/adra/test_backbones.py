@@ -196,6 +196,40 @@ def test_channels_that_do_not_fit_are_named(given, wanted, normalization, images
         short(**settings).fit(data)
 
 
+class Unshuffled(nn.Module):
+    """Its first convolution takes other channels than images have."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(nn.functional.pixel_unshuffle(x, 2))
+
+
+def test_a_network_may_arrange_channels_itself(images):
+    detector = short(backbone=Unshuffled()).fit(images[0])
+    assert detector.net_.backbone_.n_channels is None
+    assert np.ptp(detector.score_samples(images[0])) > 0
+
+
+class Centred(nn.Module):
+    """What it makes of a row depends on the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        made = self.conv(x).mean((2, 3))
+        return made - made.mean(0)
+
+
+def test_a_network_that_compares_rows_is_refused(images):
+    with pytest.raises(ValueError, match="Centred, makes something else of a row"):
+        short(backbone=Centred()).fit(images[0])
+
+
 @pytest.mark.parametrize("wrong", [(None, None), ("a", "b"), (0, 0), (0.5, -1), (1,)])
 def test_a_normalization_is_means_and_spreads(wrong, images):
     detector = short(backbone=network_of(), normalization=wrong)
@@ -326,7 +360,7 @@ def test_a_network_that_takes_some_pixels_alone(images):
     pixels = torch.from_numpy(images[0]).float() / 255
     expected = detector.net_.adapters_.head(network(pixels)).numpy(force=True)
     np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
-    with pytest.raises(ValueError, match="computes something else"):
+    with pytest.raises(ValueError, match=r"Emphatic, makes NaN.* normalization"):
         still(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
 
 
@@ -420,7 +454,9 @@ def test_a_network_of_torchvision_by_name(torchvision, images):
         torch.tensor(v).view(-1, 1, 1) for v in ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
     )
     expected = (torch.from_numpy(images[0]) / 255 - mean) / spread
-    torch.testing.assert_close(seen[-1][:40], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(seen[-2:])[:40], expected, rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(ValueError, match="backbone='huge': Unknown model huge"):
         short(backbone="huge").fit(images[0])
 

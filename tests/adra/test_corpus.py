@@ -112,6 +112,13 @@ def test_a_corpus_of_images_comes_flat_too(images):
         np.testing.assert_array_equal(scores_of(flat[0], corpus, **settings), expected)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_missing_classes_of_a_corpus_are_named(missing, images):
+    classes = [missing, 1] * (len(images[1]) // 2)
+    with pytest.raises(ValueError, match=r"corpus, as \(rows, classes\), has missing"):
+        short(corpus=(images[1], classes)).fit(images[0])
+
+
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_a_corpus_by_name(n_channels, images, monkeypatch):
     rng = np.random.default_rng(3)

@@ -38,7 +38,7 @@ def test_what_a_network_is_given(config, settings, expected, images):
     if expected is not None:
         mean, spread = (torch.tensor(part).view(-1, 1, 1) for part in expected)
         given = (given / 255 - mean) / spread
-    torch.testing.assert_close(seen[-1][:40], given, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(seen[-2:])[:40], given, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_scores_are_of_images_as_they_are(images):
     network, seen = watched(network_of())
     detector = short(backbone=network, normalization=None).fit(images[0])
     detector.score_samples(images[0])
-    assert distinct_of(seen[-1][:40]) == distinct_of(scaled(images[0]))
+    assert distinct_of(torch.cat(seen[-2:])[:40]) == distinct_of(scaled(images[0]))
 
 
 def test_a_function_of_one_s_own_augments(images):
@@ -124,6 +124,12 @@ def test_a_function_of_one_s_own_augments(images):
     batches = training_batches(images, augment=darker)
     assert given == [(20, 3, 10, 12)] * 8
     assert distinct_of(2 * batches) == distinct_of(scaled(images[0]))
+
+
+def test_a_function_that_changes_the_number_of_images_is_named(images):
+    detector = short(backbone=network_of(), augment=lambda batch: batch[1:])
+    with pytest.raises(ValueError, match=r"augment returns \(15, 3, 10, 12\) for"):
+        detector.fit(images[0])
 
 
 @pytest.mark.parametrize("augment", [("flip", "turn"), ["turn"]])
