@@ -434,22 +434,26 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         self._check_pixels(X)
         with _computing(X, self.net_.device), self._at_rest():
             rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
-            return self._map_rows(function, rows)
+            return self._map_rows(function, rows, self._given_shape())
 
     def _score_rows(self, rows):
         with self._at_rest():
-            return self._map_rows(self._score_batch, rows).astype(np.float64)
+            scores = self._map_rows(self._score_batch, rows, self._given_shape())
+        return scores.astype(np.float64)
+
+    def _given_shape(self):
+        """Return the shape of a row as the networks are given it."""
+        return self._row_shape
 
     def _at_rest(self):
         """Return a context in which nets may keep what all rows have in common."""
         return nullcontext()
 
     @staticmethod
-    def _map_rows(function, rows):
-        n, is_table = len(rows), len(rows.row_shape) == 1
+    def _map_rows(function, rows, shape=None):
+        n = len(rows)
         # Batches of one size make a row's score the same to the bit in all of them.
-        most = 256 if is_table or rows.device.type != "cpu" else 32
-        size = int(np.clip(2**20 // prod(rows.row_shape), 1, most))
+        size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, 256))
         parts = []
         with torch.inference_mode():
             for start in range(0, n, size):

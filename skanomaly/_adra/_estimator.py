@@ -11,7 +11,6 @@ from copy import deepcopy
 from functools import partial
 from math import log, prod
 
-import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -27,7 +26,14 @@ from ..utils._docstring import describe_common
 from ..utils._warnings import warn
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
 from ._corpus import AlteredRows, no_sharper, read_corpus
-from ._images import Augmentation, ImagePreparation, changed_by, unchanged
+from ._images import (
+    Augmentation,
+    ImagePreparation,
+    changed_by,
+    checked_pair,
+    shape_after,
+    unchanged,
+)
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
 from ._pretraining import (
     Denoising,
@@ -45,7 +51,6 @@ _PRETRAINING_RATE = 2e-3
 #: Rows to see by whether all codes come together.
 _HELD_OUT = 500
 _TINY = 1e-9
-_COLOURS = 3
 #: Parameters that a clone has in common with what it is a clone of.
 _SHARED = "backbone", "corpus"
 #: Rows that are enough to see where the normal ones are.
@@ -397,28 +402,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             asked = source.normalization if self._bounded() else None
         if asked is None:
             return ImagePreparation(sides)
-        means, spreads = self._normalization(asked)
-        n_channels = self._row_shape[0]
-        if len(means) > 1 < n_channels != len(means):
-            raise ValueError(
-                f"The images have {n_channels} channels, and the normalization is for "
-                f"{len(means)}: give one for yours, or normalization=None."
-            )
-        return ImagePreparation(sides, means, spreads)
-
-    def _normalization(self, asked):
-        try:
-            means, spreads = (np.ravel(np.asarray(part, float)) for part in asked)
-        except (TypeError, ValueError):
-            means, spreads = np.empty(0), np.empty(0)
-        sizes = {len(means), len(spreads)}
-        known = {1}, {_COLOURS}, {self._row_shape[0]}
-        if sizes not in known or not (spreads > 0).all():
-            raise ValueError(
-                f"normalization={self.normalization!r} has to be a pair, means and "
-                "standard deviations above 0, each of one number or one per channel."
-            )
-        return tuple(means.tolist()), tuple(spreads.tolist())
+        return ImagePreparation(sides, *checked_pair(asked, self._row_shape[0]))
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
@@ -548,7 +532,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             return net
         net.initialize()
         some = rows.take(rows.evenly(_ENOUGH))
-        features = self._map_rows(net.features, some)
+        shape = shape_after(net.prepare, self._row_shape)
+        features = self._map_rows(net.features, some, shape)
         self._check_finite(features)
         features = torch.from_numpy(features).to(rows.device)
         net.adapters_.head.fit(net.by_network(features))
@@ -576,6 +561,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     def _at_rest(self):
         return self.net_.backbone_.at_rest()
+
+    def _given_shape(self):
+        return shape_after(self.net_.prepare, self._row_shape)
 
     def _auto_offset(self, scores):
         # Without a corpus nothing was moved beyond any radius.

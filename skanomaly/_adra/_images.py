@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_COLOURS = 3
 #: What a crop may cut off, as a share of a side: 4 of 32 pixels.
 _CROP = 1 / 8
 
@@ -40,6 +42,44 @@ class ImagePreparation(NamedTuple):
             )
             images = ((images + 1) / 2 - mean) / spread
         return images.contiguous(memory_format=torch.channels_last)
+
+
+def checked_pair(normalization, n_channels: int) -> tuple[tuple, tuple]:
+    """Return means and standard deviations of channels, if they are that.
+
+    Parameters
+    ----------
+    normalization : pair of array-like
+        What was given.
+    n_channels : int
+        Of the images.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or for other channels.
+    """
+    try:
+        means, spreads = (np.ravel(np.asarray(part, float)) for part in normalization)
+    except (TypeError, ValueError):
+        means, spreads = np.empty(0), np.empty(0)
+    sizes = {len(means), len(spreads)}
+    if sizes not in ({1}, {_COLOURS}, {n_channels}) or not (spreads > 0).all():
+        raise ValueError(
+            f"normalization={normalization!r} has to be a pair, means and standard "
+            "deviations above 0, each of one number or one per channel."
+        )
+    if len(means) > 1 < n_channels != len(means):
+        raise ValueError(
+            f"The images have {n_channels} channels, and the normalization is for "
+            f"{len(means)}: give one for yours, or normalization=None."
+        )
+    return tuple(means.tolist()), tuple(spreads.tolist())
+
+
+def shape_after(prepare: Callable, row_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a row after a preparation, which may change its sides."""
+    return row_shape[0], *getattr(prepare, "sides", row_shape[1:])
 
 
 def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:

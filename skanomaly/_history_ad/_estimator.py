@@ -42,7 +42,8 @@ _VALIDATE_EVERY = 100
     "``g(shape)`` return modules that map (n, latent_dim) to (n, \\*shape) and "
     "(n, \\*shape) to (n,) or (n, 1)",
     width="Hidden units for tables, channels of the finest layer for images, where 64 "
-    'gives generator and critic 3 and 6 million parameters at 32 x 32. "auto" is 64 or 8.',
+    "gives generator and critic 3 and 6 million parameters at 32 x 32. "
+    '"auto" is 64 or 8.',
     auto_offset="0, which lies between the -1 and +1 that eq. 10 aims at",
 )
 class HistoryAD(BaseDeepDetector):

@@ -454,9 +454,7 @@ def test_a_network_of_torchvision_by_name(torchvision, images):
         torch.tensor(v).view(-1, 1, 1) for v in ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
     )
     expected = (torch.from_numpy(images[0]) / 255 - mean) / spread
-    torch.testing.assert_close(
-        torch.cat(seen[-2:])[:40], expected, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(seen[-1][:40], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="backbone='huge': Unknown model huge"):
         short(backbone="huge").fit(images[0])
 
