@@ -29,6 +29,14 @@ from .timing import interleaved, milliseconds_per_step, ratios
 SIDE, SHRINKAGE = 64, 0.1
 EXPERTS = 1, 2, 4
 
+#: What is compared: a way, and what it is held against.
+PAIRS = [
+    *((f"K={n_experts}", "fine-tuning") for n_experts in EXPERTS),
+    *((f"K={n_experts}", "K=1") for n_experts in EXPERTS[1:]),
+    ("scoring, K=1", "scoring, bare"),
+    ("scoring, K=1", "scoring, bare, channels last"),
+]
+
 
 def mobilenet():
     return pretrained.mobilenet_v2(os.environ["SKANOMALY_DATA"])
@@ -139,28 +147,24 @@ def compare(
     )
     steps["fine-tuning"] = step_of(tuned.train(), head, tuned, x)
     steps = {name: partial(repeated, step, n_steps) for name, step in steps.items()}
+    networks = {
+        "K=1": (scoring, scoring.at_rest),
+        "bare": (bare, nullcontext),
+        "bare, channels last": (alike, nullcontext),
+    }
     scorings = {
-        "scoring, K=1": partial(scored, scoring, many, scoring.at_rest, n_batches),
-        "scoring, bare": partial(scored, bare, many, nullcontext, n_batches),
-        "scoring, bare, channels last": partial(
-            scored, alike, many, nullcontext, n_batches
-        ),
+        f"scoring, {name}": partial(scored, network, many, at_rest, n_batches)
+        for name, (network, at_rest) in networks.items()
     }
     # Apart, since what memory is at hand is a matter of what came before.
     of_steps, of_scorings = (
         interleaved(ways, n_rounds, device) for ways in (steps, scorings)
     )
-    pairs = [
-        *((f"K={n_experts}", "fine-tuning") for n_experts in EXPERTS),
-        *((f"K={n_experts}", "K=1") for n_experts in EXPERTS[1:]),
-        ("scoring, K=1", "scoring, bare"),
-        ("scoring, K=1", "scoring, bare, channels last"),
-    ]
     figures = milliseconds_per_step(of_steps, n_steps)
     figures |= milliseconds_per_step(of_scorings, n_batches)
     seconds = of_steps | of_scorings
     return figures | {
-        f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in pairs
+        f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in PAIRS
     }
 
 

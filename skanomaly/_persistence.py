@@ -42,8 +42,8 @@ def save(
     not the state of the optimisers: a detector with ``warm_start`` goes on with
     fresh ones. Parameters that are no numbers or names (networks of your own,
     callbacks, a joblib.Memory, a RandomState) are left out and have to be given to
-    :func:`load` again. Rows that a
-    parameter holds, such as ``corpus``, are left out too, and are None then.
+    :func:`load` again. Rows that a parameter holds, such as ``corpus``, are left out
+    too, and are None then.
 
     Parameters
     ----------
