@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from inspect import getdoc
 from pathlib import Path
 from urllib.error import URLError
 
@@ -1230,6 +1231,6 @@ def test_a_split_copies_only_the_rows_it_takes(tmp_path):
 
 def test_all_public_names_are_documented():
     for name in datasets.__all__:
-        doc = getattr(datasets, name).__doc__
+        doc = getdoc(getattr(datasets, name))
         for section in ("Parameters", "Returns", "Raises", "Examples"):
-            assert f"    {section}\n    ---" in doc
+            assert f"{section}\n---" in doc

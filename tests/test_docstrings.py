@@ -7,13 +7,17 @@ from numpydoc.validate import validate
 
 import skanomaly
 from skanomaly import datasets, exceptions, metrics, model_selection
+from skanomaly.utils._docstring import fill_in
 
 # See also, examples and a second paragraph are welcome, but not for every method.
 OPTIONAL = {"EX01", "ES01", "SA01", "SA04", "GL01"}
 
 
+MODULES = skanomaly, datasets, metrics, model_selection, exceptions
+
+
 def public_objects():
-    for module in (skanomaly, datasets, metrics, model_selection, exceptions):
+    for module in MODULES:
         for name in module.__all__:
             found = getattr(module, name)
             if inspect.isclass(found) or inspect.isfunction(found):
@@ -34,11 +38,43 @@ def test_docstring_is_complete(name):
     assert not {k: v for k, v in problems.items() if k not in OPTIONAL}
 
 
-@pytest.mark.parametrize("name", ["AABiGAN", "HistoryAD", "TransferAD"])
-def test_every_parameter_of_a_detector_is_described(name):
-    cls = getattr(skanomaly, name)
-    described = cls.__doc__.split("Attributes\n")[0]
-    for parameter in inspect.signature(cls).parameters:
-        assert f"    {parameter} : " in described
-    assert "%(" not in cls.__doc__
-    assert max(map(len, cls.__doc__.splitlines())) <= 88
+def detectors():
+    found = (getattr(skanomaly, name) for name in skanomaly.__all__)
+    return [one for one in found if inspect.isclass(one) and hasattr(one, "fit")]
+
+
+@pytest.mark.parametrize("cls", detectors())
+def test_every_parameter_of_a_detector_is_described(cls):
+    described = inspect.getdoc(cls).split("Attributes\n")[0].splitlines()
+    heads = {line.partition(" : ")[0] for line in described}
+    assert heads >= set(inspect.signature(cls).parameters)
+
+
+def test_there_are_detectors():
+    assert len(detectors()) == 5
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_are_filled_in(module):
+    for name in module.__all__:
+        doc = inspect.getdoc(getattr(module, name))
+        assert "%(" not in doc
+        assert max(map(len, doc.splitlines())) <= 88
+
+
+@pytest.mark.parametrize("is_dedented", [False, True])  # as since Python 3.13
+def test_marks_are_filled_in_whatever_the_indentation(is_dedented):
+    def function():
+        """Do something.
+
+        Parameters
+        ----------
+        %(both)s
+        """
+
+    if is_dedented:
+        function.__doc__ = inspect.cleandoc(function.__doc__)
+    fill_in(both="a : int\n    One.\nb : int\n    Two.")(function)
+    assert inspect.getdoc(function) == (
+        "Do something.\n\nParameters\n----------\na : int\n    One.\nb : int\n    Two."
+    )

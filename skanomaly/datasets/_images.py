@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.datasets import fetch_openml, get_data_home
 from sklearn.utils import Bunch
 
+from ..utils._docstring import fill_in
 from ._store import DataHome, find, keep, not_found, read
 
 
@@ -85,6 +86,60 @@ _EMNIST_LETTERS = _ImageSet(
 _TINY_IMAGENET = "tiny_imagenet_32.npz"
 
 
+#: What the loaders of sets that OpenML has share in their documentation.
+_LOADING = """\
+Parameters
+----------
+subset : {{"train", "test", "all"}}, default="train"
+    Part of the official split; "all" is the training part, then the test part.
+data_home : str or path-like, default=None
+    Folder that is looked through first, then the folder that the environment
+    variable `SKANOMALY_DATA` names. With None, the folder of
+    :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
+    OpenML is kept in `data_home`.
+return_X_y : bool, default=False
+    Whether to return ``(data, target)`` alone.
+
+Returns
+-------
+Bunch or tuple of (data, target)
+    `data`, uint8 of shape (n, {shape}), values 0 to 255; `target`, int64 of
+    shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
+    that was read.
+
+Raises
+------
+ValueError
+    If `subset` is unknown, or the file holds images of another kind.
+TypeError
+    If `data_home` is not a path.
+FileNotFoundError
+    If there is no local file and OpenML cannot be reached.
+OSError
+    If the local file cannot be read, or lacks the arrays that are asked for.
+
+Examples
+--------
+>>> from skanomaly.datasets import {name}
+>>> X, y = {name}(subset="test", return_X_y=True)  # doctest: +SKIP
+>>> X.shape  # doctest: +SKIP
+({n_test}, {shape})"""
+
+
+def _of_openml(known: _ImageSet):
+    """Return a decorator that fills in ``%(loading)s`` in a docstring."""
+
+    def described(loader):
+        shape = ", ".join(map(str, known.shape))
+        text = _LOADING.format(
+            name=loader.__name__, shape=shape, n_test=sum(known.test_counts)
+        )
+        return fill_in(loading=text)(loader)
+
+    return described
+
+
+@_of_openml(_MNIST)
 def fetch_mnist(
     *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
 ) -> Bunch | tuple[np.ndarray, np.ndarray]:
@@ -95,46 +150,12 @@ def fetch_mnist(
 
     Rights: held by Yann LeCun and Corinna Cortes; commonly given as CC BY-SA 3.0.
 
-    Parameters
-    ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-        OpenML is kept in `data_home`.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
-
-    Returns
-    -------
-    Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, 28, 28), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-        that was read.
-
-    Raises
-    ------
-    ValueError
-        If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If there is no local file and OpenML cannot be reached.
-    OSError
-        If the local file cannot be read, or lacks the arrays that are asked for.
-
-    Examples
-    --------
-    >>> from skanomaly.datasets import fetch_mnist
-    >>> X, y = fetch_mnist(subset="test", return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (10000, 1, 28, 28)
+    %(loading)s
     """
     return _load(_MNIST, fetch_mnist, subset, data_home, return_X_y)
 
 
+@_of_openml(_FASHION_MNIST)
 def fetch_fashion_mnist(
     *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
 ) -> Bunch | tuple[np.ndarray, np.ndarray]:
@@ -145,46 +166,12 @@ def fetch_fashion_mnist(
 
     Rights: MIT licence, Zalando SE (zalandoresearch/fashion-mnist).
 
-    Parameters
-    ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-        OpenML is kept in `data_home`.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
-
-    Returns
-    -------
-    Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, 28, 28), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-        that was read.
-
-    Raises
-    ------
-    ValueError
-        If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If there is no local file and OpenML cannot be reached.
-    OSError
-        If the local file cannot be read, or lacks the arrays that are asked for.
-
-    Examples
-    --------
-    >>> from skanomaly.datasets import fetch_fashion_mnist
-    >>> X, y = fetch_fashion_mnist(subset="test", return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (10000, 1, 28, 28)
+    %(loading)s
     """
     return _load(_FASHION_MNIST, fetch_fashion_mnist, subset, data_home, return_X_y)
 
 
+@_of_openml(_KMNIST)
 def fetch_kmnist(
     *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
 ) -> Bunch | tuple[np.ndarray, np.ndarray]:
@@ -197,46 +184,12 @@ def fetch_kmnist(
     Rights: CC BY-SA 4.0, ROIS-DS Center for Open Data in the Humanities
     (rois-codh/kmnist): name the source and share alike.
 
-    Parameters
-    ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-        OpenML is kept in `data_home`.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
-
-    Returns
-    -------
-    Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, 28, 28), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-        that was read.
-
-    Raises
-    ------
-    ValueError
-        If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If there is no local file and OpenML cannot be reached.
-    OSError
-        If the local file cannot be read, or lacks the arrays that are asked for.
-
-    Examples
-    --------
-    >>> from skanomaly.datasets import fetch_kmnist
-    >>> X, y = fetch_kmnist(subset="test", return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (10000, 1, 28, 28)
+    %(loading)s
     """
     return _load(_KMNIST, fetch_kmnist, subset, data_home, return_X_y)
 
 
+@_of_openml(_USPS)
 def fetch_usps(
     *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
 ) -> Bunch | tuple[np.ndarray, np.ndarray]:
@@ -248,46 +201,12 @@ def fetch_usps(
 
     Rights: no licence is stated; keep the data for evaluation.
 
-    Parameters
-    ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-        OpenML is kept in `data_home`.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
-
-    Returns
-    -------
-    Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, 16, 16), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-        that was read.
-
-    Raises
-    ------
-    ValueError
-        If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If there is no local file and OpenML cannot be reached.
-    OSError
-        If the local file cannot be read, or lacks the arrays that are asked for.
-
-    Examples
-    --------
-    >>> from skanomaly.datasets import fetch_usps
-    >>> X, y = fetch_usps(subset="test", return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (2007, 1, 16, 16)
+    %(loading)s
     """
     return _load(_USPS, fetch_usps, subset, data_home, return_X_y)
 
 
+@_of_openml(_CIFAR10)
 def fetch_cifar10(
     *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
 ) -> Bunch | tuple[np.ndarray, np.ndarray]:
@@ -299,42 +218,7 @@ def fetch_cifar10(
 
     Rights: no licence is stated; keep the data for evaluation.
 
-    Parameters
-    ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-        OpenML is kept in `data_home`.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
-
-    Returns
-    -------
-    Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 3, 32, 32), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-        that was read.
-
-    Raises
-    ------
-    ValueError
-        If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If there is no local file and OpenML cannot be reached.
-    OSError
-        If the local file cannot be read, or lacks the arrays that are asked for.
-
-    Examples
-    --------
-    >>> from skanomaly.datasets import fetch_cifar10
-    >>> X, y = fetch_cifar10(subset="test", return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (10000, 3, 32, 32)
+    %(loading)s
     """
     return _load(_CIFAR10, fetch_cifar10, subset, data_home, return_X_y)
 

@@ -1,10 +1,11 @@
-"""Descriptions of parameters that every detector has, written once."""
+"""Descriptions that several classes or functions have, written once."""
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from textwrap import fill
 
-__all__ = ["describe_common"]
+__all__ = ["describe_common", "fill_in"]
 
 # Name and type, then the description; the marks are filled in by each detector.
 PARAMETERS = {
@@ -91,20 +92,37 @@ def describe_common(**values: str):
     **values : str
         What differs between detectors in the shared descriptions.
     """
+    blocks = {
+        name: "\n".join(_entry(*item, values) for item in entries.items())
+        for name, entries in _BLOCKS.items()
+    }
+    return fill_in(**blocks)
 
-    def describe(cls):
-        if cls.__doc__:
-            for name, entries in _BLOCKS.items():
-                block = "\n".join(_entry(*item, values) for item in entries.items())
-                cls.__doc__ = cls.__doc__.replace(f"    %({name})s", block)
-        return cls
 
-    return describe
+def fill_in(**blocks: str):
+    """Return a decorator that puts text in the place of marks in a docstring.
+
+    Parameters
+    ----------
+    **blocks : str
+        Lines of text, for a mark ``%(name)s`` alone on a line that is not indented.
+    """
+
+    def filled(described):
+        if described.__doc__:
+            # Not indented, whether Python has taken the indentation away or not.
+            text = cleandoc(described.__doc__) + "\n"
+            for name, block in blocks.items():
+                text = text.replace(f"%({name})s", block)
+            described.__doc__ = text
+        return described
+
+    return filled
 
 
 def _entry(head, text, values):
-    indent = " " * 8
+    indent = " " * 4
     body = fill(
-        text.format(**values), 88, initial_indent=indent, subsequent_indent=indent
+        text.format(**values), 84, initial_indent=indent, subsequent_indent=indent
     )
-    return f"    {head.format(**values)}\n{body}"
+    return f"{head.format(**values)}\n{body}"
