@@ -2,8 +2,12 @@
 
 A step is held against one that trains all weights of the same network, with the same
 head, loss and optimiser, and statistics of batches where there is batch normalisation.
-Scoring with one expert is held against the bare network, both without the head. Rows
-are ready on the device: neither way prepares or augments them.
+Scoring with one expert is held against the bare network, both without the head, and
+also against the bare network in the memory format and with the portions of rows that
+corrections have. Rows are ready on the device: neither way prepares or augments them.
+
+How long the gradients of a kernel take is a matter of the vector instructions that a
+processor has, so that results are kept apart by these.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
+from math import ceil
 from statistics import median
 
 import torch
@@ -34,7 +39,7 @@ PAIRS = [
     *((f"K={n_experts}", "fine-tuning") for n_experts in EXPERTS),
     *((f"K={n_experts}", "K=1") for n_experts in EXPERTS[1:]),
     ("scoring, K=1", "scoring, bare"),
-    ("scoring, K=1", "scoring, bare, channels last"),
+    ("scoring, K=1", "scoring, bare, alike"),
 ]
 
 
@@ -106,6 +111,15 @@ def scored(network, x, at_rest, n_batches):
             network(x)
 
 
+def portioned(network, n_at_once):
+    """Return a function that gives a network so many rows at a time, if not fewer."""
+
+    def computed(x):
+        return torch.cat([network(part) for part in x.chunk(ceil(len(x) / n_at_once))])
+
+    return computed
+
+
 def repeated(way, n_steps):
     for _ in range(n_steps):
         way()
@@ -121,10 +135,12 @@ def compare(
     n_rounds,
     side=SIDE,
     device="cpu",
+    vectors=None,
 ):
     """Interleave all ways, and return the median ratios of their times.
 
-    A way makes `n_steps` in its turn, one after the other as in training.
+    A way makes `n_steps` in its turn, one after the other as in training. `vectors`
+    names the instructions of the processor.
     """
     torch.set_num_threads(n_threads)
     torch.manual_seed(0)
@@ -147,10 +163,11 @@ def compare(
     )
     steps["fine-tuning"] = step_of(tuned.train(), head, tuned, x)
     steps = {name: partial(repeated, step, n_steps) for name, step in steps.items()}
+    n_at_once = scoring.n_at_once if device == "cpu" else n_scored
     networks = {
         "K=1": (scoring, scoring.at_rest),
         "bare": (bare, nullcontext),
-        "bare, channels last": (alike, nullcontext),
+        "bare, alike": (portioned(alike, n_at_once), nullcontext),
     }
     scorings = {
         f"scoring, {name}": partial(scored, network, many, at_rest, n_batches)
@@ -175,6 +192,7 @@ SCORED = {
     "n_threads": [1, 2],
     "n_steps": [4],
     "n_rounds": [5],
+    "vectors": [torch.backends.cpu.get_cpu_capability()],
 }
 EXPERIMENTS = [
     Experiment(

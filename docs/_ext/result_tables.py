@@ -185,8 +185,8 @@ ADRA_STEP = (
     *(Value(f"K={k} / K=1", f"K = {k} / K = 1", middle(2)) for k in (2, 4)),
     Value("scoring, K=1 / scoring, bare", "Scoring, K = 1 / network", middle(2)),
     Value(
-        "scoring, K=1 / scoring, bare, channels last",
-        "The same, channels last",
+        "scoring, K=1 / scoring, bare, alike",
+        "The same, computed alike",
         middle(2),
     ),
 )
@@ -334,7 +334,13 @@ TABLES = (
         (ADRA_SCORES[0]._replace(average=False), *ADRA_SCORES[1:]),
         "Class",
     ),
-    Table("adra_step", ("network", "n_threads"), None, ADRA_STEP, "Network, threads"),
+    Table(
+        "adra_step",
+        ("network", "vectors", "n_threads"),
+        None,
+        ADRA_STEP,
+        "Network, instructions, threads",
+    ),
     Table(
         "adra_step_gpu",
         ("network", "side"),

@@ -14,6 +14,7 @@ from ._convolutions import (
     MixedConvolution,
     at_middles,
     channels_last,
+    convolved,
     fold,
     is_plain,
     may_mix,
@@ -159,10 +160,14 @@ class AdaptedConvolution(AdaptedLayer):
         alike = correction.groups == conv.groups
         if not (is_plain(conv) if one else may_mix(conv) and alike):
             return self._added_up(x, correction)
+        maps, kernel, bias = made = self._combined(correction)
+        if one and not maps.requires_grad:
+            return convolved(x, kernel, bias, conv)
         if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        x, made = channels_last(x), self._combined(correction)
-        maps, kernel, bias = (r if r is None else r.to(x.dtype) for r in made)
+            dtype = torch.get_autocast_dtype(x.device.type)
+            maps, kernel, bias = (r if r is None else r.to(dtype) for r in made)
+            x = x.to(dtype)
+        x = channels_last(x)
         if one:
             return FoldedConvolution.apply(x, maps, kernel, bias, conv)
         shares = correction.shares(mean_pixel(x)).to(x.dtype)

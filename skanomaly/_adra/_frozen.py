@@ -16,9 +16,9 @@ from ._adapters import ADAPTABLE, AdaptedConvolution, AdaptedLayer, adapted
 _COLOURS = 3
 #: How far results of the same computation may be apart, as a share.
 _ROUNDING = 1e-3
-#: Largest output of a layer, in bytes, on a host. What is larger goes back to the
-#: system after use, and comes from there cleared page by page.
-_LARGEST = 2**25
+#: Largest output of a layer, in bytes, on a host. When a few that are larger have been
+#: used, memory goes back to the system, and comes from there cleared page by page.
+_LARGEST = 3 * 2**23
 
 
 class FrozenNetwork(nn.Module):
@@ -256,16 +256,21 @@ class FrozenNetwork(nn.Module):
         """Return what parts make of rows, on a host of some rows at a time."""
         n_turns = max(ceil(len(x) / self.n_at_once), 1)
         made = []
-        for some in x.chunk(n_turns) if x.device.type == "cpu" else [x]:
-            for part in parts:
-                some = part(some)
-            made.append(some)
+        with self.at_rest():
+            for some in x.chunk(n_turns) if x.device.type == "cpu" else [x]:
+                for part in parts:
+                    some = part(some)
+                made.append(some)
         return torch.cat(made) if len(made) > 1 else made[0]
 
     @contextmanager
     def at_rest(self):
         """Compute once what rows have in common, while no correction changes."""
-        layers = [v for v in self.layers.values() if isinstance(v, AdaptedConvolution)]
+        layers = [
+            layer
+            for layer in self.layers.values()
+            if isinstance(layer, AdaptedConvolution) and layer.kept is None
+        ]
         for layer in layers:
             layer.kept = []
         try:
