@@ -447,6 +447,9 @@ def test_what_rows_have_in_common_is_computed_once_at_rest(monkeypatch, n_expert
         for _ in range(3):
             torch.testing.assert_close(backbone(x), expected, rtol=0, atol=0)
     assert len(times) == 4
+    backbone.n_at_once = 1
+    torch.testing.assert_close(backbone(x), expected)
+    assert len(times) == 6
     # Nothing is kept: neither memory, nor what corrections were before.
     adapters.corrections[0].maps.data += 1
     assert not torch.allclose(backbone(x), expected, atol=0.01)
