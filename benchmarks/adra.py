@@ -80,6 +80,8 @@ TUNING_RATE, HSC_RATE = 6e-3, 1e-2
 #: The paper's; more would draw whole networks to zero, not to where they began.
 DECAY = 1e-4
 N_COMPONENTS = 20
+#: Images of nine classes of CIFAR-10.
+ALL_OTHERS = 22_500
 N_TASKS = 10
 
 
@@ -96,6 +98,14 @@ def photographs():
     """
     X, y = datasets.fetch_tiny_imagenet(without=tuple(LEFT_OUT), return_X_y=True)
     return np.stack([compressed(image) for image in X]), y
+
+
+@cache
+def left_out():
+    """Return the images of the classes that the corpus does not have."""
+    found = datasets.fetch_tiny_imagenet()
+    chosen = np.isin(np.array(found.class_ids)[found.target], list(LEFT_OUT))
+    return np.stack([compressed(image) for image in found.data[chosen]])
 
 
 def compressed(image):
@@ -281,6 +291,37 @@ def hold_one_out(detector, anomaly, seed, n_train, **params):
     return measured(model, X, X_test, y_test)[1]
 
 
+def source(detector, anomaly, seed, n_train, max_epochs, n_held_out=1500):
+    """Tell whether the source of normal images is learned, or what they show.
+
+    The classes that the corpus does not have are those of CIFAR-10, apart from
+    aeroplanes and horses, in images of the corpus's source. Where `anomaly` is one of
+    these two, they show what is normal.
+    """
+    X, X_test, _, y_test = without_class("cifar10", anomaly, n_train, seed)
+    order = np.random.default_rng(seed).permutation(len(photographs()[0]))
+    corpus = photographs()[0][order]
+    model = make_detector(detector, corpus[n_held_out:], seed, max_epochs=max_epochs)
+    scores = model.fit(X).score_samples(X_test)
+    normal, anomalous = scores[y_test == 1], scores[y_test == -1]
+    elsewhere = model.score_samples(left_out())
+    apart = model.score_samples(corpus[:n_held_out])
+    return {
+        "auroc": told_apart(normal, anomalous),
+        "auroc_corpus": told_apart(normal, apart),
+        "auroc_elsewhere": told_apart(elsewhere, anomalous),
+        "auroc_elsewhere_corpus": told_apart(elsewhere, apart),
+        "auroc_source": told_apart(normal, elsewhere),
+        "n_train": len(X),
+    }
+
+
+def told_apart(normal, anomalous):
+    """Return the AUROC of the scores of two groups of rows."""
+    labels = np.repeat([1, -1], [len(normal), len(anomalous)])
+    return detector_roc_auc_score(labels, np.concatenate([normal, anomalous]))
+
+
 def small_modes(detector, primary, secondary, ratio, seed, n_steps):
     """Images of a second class are normal too, but there are fewer (Fig. 2).
 
@@ -429,13 +470,23 @@ def modes(detector, seed=(0,), ratio=(1.0, 0.3, 0.1, 0.03)):
     )
 
 
-def held_out(detector, max_epochs):
+def held_out(detector, max_epochs, n_train=2500, anomaly=(0, 3, 5, 8)):
     return grid(
-        anomaly=[0, 3, 5, 8],
+        anomaly=anomaly,
+        detector=detector,
+        seed=[0],
+        n_train=[n_train],
+        max_epochs=[max_epochs],
+    )
+
+
+def sources(detector, max_epochs):
+    return grid(
+        anomaly=[0, 7],
         detector=detector,
         seed=[0],
         n_train=[2500],
-        max_epochs=[max_epochs],
+        max_epochs=max_epochs,
     )
 
 
@@ -503,7 +554,14 @@ EXPERIMENTS = [
         hold_one_out,
         held_out(["L2-SP", "ADRA K=1", "ADRA K=4", "HSC", "UADRA"], 1)
         + held_out(COMPARED, 3)
-        + held_out(["ADRA K=2", "TF", "L2-SP"], 12),
+        + held_out(["ADRA K=2", "TF", "L2-SP"], 12)
+        + held_out([*COMPARED, "UADRA", "2-NN"], 1, ALL_OTHERS, anomaly=[0]),
+        profile="long",
+    ),
+    Experiment(
+        "adra_source",
+        source,
+        sources(["frozen"], [1]) + sources(["ADRA K=2", "TF"], [1, 3]),
         profile="long",
     ),
     Experiment("adra_small_modes", small_modes, modes(["ADRA K=2", "TF"])),

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
+from benchmarks.adra import ALL_OTHERS
 from benchmarks.joint_encoder_gan import CLASSES as JOINT_CLASSES
 from benchmarks.runner import RESULTS
 
@@ -266,9 +267,30 @@ TABLES = (
             ),
             "Class",
             file="adra_hold_one_out" + length,
-            where=lambda record, passes=passes: record["max_epochs"] == passes,
+            where=lambda record, setting=setting: (
+                (record["max_epochs"], record["n_train"]) == setting
+            ),
         )
-        for length, passes in (("", 1), ("_long", 3), ("_longest", 12))
+        for length, setting in (
+            ("", (1, 2500)),
+            ("_long", (3, 2500)),
+            ("_longest", (12, 2500)),
+            ("_all", (1, ALL_OTHERS)),
+        )
+    ),
+    Table(
+        "adra_source",
+        ("anomaly", "detector", "max_epochs"),
+        None,
+        (
+            Value("auroc", "CIFAR-10, normal / CIFAR-10, held out"),
+            Value("auroc_corpus", "CIFAR-10, normal / corpus"),
+            Value("auroc_elsewhere", "Tiny ImageNet, normal / CIFAR-10, held out"),
+            Value("auroc_elsewhere_corpus", "Tiny ImageNet, normal / corpus"),
+            Value("auroc_source", "CIFAR-10, normal / Tiny ImageNet, normal"),
+        ),
+        "Class held out, detector, passes",
+        changed=without_passes,
     ),
     Table(
         "adra_small_modes",
