@@ -120,6 +120,20 @@ def portioned(network, n_at_once):
     return computed
 
 
+def scorings_of(corrected, bare, alike, x, n_batches):
+    """Return functions that score batches by the network with and without adapters."""
+    n_at_once = corrected.n_at_once if x.device.type == "cpu" else len(x)
+    networks = {
+        "K=1": (corrected, corrected.at_rest),
+        "bare": (bare, nullcontext),
+        "bare, alike": (portioned(alike, n_at_once), nullcontext),
+    }
+    return {
+        f"scoring, {name}": partial(scored, network, x, at_rest, n_batches)
+        for name, (network, at_rest) in networks.items()
+    }
+
+
 def repeated(way, n_steps):
     for _ in range(n_steps):
         way()
@@ -163,16 +177,7 @@ def compare(
     )
     steps["fine-tuning"] = step_of(tuned.train(), head, tuned, x)
     steps = {name: partial(repeated, step, n_steps) for name, step in steps.items()}
-    n_at_once = scoring.n_at_once if device == "cpu" else n_scored
-    networks = {
-        "K=1": (scoring, scoring.at_rest),
-        "bare": (bare, nullcontext),
-        "bare, alike": (portioned(alike, n_at_once), nullcontext),
-    }
-    scorings = {
-        f"scoring, {name}": partial(scored, network, many, at_rest, n_batches)
-        for name, (network, at_rest) in networks.items()
-    }
+    scorings = scorings_of(scoring, bare, alike, many, n_batches)
     # Apart, since what memory is at hand is a matter of what came before.
     of_steps, of_scorings = (
         interleaved(ways, n_rounds, device) for ways in (steps, scorings)
