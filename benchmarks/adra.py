@@ -536,9 +536,6 @@ EXPERIMENTS = [
             [0],
             max_epochs=6,
             input_size=[128],
-        )
-        + classes(
-            [*ONCE, *DEVELOPMENT], ["ADRA K=2"], [0], max_epochs=20, input_size=[128]
         ),
         profile="long",
     ),
