@@ -16,7 +16,11 @@ from torch import Tensor
 
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from .engine import AlternatingNet, ProgressBar, Rows
-from .exceptions import FitInterruptedWarning, TrainingDivergedError
+from .exceptions import (
+    ConstantScoresWarning,
+    FitInterruptedWarning,
+    TrainingDivergedError,
+)
 from .networks import SideBySide, built_by
 from .utils._device import resolve_device
 from .utils._process import one_thread, single_precision, without_modes
@@ -33,6 +37,7 @@ from .utils._sklearn_compat import (
     StrOptions,
     fit_context,
 )
+from .utils._state import of_one_state, twin
 from .utils._warnings import warn
 
 __all__ = ["BaseDeepDetector"]
@@ -67,6 +72,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "callbacks": [list, tuple, None],
+        "on_interrupt": [StrOptions({"raise", "keep"})],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
@@ -143,10 +149,18 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             then.
         TrainingDivergedError
             If a loss or score became infinite or NaN. Nothing has changed then.
+        KeyboardInterrupt
+            If the training is interrupted from the keyboard, unless ``on_interrupt``
+            is "keep". Nothing has changed then.
+
+        Warns
+        -----
+        ConstantScoresWarning
+            If all training rows have the same score.
         """
-        with self._all_or_nothing():
-            X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
-            self._fit(X, self._check_labels(y, len(X)))
+        with self._built_aside() as new:
+            X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
+            new._fit(X, new._check_labels(y, len(X)))
         return self
 
     def _fit(self, X, apart, X_apart=None):
@@ -168,13 +182,15 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             if X_apart is not None:
                 others = Rows(X_apart, self.scaler_, device)
             self.history_ = self.history_ if self._goes_on() else []
+            self.interrupted_ = False
             self._train(rows, others, seed)
-            self.offset_ = self._threshold(self._score_rows(rows))
+            self._set_threshold(self._score_rows(rows))
 
     def _rows_to_scale_by(self, X, apart, X_apart):
         """Return rows, and which of them the scaling is learned from."""
         return X, ~apart
 
+    @of_one_state
     def score_samples(self, X):
         """Return how normal each row is.
 
@@ -194,6 +210,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         scores[~np.isfinite(scores)] = np.finfo(np.float32).min
         return scores
 
+    @of_one_state
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for outliers.
 
@@ -207,8 +224,11 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         ndarray of shape (n,), float64
             Negative for outliers, positive for inliers.
         """
-        return self.score_samples(X) - self.offset_
+        scores = self.score_samples(X)
+        self._check_contamination()
+        return scores - self.offset_
 
+    @of_one_state
     def predict(self, X):
         """Return -1 for outliers and +1 for inliers.
 
@@ -278,14 +298,15 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
     @contextmanager
-    def _all_or_nothing(self):
-        before = vars(self).copy()
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+    def _built_aside(self):
+        """Give a twin to train, which in the end takes the place of this detector.
+
+        All in one step: after an error nothing has changed, and who scores in another
+        thread sees the detector as it was, or as it is then.
+        """
+        new = twin(self)
+        yield new
+        self.__dict__ = vars(new)
 
     def _nets_to_train(self, device, seed):
         """Return new nets, which for a warm start go on from those that there are."""
@@ -302,6 +323,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             "seed": seed,
             "device": device,
             "precision": self.precision,
+            "on_interrupt": self.on_interrupt,
         }
 
     def _cached(self, stage, *arguments, callbacks):
@@ -407,6 +429,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _record(self, **nets):
         """Add to ``history_`` what the last run of each net, given by stage, left."""
         if any(net.interrupted_ for net in nets.values()):
+            self.interrupted_ = True
             warn(
                 "Training was interrupted; the detector is what it was at that time.",
                 FitInterruptedWarning,
@@ -476,11 +499,31 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
                 "scaled inputs (`scaling='auto'`) help."
             )
 
-    def _threshold(self, scores):
+    def _set_threshold(self, scores):
+        """Set ``offset_`` by the scores of the training rows."""
         self._check_finite(scores)
+        if np.ptp(scores) == 0:
+            warn(
+                f"All {len(scores)} training rows have the same score: this detector "
+                "tells nothing apart. Do the rows of X differ, and by more than "
+                "rounding leaves of it once they are scaled?",
+                ConstantScoresWarning,
+            )
         if self.contamination == "auto":
-            return self._auto_offset(scores)
-        return float(np.quantile(scores, self.contamination))
+            self.offset_ = self._auto_offset(scores)
+        else:
+            self.offset_ = float(np.quantile(scores, self.contamination))
+        self._set_by = self.contamination
+
+    def _check_contamination(self):
+        """Warn if the threshold is that of another `contamination`."""
+        given = getattr(self, "_set_by", self.contamination)
+        if self.contamination != given:
+            warn(
+                f"contamination was changed to {self.contamination!r} after fit, which "
+                f"alone reads it: offset_ is still that of {given!r}. Fit again, or "
+                "set offset_."
+            )
 
 
 @contextmanager

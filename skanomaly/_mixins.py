@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted, check_scalar
 
 from .utils._random import own_random_state
 from .utils._sklearn_compat import Integral
+from .utils._state import of_one_state
 
 __all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
 
@@ -18,6 +19,7 @@ class EncodingMixin:
     A child writes ``_encode_batch``, which maps a batch of scaled rows to codes (n, l).
     """
 
+    @of_one_state
     def encode(self, X):
         """Return the codes of rows.
 
@@ -42,6 +44,7 @@ class ReconstructionMixin(EncodingMixin):
     of the same shape.
     """
 
+    @of_one_state
     def reconstruct(self, X):
         """Return rows as the model of normal rows has them.
 
@@ -58,6 +61,7 @@ class ReconstructionMixin(EncodingMixin):
         """
         return self._unscaled(self._compute(self._reconstruct_batch, X))
 
+    @of_one_state
     def anomaly_map(self, X):
         """Return the error of reconstruction, pixel by pixel.
 
@@ -97,6 +101,7 @@ class SamplingMixin:
     generators, (k, n, ...).
     """
 
+    @of_one_state
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model of normal rows.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ConstantScoresWarning",
     "CoverageWarning",
     "FitInterruptedWarning",
     "NormDirectionWarning",
@@ -24,8 +25,19 @@ class StopTraining(Exception):  # noqa: N818
     """Raised by a callback to end a stage of the training early and regularly."""
 
 
+class ConstantScoresWarning(UserWarning):
+    """All training rows have the same score, so that the detector tells nothing.
+
+    The rows are equal, or so nearly equal that nothing of it is left when they are
+    scaled, or a parameter leaves the networks nothing to learn.
+    """
+
+
 class FitInterruptedWarning(UserWarning):
-    """Training was interrupted from the keyboard; the detector is usable."""
+    """Training was interrupted from the keyboard; the detector is usable.
+
+    It is what it was at that time, as ``on_interrupt="keep"`` asks for.
+    """
 
 
 class CoverageWarning(UserWarning):

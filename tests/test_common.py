@@ -576,6 +576,42 @@ def test_parameters_that_were_changed_after_fit_are_checked(cls, X):
 
 
 @every_detector
+def test_a_contamination_that_was_changed_after_fit_is_no_threshold(cls, X):
+    """It used to be without effect, silently."""
+    detector = short(cls, contamination=0.1).fit(X)
+    expected = detector.predict(X)
+    detector.set_params(contamination=0.2).score_samples(X)
+    with pytest.warns(UserWarning, match=r"changed to 0.2 after fit.*that of 0.1"):
+        np.testing.assert_array_equal(detector.predict(X), expected)
+    assert np.sum(detector.fit(X).predict(X) == -1) == 16
+
+
+@every_detector
+def test_training_rows_that_all_score_the_same_are_noticed(cls, X):
+    for rows in (np.ones_like(X), 1e-200 * X):
+        with pytest.warns(
+            skanomaly.exceptions.ConstantScoresWarning, match="All 80 training rows"
+        ):
+            short(cls).fit(rows)
+
+
+@every_detector
+@pytest.mark.parametrize("device", ["cpu:0", "cpu"])
+def test_names_of_the_cpu(cls, X, device, tmp_path):
+    """With a number, copies used to fail."""
+    detector = short(cls, device=device).fit(X)
+    skanomaly.save(detector, tmp_path / "d")
+    copies = [
+        pickle.loads(pickle.dumps(detector)),
+        copy.deepcopy(detector),
+        skanomaly.load(tmp_path / "d"),
+    ]
+    for other in copies:
+        assert other.device == device
+        np.testing.assert_array_equal(other.score_samples(X), detector.score_samples(X))
+
+
+@every_detector
 def test_functions_that_make_no_network_are_named(cls, X):
     for role in roles_of(cls, X):
         detector = short(cls, architecture={role: lambda *sizes: 3})
@@ -637,12 +673,42 @@ class InterruptAt(Callback):
 
 @every_detector
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_the_keyboard_leaves_a_usable_detector(cls, X, step):
-    detector = short(cls, callbacks=[InterruptAt(step)], batch_size=32)
+def test_the_keyboard_leaves_a_usable_detector_on_request(cls, X, step):
+    detector = short(
+        cls, callbacks=[InterruptAt(step)], batch_size=32, on_interrupt="keep"
+    )
     with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
         detector.fit(X)
+    assert detector.interrupted_
     assert np.isfinite(detector.score_samples(X)).all()
     assert np.isin(detector.predict(X), [-1, 1]).all()
+    assert not detector.set_params(callbacks=None).fit(X).interrupted_
+
+
+@every_detector
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_the_keyboard_s_interrupt_comes_out_and_changes_nothing(cls, X, step):
+    detector = short(cls, batch_size=32).fit(X)
+    before, scores = dict(vars(detector)), detector.score_samples(X)
+    detector.set_params(callbacks=[InterruptAt(step)])
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(X)
+    assert vars(detector) | {"callbacks": None} == before
+    np.testing.assert_array_equal(detector.score_samples(X), scores)
+
+
+@every_detector
+def test_the_keyboard_ends_a_search_and_not_one_fit_of_it(cls, X, monkeypatch):
+    """It used to end one fit, which then took part as a whole one, and might win."""
+    monkeypatch.setattr(AlternatingNet, "train_step", interrupted)
+    search = GridSearchCV(
+        short(cls), {"batch_size": [16, 32]}, scoring=lambda *_: 0.0, cv=2
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X)
+    with pytest.raises(KeyboardInterrupt):
+        cross_val_score(short(cls), X, scoring=lambda *_: 0.0, cv=2)
+    assert not hasattr(search, "best_params_")
 
 
 @every_staged_detector
@@ -651,6 +717,8 @@ def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AlternatingNet, "train_step", interrupted)
         with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
+            short(cls, memory=str(tmp_path), on_interrupt="keep").fit(X)
+        with pytest.raises(KeyboardInterrupt):
             short(cls, memory=str(tmp_path)).fit(X)
     again = short(cls, memory=str(tmp_path)).fit(X)
     np.testing.assert_array_equal(again.score_samples(X), plain)
@@ -730,6 +798,40 @@ def test_fits_in_threads_are_those_of_one_after_the_other(
         many = list(pool.map(scores, range(6)))
     for some in many:
         np.testing.assert_array_equal(some, scores(None))
+
+
+@every_detector
+def test_a_fit_in_another_thread_changes_a_detector_in_one_step(cls, X):
+    """Scoring meanwhile used to end in AttributeError or NotFittedError."""
+    # Fits that differ in all that there is to differ: scaling, networks, threshold.
+    data, contaminations = (X, 50 * X - 7), (0.1, 0.4)
+    known, wrong, done = [], [], []
+    for rows, share in zip(data, contaminations, strict=True):
+        other = short(cls, max_epochs=1, contamination=share).fit(rows)
+        known.append((other.score_samples(X), other.decision_function(X)))
+    detector = short(cls, max_epochs=1, contamination=contaminations[0]).fit(data[0])
+
+    def refit():
+        for k in range(6):
+            detector.set_params(contamination=contaminations[1 - k % 2])
+            detector.fit(data[1 - k % 2])
+        done.append(True)
+
+    def score():
+        while not done:
+            scores, decisions = detector.score_samples(X), detector.decision_function(X)
+            wrong.extend(
+                name
+                for name, made, k in (("score", scores, 0), ("decision", decisions, 1))
+                if not any(np.array_equal(made, pair[k]) for pair in known)
+            )
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(2) as pool:
+        warnings.simplefilter("ignore")
+        jobs = pool.submit(refit), pool.submit(score)
+        for job in jobs:
+            job.result()
+    assert not wrong
 
 
 @every_detector

@@ -164,7 +164,8 @@ def test_the_keyboard_ends_a_run_and_the_net_stays_usable(rows):
             if net.step_ == 3:
                 raise KeyboardInterrupt
 
-    net = make().run(rows, max_epochs=5, epoch_steps=2, callbacks=[Interrupt()])
+    net = make(on_interrupt="keep")
+    net.run(rows, max_epochs=5, epoch_steps=2, callbacks=[Interrupt()])
     assert net.interrupted_
     assert net.step_ == 3
     assert np.isfinite(net.history[-1, "first_loss"])
@@ -191,7 +192,8 @@ class StopAt(Callback):
 
 def test_the_keyboard_is_heard_at_the_end_of_an_epoch(rows):
     stop = StopAt("on_epoch_end", KeyboardInterrupt)
-    net = make().run(rows, max_epochs=4, epoch_steps=1, callbacks=[stop])
+    net = make(on_interrupt="keep")
+    net.run(rows, max_epochs=4, epoch_steps=1, callbacks=[stop])
     assert net.interrupted_
     assert net.step_ == 1
 

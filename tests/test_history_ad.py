@@ -446,7 +446,9 @@ def test_an_interrupted_game_ends_the_training(X):
                 raise KeyboardInterrupt
 
     with pytest.warns(FitInterruptedWarning):
-        detector = HistoryAD(**SHORT, callbacks=[Interrupt()]).fit(X)
+        detector = HistoryAD(**SHORT, callbacks=[Interrupt()], on_interrupt="keep").fit(
+            X
+        )
     assert (detector.gan_.step_, detector.net_.step_) == (5, 0)
     assert {record["stage"] for record in detector.history_} == {"history"}
 

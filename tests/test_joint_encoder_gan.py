@@ -544,7 +544,9 @@ class Interrupt(Callback):
 
 @pytest.mark.parametrize("phase", ["8 x 6", "16 x 12, fading in", "16 x 12"])
 def test_interrupted_in_a_phase_it_is_usable_and_goes_on(phase, images, tmp_path):
-    detector = short(max_epochs=2, batch_size=8, callbacks=[Interrupt(phase, 3)])
+    detector = short(
+        max_epochs=2, batch_size=8, callbacks=[Interrupt(phase, 3)], on_interrupt="keep"
+    )
     with pytest.warns(FitInterruptedWarning):
         detector.fit(images)
     assert detector.net_.phase_.name == phase
@@ -629,7 +631,7 @@ def weights_of(detector, role):
 def test_a_separate_encoder_interrupted_goes_on(phase, images):
     params = {"encoder_training": "separate", "max_epochs": 2, "batch_size": 8}
     whole = [record["stage"] for record in short(**params).fit(images).history_]
-    detector = short(**params, callbacks=[Interrupt(phase, 2)])
+    detector = short(**params, callbacks=[Interrupt(phase, 2)], on_interrupt="keep")
     with pytest.warns(FitInterruptedWarning):
         detector.fit(images)
     before, generator = detector.n_iter_, weights_of(detector, "generator")
@@ -649,7 +651,7 @@ class InterruptBetween(Callback):
 
 
 def test_interrupted_between_phases_it_is_usable(images):
-    detector = short(callbacks=[InterruptBetween()])
+    detector = short(callbacks=[InterruptBetween()], on_interrupt="keep")
     with pytest.warns(FitInterruptedWarning):
         detector.fit(images)
     assert np.ptp(detector.score_samples(images)) > 0

@@ -931,7 +931,9 @@ def test_an_interrupted_second_stage_leaves_a_usable_detector(domains):
                 raise KeyboardInterrupt
 
     with pytest.warns(FitInterruptedWarning):
-        detector = short(callbacks=[Interrupt()]).fit(target, X_source=source)
+        detector = short(callbacks=[Interrupt()], on_interrupt="keep").fit(
+            target, X_source=source
+        )
     assert np.isfinite(detector.score_samples(target)).all()
     assert detector.sample_weight_.shape == (200,)
 

@@ -184,6 +184,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
+        on_interrupt="raise",
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -209,6 +210,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state

@@ -23,6 +23,7 @@ from ..networks import built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
 from ._corpus import AlteredRows, no_sharper, read_corpus
@@ -256,6 +257,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
+        on_interrupt="raise",
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -283,6 +285,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -301,6 +304,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     # Networks
 
     @property
+    @of_one_state
     def backbone_(self):
         """The frozen network without the adapters; it shares its weights."""
         check_is_fitted(self)

@@ -19,6 +19,7 @@ from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ..utils._random import own_random_state
+from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
@@ -197,6 +198,7 @@ class HistoryAD(BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
+        on_interrupt="raise",
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -226,6 +228,7 @@ class HistoryAD(BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -339,6 +342,7 @@ class HistoryAD(BaseDeepDetector):
     def _score_batch(self, batch):
         return -self.net_.value(self.net_.for_all(batch)).mean(0)
 
+    @of_one_state
     def sample(self, n_samples=1, *, from_history=False, random_state=None):
         """Draw rows from the trained generators, or from their history.
 

@@ -21,6 +21,7 @@ from ..networks import SideBySide
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
+from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._abnormality import DISTANCES, Abnormality, Figures
 from ._net import JointNet, Phase, train_phases
@@ -264,6 +265,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
+        on_interrupt="raise",
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -292,6 +294,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -474,6 +477,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _reconstruct_batch(self, batch):
         return self.net_.rebuilt(self.net_.coded(batch)).mean(0)
 
+    @of_one_state
     def score_terms(self, X):
         """Return what the score is made of, before it is standardised and weighted.
 

@@ -265,8 +265,8 @@ def train_phases(net, rows, phases, decay, callbacks):
         try:
             net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         except KeyboardInterrupt:
-            if phase is phases[0]:
-                raise  # nothing is there to be kept
+            if phase is phases[0] or net.on_interrupt == "raise":
+                raise  # nothing is there, or is to be kept
             net.interrupted_ = True  # between two phases
         if net.interrupted_:
             break

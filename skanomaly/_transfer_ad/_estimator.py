@@ -242,6 +242,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         device="auto",
         precision="float32",
         callbacks=None,
+        on_interrupt="raise",
         warm_start=False,
         verbose=0,
         random_state=None,
@@ -270,6 +271,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         self.device = device
         self.precision = precision
         self.callbacks = callbacks
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -315,14 +317,14 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         SaturatedWeightsWarning
             If the weights of the target rows are nearly all 0, or all 1.
         """
-        with self._all_or_nothing():
-            self._beta_pair()
-            X = self._check_rows(X, reset=not self._goes_on(), fewest=FEWEST)
-            y = None if y is None else self._label_column(y, len(X))
-            is_source = self._check_domains(len(X), y, sample_domain, X_source)
+        with self._built_aside() as new:
+            new._beta_pair()
+            X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
+            y = None if y is None else new._label_column(y, len(X))
+            is_source = new._check_domains(len(X), y, sample_domain, X_source)
             if X_source is not None:
-                X_source = self._check_source(X_source, X)
-            self._fit(X, is_source, X_source)
+                X_source = new._check_source(X_source, X)
+            new._fit(X, is_source, X_source)
         return self
 
     # Domains

@@ -136,6 +136,8 @@ class AlternatingNet(NeuralNet, ABC):
         Where to train.
     precision : {"float32", "bfloat16"}
         "bfloat16" runs the turns under :func:`torch.autocast`.
+    on_interrupt : {"raise", "keep"}
+        Whether an interrupt from the keyboard comes out of a run, or ends it.
 
     Attributes
     ----------
@@ -167,6 +169,7 @@ class AlternatingNet(NeuralNet, ABC):
         seed: int = 0,
         device: str = "cpu",
         precision: str = "float32",
+        on_interrupt: str = "raise",
     ):
         super().__init__(
             module=None,
@@ -182,6 +185,7 @@ class AlternatingNet(NeuralNet, ABC):
         self.n_copies = n_copies
         self.seed = seed
         self.precision = precision
+        self.on_interrupt = on_interrupt
 
     # What a method says ---------------------------------------------------------
 
@@ -253,6 +257,8 @@ class AlternatingNet(NeuralNet, ABC):
             If a loss is infinite or NaN at the end of an epoch.
         ValueError
             If a callback is for nets with one optimiser and predictions.
+        KeyboardInterrupt
+            If the run was interrupted, and is not to be kept.
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
         self.callbacks = [_checked(callback) for callback in callbacks]
@@ -266,9 +272,13 @@ class AlternatingNet(NeuralNet, ABC):
         self.first_step_ = self.step_
         try:
             with self._own_randomness():
-                return self.partial_fit(rows)
+                self.partial_fit(rows)
         finally:
             del self.rng_  # does not pickle
+        # The net as a whole would have swallowed what came out of the loop.
+        if self.interrupted_ and self.on_interrupt == "raise":
+            raise KeyboardInterrupt
+        return self
 
     def resume(self, other: AlternatingNet) -> None:
         """Go on from another net: its weights, momenta, history; own settings.

@@ -13,12 +13,15 @@ def resolve_device(device: str) -> str:
     Parameters
     ----------
     device : str
-        "auto", "cpu", "cuda", "cuda:<number>" or "mps".
+        "auto", or any name that torch takes: "cpu", "cuda", "cuda:<number>", "mps",
+        "xpu".
 
     Returns
     -------
     str
-        A name that torch understands and that this machine has.
+        A name that torch understands and that this machine has. The one CPU is "cpu",
+        with a number or without: tensors on it say no number, and skorch looks for
+        one where it reads a pickle.
 
     Raises
     ------
@@ -30,22 +33,18 @@ def resolve_device(device: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        kind, index = (wanted := torch.device(device)).type, wanted.index or 0
-    except RuntimeError:
-        kind, index = None, 0
-    found = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if kind not in found:
+        wanted = torch.device(device)
+        if wanted.type == "cpu" and not wanted.index:
+            return "cpu"
+        n_found = torch.get_device_module(wanted.type).device_count()
+    except (RuntimeError, AttributeError):  # no name; a device that holds no numbers
         raise ValueError(
-            f"device={device!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>' "
-            "and 'mps'."
-        )
-    if index >= found[kind]:
+            f"device={device!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>', "
+            "'mps' and what else torch has for devices to compute on."
+        ) from None
+    if (wanted.index or 0) >= n_found:
         raise ValueError(
-            f"device={device!r}, but torch sees {found[kind]} {kind} devices here. "
+            f"device={device!r}, but torch sees {n_found} {wanted.type} devices here. "
             "Use device='auto' to take what there is."
         )
     return device

@@ -48,6 +48,13 @@ PARAMETERS = {
     "callbacks : list of skorch.callbacks.Callback, default=None": (
         "Called in every stage of the training."
     ),
+    'on_interrupt : {{"raise", "keep"}}, default="raise"': (
+        "What becomes of an interrupt from the keyboard (Ctrl-C) during training. "
+        '"raise" lets it out, and the detector stays what it was before ``fit``; '
+        '"keep" ends the training and keeps what there is, with a '
+        ":class:`~skanomaly.exceptions.FitInterruptedWarning`. Not for a search: the "
+        "fit that was cut short would take part as a whole one."
+    ),
     "warm_start : bool, default=False": (
         "Whether another ``fit`` goes on where the last one ended."
     ),
@@ -68,6 +75,7 @@ ATTRIBUTES = {
         "of each loss."
     ),
     "n_iter_ : int": "Number of epochs, over all stages.",
+    "interrupted_ : bool": "Whether the last ``fit`` was cut short from the keyboard.",
     "image_shape_ : tuple of int or None": (
         "Shape ``(c, h, w)`` of one image, None for tables."
     ),
