@@ -35,24 +35,28 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
 
     A detector that learns from a few known anomalies will meet kinds that nobody has
     collected, and is to be judged on those. There is one split per kind of known
-    anomaly. Its test part is all anomalies of that kind and one fold of the other
-    rows, normal or unlabelled; its training part is all other kinds and the other
-    folds. Each row is tested once.
+    anomaly. Its test part is all anomalies of that kind and one fold of the normal
+    rows; its training part is all other kinds and the other folds. Each of these rows
+    is tested once. Unlabelled rows, with 0 in `y`, are never tested, since scorers
+    refuse them: they are in every training part.
 
-    Like :class:`~sklearn.model_selection.PredefinedSplit`, it takes its information
-    about the rows when it is made, so that it can be given as ``cv=`` to whatever
-    cross-validates, without metadata routing.
+    The kinds are given when the splitter is made, as to
+    :class:`~sklearn.model_selection.PredefinedSplit`, so that it can be ``cv=`` of
+    whatever cross-validates those very rows; or as `groups`, as to
+    :class:`~sklearn.model_selection.LeaveOneGroupOut`, which searches and
+    cross-validations cut along with the rows. Only the latter can be nested.
 
     Parameters
     ----------
-    kinds : array-like of shape (n,)
+    kinds : array-like of shape (n,), default=None
         The kind of each row's anomaly, numbers or strings. It is read only where `y`
         is -1. The protocols of :mod:`skanomaly.datasets` return it: begin with
         ``one_vs_rest(..., return_kinds=True)`` or ``hold_one_out``, and take the
-        `kinds_train` that ``labelled_anomalies`` returns for them.
+        `kinds_train` that ``labelled_anomalies`` returns for them. None asks for
+        `groups` at each split.
     shuffle : bool, default=True
-        Whether the rows that are not anomalies are put into folds at random. If not,
-        the folds follow the order of the rows.
+        Whether the normal rows are put into folds at random. If not, the folds follow
+        the order of the rows.
     random_state : int, RandomState instance or None, default=None
         Draws the folds. With an int, every call of `split` gives the same ones; with
         None, each call draws anew, and NumPy's global state is not involved. Ignored
@@ -61,10 +65,11 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     Raises
     ------
     ValueError
-        By the constructor, if `kinds` is not one-dimensional. By `split` and
-        `get_n_splits`, if `y` is missing, has another length than `kinds`, has no -1,
-        or has -1 for fewer than two kinds, for a row without a kind, or for so many
-        rows that the others do not fill the folds.
+        By the constructor, if `kinds` is not one-dimensional. By the methods, if `y` is
+        missing or has missing values, if there are neither `kinds` nor `groups`, or
+        both and they differ, if they have another length than `y`, and if `y` has no
+        -1, or has -1 for fewer than two kinds or for a row without a kind. By `split`,
+        if there are fewer normal rows than splits.
 
     See Also
     --------
@@ -74,8 +79,12 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
 
     Notes
     -----
-    Unlabelled rows (0 in `y`) are divided among the test parts as well, where most
-    scorers refuse them. In `labelled_anomalies` all such rows are +1.
+    Where nothing is known of the rows but which are anomalies, as in a `y` of 0 and -1,
+    there is nothing to compare these with in a test. If most of the others are normal,
+    mark them by 1, as `labelled_anomalies` does.
+
+    In a nested search the outer split leaves one kind out, and the inner ones each one
+    more: it takes at least three.
 
     Examples
     --------
@@ -88,6 +97,8 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     ...     print(train, test)
     [0 1 4 6] [2 3 5]
     [2 3 5] [0 1 4 6]
+    >>> cv.get_split_names(y=y)
+    array(['flood', 'scan'], dtype='<U5')
 
     With the digit 0 as normal and a few known anomalies of four of the other digits:
 
@@ -103,25 +114,48 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     ... )
     >>> cv = LeaveAnomalyKindOut(kinds, random_state=0)
     >>> forest = IsolationForest(random_state=0)
-    >>> len(cross_val_score(forest, X, y, cv=cv, scoring="roc_auc"))
+    >>> scores = cross_val_score(forest, X, y, cv=cv, scoring="roc_auc")
+    >>> for kind, score in zip(cv.get_split_names(y=y), scores):
+    ...     print(kind, bool(score > 0.9))
+    3 True
+    4 True
+    5 True
+    6 True
+
+    A nested search, in which the kinds are cut along with the rows. Without metadata
+    routing it is ``groups=kinds, params={"groups": kinds}``, for the outer splitter and
+    for the inner one:
+
+    >>> import sklearn
+    >>> from sklearn.model_selection import GridSearchCV, cross_validate
+    >>> cv = LeaveAnomalyKindOut(random_state=0)
+    >>> search = GridSearchCV(
+    ...     forest, {"n_estimators": [5, 20]}, cv=cv, scoring="roc_auc"
+    ... )
+    >>> with sklearn.config_context(enable_metadata_routing=True):
+    ...     found = cross_validate(
+    ...         search, X, y, cv=cv, scoring="roc_auc", params={"groups": kinds}
+    ...     )
+    >>> len(found["test_score"])
     4
     """
 
+    # As scikit-learn's splitters by groups ask for them.
+    __metadata_request__split = {"groups": True}  # noqa: RUF012
+
     def __init__(
         self,
-        kinds: ArrayLike,
+        kinds: ArrayLike | None = None,
         *,
         shuffle: bool = True,
         random_state: RandomState = None,
     ) -> None:
-        # NumPy would make the string "nan" of a NaN that stands among strings.
-        given = kinds if hasattr(kinds, "dtype") else np.array(kinds, dtype=object)
-        self.kinds = column_or_1d(given)
+        self.kinds = None if kinds is None else _column_of_kinds(kinds)
         self.shuffle = shuffle
         self.random_state = random_state
 
     def split(
-        self, X: Any, y: ArrayLike | None = None, groups: Any = None
+        self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Return the row numbers of the training and the test part of each split.
 
@@ -130,21 +164,25 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         X : array-like of shape (n, ...)
             Rows, of which only the number matters.
         y : array-like of shape (n,)
-            Labels: -1 for a known anomaly, anything else for the other rows.
-        groups : object, default=None
-            Ignored.
+            Labels: -1 for a known anomaly, 0 for an unlabelled row, anything else for a
+            normal one.
+        groups : array-like of shape (n,), default=None
+            The kinds, where the splitter was made without them.
 
         Returns
         -------
         iterator of (train, test)
             Row numbers in ascending order. The kinds come in ascending order.
         """
-        tested_in, n_splits = self._assign(X, y)
+        tested_in, n_splits = self._assign(X, y, groups)
         rows = np.arange(len(tested_in))
         return ((rows[tested_in != k], rows[tested_in == k]) for k in range(n_splits))
 
     def get_n_splits(
-        self, X: Any = None, y: ArrayLike | None = None, groups: Any = None
+        self,
+        X: Any = None,
+        y: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> int:
         """Return the number of splits: that of the kinds of known anomalies.
 
@@ -153,50 +191,107 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         X : object, default=None
             Ignored.
         y : array-like of shape (n,)
-            Labels: -1 for a known anomaly, anything else for the other rows.
-        groups : object, default=None
-            Ignored.
+            Labels, as for `split`.
+        groups : array-like of shape (n,), default=None
+            The kinds, where the splitter was made without them.
 
         Returns
         -------
         int
             At least 2.
         """
-        return self._kinds(y)[1].max() + 1
+        return len(self.get_split_names(X, y, groups))
 
-    def _assign(self, X, y):
+    def get_split_names(
+        self,
+        X: Any = None,
+        y: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> NDArray:
+        """Return the kind that each split leaves out of the training.
+
+        It is the name of ``split0_test_score``, ``split1_test_score`` and so on in
+        ``cv_results_``, and of the scores that ``cross_val_score`` returns.
+
+        Parameters
+        ----------
+        X : object, default=None
+            Ignored.
+        y : array-like of shape (n,)
+            Labels, as for `split`.
+        groups : array-like of shape (n,), default=None
+            The kinds, where the splitter was made without them.
+
+        Returns
+        -------
+        ndarray of shape (n_splits,)
+            Kinds in the order of the splits, which is ascending.
+        """
+        _, names, _ = self._kinds(y, groups)
+        return names
+
+    def _assign(self, X, y, groups):
         """Return the number of the split that tests each row, and how many there are.
 
         That each row has one such number is what keeps the parts disjoint.
         """
-        anomalous, kind_numbers = self._kinds(y)
-        check_consistent_length(X, anomalous)
-        n_splits = kind_numbers.max() + 1
-        n_others = np.count_nonzero(~anomalous)
-        if n_others < n_splits:
+        y, names, kind_numbers = self._kinds(y, groups)
+        check_consistent_length(X, y)
+        n_splits = len(names)
+        normal = (y != -1) & (y != 0)
+        n_normal = np.count_nonzero(normal)
+        if n_normal < n_splits:
             raise ValueError(
-                f"{n_others} rows are not anomalies: too few to give each of the "
-                f"{n_splits} splits, one per kind, some to test on."
+                f"{n_normal} rows are normal (1 in y): too few to give each of the "
+                f"{n_splits} splits, one per kind, some to test on. Rows with 0 in y "
+                "are unlabelled, and not tested: if most are normal, mark them by 1."
             )
-        folds = np.sort(np.arange(n_others) % n_splits)
+        folds = np.sort(np.arange(n_normal) % n_splits)
         if self.shuffle:
             folds = own_random_state(self.random_state).permutation(folds)
-        tested_in = np.empty(len(anomalous), dtype=np.intp)
-        tested_in[anomalous], tested_in[~anomalous] = kind_numbers, folds
+        tested_in = np.full(len(y), -1)
+        tested_in[y == -1], tested_in[normal] = kind_numbers, folds
         return tested_in, n_splits
 
-    def _kinds(self, y):
-        """Return a mask of the anomalies, and for each of them its kind's number."""
+    def _kinds(self, y, groups):
+        """Return the labels, the kinds, and for each anomaly its kind's number."""
         if y is None:
             raise ValueError(
                 "y is needed: -1 for the known anomalies, whose kinds are kept out in "
                 "turn."
             )
-        y = column_or_1d(y)
-        if len(y) != len(self.kinds):
+        y = complete_column(y, "y, where 0 marks an unlabelled row,")
+        given = {"groups": groups, "kinds": self.kinds}
+        given = {name: kinds for name, kinds in given.items() if kinds is not None}
+        if not given:
             raise ValueError(
-                f"kinds was given for {len(self.kinds)} rows, but y has {len(y)}: "
-                "make the splitter with the kinds of the rows that are to be split."
+                "The kinds of the anomalies are needed: as groups=kinds, which "
+                "searches hand on, or as LeaveAnomalyKindOut(kinds)."
+            )
+        of_anomalies = [self._at(y, kinds, name) for name, kinds in given.items()]
+        if of_anomalies[0].tolist() != of_anomalies[-1].tolist():
+            raise ValueError(
+                "groups differ from the kinds that the splitter was made with, in rows "
+                "where y is -1: give the kinds in one of the two ways."
+            )
+        names, numbers = np.unique(of_anomalies[0], return_inverse=True)
+        if len(names) < 2:
+            raise ValueError(
+                "At least two kinds of known anomalies are needed, one to test on and "
+                f"one to train on; all of them are of the kind {names.tolist()[0]!r}. "
+                "Nested splits leave one more out, and need three."
+            )
+        return y, names, numbers
+
+    @staticmethod
+    def _at(y, kinds, name):
+        """Return the kinds of the rows that are known anomalies."""
+        kinds = _column_of_kinds(kinds)
+        if len(y) != len(kinds):
+            raise ValueError(
+                f"{name} was given for {len(kinds)} rows, but y has {len(y)}: make the "
+                "splitter with the kinds of the rows that are to be split, or without, "
+                "and give them as groups, which a search cuts along with the rows."
             )
         anomalous = y == -1
         if not anomalous.any():
@@ -205,15 +300,7 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
                 "anomaly, convert it: `y = np.where(y == 1, -1, 1)`."
             )
         # NaN would be a kind of its own, whatever the anomalies it stands for.
-        kinds = self.kinds[anomalous].tolist()
-        kinds = complete_column(kinds, "kinds, where y is -1,")
-        present, numbers = np.unique(kinds, return_inverse=True)
-        if len(present) < 2:
-            raise ValueError(
-                "At least two kinds of known anomalies are needed, one to test on and "
-                f"one to train on; all of them are of the kind {present.tolist()[0]!r}."
-            )
-        return anomalous, numbers
+        return complete_column(kinds[anomalous].tolist(), f"{name}, where y is -1,")
 
 
 class TargetKFold(BaseCrossValidator):
@@ -228,16 +315,18 @@ class TargetKFold(BaseCrossValidator):
     every test part. Target rows with 0, whose labels are not known, are then never
     tested, since scorers refuse them: they are in every training part.
 
-    Like :class:`~sklearn.model_selection.PredefinedSplit`, it takes its information
-    about the rows when it is made, so that it can be given as ``cv=`` to whatever
-    cross-validates, without metadata routing.
+    The domains are given when the splitter is made, as to
+    :class:`~sklearn.model_selection.PredefinedSplit`, so that it can be ``cv=`` of
+    whatever cross-validates those very rows; or as `groups`, which searches and
+    cross-validations cut along with the rows. Only the latter can be nested.
 
     Parameters
     ----------
-    sample_domain : array-like of shape (n,)
+    sample_domain : array-like of shape (n,), default=None
         The domain of each row: a positive number for a source row, a negative one for a
         target row. Which numbers makes no difference. This is the `sample_domain` of
-        ``fit``, and what :func:`skanomaly.datasets.across_domains` returns.
+        ``fit``, and what :func:`skanomaly.datasets.across_domains` returns. None asks
+        for `groups` at each split.
     n_splits : int, default=5
         Number of folds, at least 2.
     shuffle : bool, default=True
@@ -253,9 +342,10 @@ class TargetKFold(BaseCrossValidator):
     ValueError
         By the constructor, if `sample_domain` is not one-dimensional, has another value
         than positive and negative numbers, has no source row, or has fewer target rows
-        than folds, or if `n_splits` is less than 2. By `split`, if `X` or `y` has
-        another length than `sample_domain`, or if `y` has both +1 and -1 among the
-        target rows, but missing values too, or fewer labels than there are folds.
+        than folds, or if `n_splits` is less than 2. By `split`, for such `groups`; if
+        there are neither `sample_domain` nor `groups`, or both and they differ; if `X`
+        or `y` has another length; or if `y` has both +1 and -1 among the target rows,
+        but missing values too, or fewer labels than there are folds.
     TypeError
         By the constructor, if `shuffle` is not a bool.
 
@@ -274,6 +364,9 @@ class TargetKFold(BaseCrossValidator):
     -----
     The convention is that of skada, but for zeros: they stand for source rows there,
     and are refused here, since labels 0 and 1 would be misread.
+
+    With metadata routing, ``TargetKFold().set_split_request(groups="sample_domain")``
+    takes the domains that a search is given for ``fit`` of the detector.
 
     Examples
     --------
@@ -304,30 +397,30 @@ class TargetKFold(BaseCrossValidator):
     (5, True)
     """
 
+    # As scikit-learn's splitters by groups ask for them.
+    __metadata_request__split = {"groups": True}  # noqa: RUF012
+
     def __init__(
         self,
-        sample_domain: ArrayLike,
+        sample_domain: ArrayLike | None = None,
         n_splits: int = 5,
         *,
         shuffle: bool = True,
         random_state: RandomState = None,
     ) -> None:
-        self.sample_domain = checked_domains(sample_domain)
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
         KFold(n_splits, shuffle=shuffle)  # refuses what is not valid
-        if not (self.sample_domain > 0).any():
-            raise ValueError("sample_domain has no source row (above 0).")
-        n_target = np.count_nonzero(self.sample_domain < 0)
-        if n_target < n_splits:
-            raise ValueError(
-                f"sample_domain has {n_target} target rows (below 0): too few for "
-                f"n_splits={n_splits}."
-            )
+        self.sample_domain = sample_domain
+        if sample_domain is not None:
+            self.sample_domain = self._checked(sample_domain, "sample_domain")
 
     def split(
-        self, X: Any = None, y: ArrayLike | None = None, groups: Any = None
+        self,
+        X: Any = None,
+        y: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Return the row numbers of the training and the test part of each split.
 
@@ -338,25 +431,26 @@ class TargetKFold(BaseCrossValidator):
         y : array-like of shape (n,), default=None
             Labels. They are read at the target rows only, and only if there are both +1
             (normal) and -1 (anomalous) among these; 0 then stands for no label.
-        groups : object, default=None
-            Ignored.
+        groups : array-like of shape (n,), default=None
+            The domains, where the splitter was made without them.
 
         Returns
         -------
         iterator of (train, test)
             Row numbers in ascending order.
         """
+        domain = self._domains(groups)
         if X is not None:
-            self._check_rows(X, "X")
-        tested = np.flatnonzero(self.sample_domain < 0)
+            self._check_rows(domain, X, "X")
+        tested = np.flatnonzero(domain < 0)
         anomalous = None
         if y is not None:
-            self._check_rows(y, "y")
+            self._check_rows(domain, y, "y")
             tested, anomalous = _labelled(tested, column_or_1d(y)[tested])
         # Drawn now, so that an error comes here and not at the first split.
         folds = self._folds(anomalous).split(tested, anomalous)
         tests = [tested[test] for _, test in folds]
-        rows = np.arange(len(self.sample_domain))
+        rows = np.arange(len(domain))
         return ((np.setdiff1d(rows, test), test) for test in tests)
 
     def get_n_splits(
@@ -395,14 +489,53 @@ class TargetKFold(BaseCrossValidator):
             return folds
         return StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
 
-    def _check_rows(self, rows, name):
-        n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
-        if n != len(self.sample_domain):
+    def _domains(self, groups):
+        """Return the domains: those of `groups`, if there are, or of the splitter."""
+        if groups is None and self.sample_domain is None:
             raise ValueError(
-                f"sample_domain was given for {len(self.sample_domain)} rows, but "
-                f"{name} has {n}: make the splitter with the domains of the rows that "
-                "are to be split."
+                "The domains of the rows are needed: as groups=sample_domain, which "
+                "searches hand on, or as TargetKFold(sample_domain)."
             )
+        if groups is None:
+            return self.sample_domain
+        domain = self._checked(groups, "groups")
+        own = self.sample_domain
+        if own is not None and not np.array_equal(own > 0, domain > 0):
+            raise ValueError(
+                "groups differ from the sample_domain that the splitter was made with: "
+                "give the domains in one of the two ways."
+            )
+        return domain
+
+    def _checked(self, domain, name):
+        domain = checked_domains(domain, name)
+        if not (domain > 0).any():
+            raise ValueError(f"{name} has no source row (above 0).")
+        n_target = np.count_nonzero(domain < 0)
+        if n_target < self.n_splits:
+            raise ValueError(
+                f"{name} has {n_target} target rows (below 0): too few for "
+                f"n_splits={self.n_splits}."
+            )
+        return domain
+
+    @staticmethod
+    def _check_rows(domain, rows, name):
+        n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
+        if n != len(domain):
+            raise ValueError(
+                f"The domains were given for {len(domain)} rows, but {name} has {n}: "
+                "make the splitter with the domains of the rows that are to be split, "
+                "or without, and give them as groups, which a search cuts along with "
+                "the rows."
+            )
+
+
+def _column_of_kinds(kinds):
+    """Return kinds as an array of one dimension, missing ones as they are."""
+    # NumPy would make the string "nan" of a NaN that stands among strings.
+    given = kinds if hasattr(kinds, "dtype") else np.array(kinds, dtype=object)
+    return column_or_1d(given)
 
 
 def _labelled(rows, labels):

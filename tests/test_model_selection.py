@@ -18,6 +18,7 @@ from sklearn.model_selection import (
     cross_val_score,
     cross_validate,
 )
+from sklearn.svm import OneClassSVM
 
 from skanomaly.datasets import (
     across_domains,
@@ -49,8 +50,8 @@ def labelled(rows):
     return X[y != 0], y[y != 0], kinds[y != 0]
 
 
-def splits(cv, X, y):
-    return [(train.tolist(), test.tolist()) for train, test in cv.split(X, y)]
+def splits(cv, X, y, groups=None):
+    return [(train.tolist(), test.tolist()) for train, test in cv.split(X, y, groups)]
 
 
 # ---------------------------------------------------------------- the parts
@@ -76,7 +77,7 @@ def test_parts_are_disjoint_and_complete(rows):
         assert train == sorted(train)
         assert test == sorted(test)
     tested = [row for _, test in found for row in test]
-    assert sorted(tested) == list(range(len(y)))
+    assert sorted(tested) == np.flatnonzero(y).tolist()
 
 
 @pytest.mark.parametrize("n_others", [3, 4, 5, 6, 31, 32])
@@ -91,12 +92,42 @@ def test_folds_of_the_other_rows_are_of_one_size(n_others, shuffle):
     assert min(sizes) > 0
 
 
-def test_normal_and_unlabelled_rows_are_mixed_by_shuffling(rows):
+def test_normal_rows_are_mixed_by_shuffling(rows):
     _, y, kinds = rows
     order = np.argsort(-y, kind="stable")
     y, kinds = y[order], kinds[order]
     cv = LeaveAnomalyKindOut(kinds, random_state=0)
-    assert all({0, 1} <= set(y[test]) for _, test in cv.split(y, y))
+    normal = [test[y[test] == 1] for _, test in cv.split(y, y)]
+    assert all(np.ptp(rows) >= len(rows) for rows in normal)
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", detector_roc_auc])
+def test_unlabelled_rows_are_trained_on_alone(rows, scoring):
+    """Point 15: rows with 0 in y were in the test parts, and every score was NaN."""
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    for train, test in cv.split(X, y):
+        assert set(np.flatnonzero(y == 0)) <= set(train)
+        assert set(y[test]) == {1, -1}
+    forest = IsolationForest(random_state=0)
+    scores = cross_val_score(forest, X, y, cv=cv, scoring=scoring)
+    assert (scores > 0.8).all()
+
+
+def test_labels_without_a_normal_row_are_refused(rows):
+    _, y, kinds = rows
+    y[y == 1] = 0
+    with pytest.raises(ValueError, match=r"0 rows are normal \(1 in y\).*mark them"):
+        LeaveAnomalyKindOut(kinds).split(y, y)
+
+
+def test_missing_labels_are_refused(rows):
+    _, y, kinds = rows
+    for nothing in (None, np.nan, pd.NA):
+        known = y.astype(object)
+        known[0] = nothing
+        with pytest.raises(ValueError, match="y, where 0 marks an unlabelled row, has"):
+            LeaveAnomalyKindOut(kinds).split(y, known)
 
 
 def test_without_shuffling_the_folds_follow_the_rows():
@@ -233,6 +264,91 @@ def test_kinds_of_the_protocols():
         np.testing.assert_equal(kinds[train][y[train] == -1], 4 - kept_out)
 
 
+# ---------------------------------------------------------------- kinds as groups
+
+
+@pytest.mark.parametrize("hold", [np.array, list, pd.Series])
+def test_kinds_can_be_given_as_groups(rows, hold):
+    X, y, kinds = rows
+    expected = splits(LeaveAnomalyKindOut(kinds, random_state=0), X, y)
+    cv = LeaveAnomalyKindOut(random_state=0)
+    assert splits(cv, X, y, hold(kinds)) == expected
+    assert cv.get_n_splits(X, y, hold(kinds)) == 3
+    # What cross-validates hands the same ones to a splitter that was made with them.
+    given = LeaveAnomalyKindOut(kinds, random_state=0)
+    assert splits(given, X, y, hold(kinds)) == expected
+    assert "kinds=None" in repr(cv)
+
+
+def cross_validated(estimator, X, y, groups, cv, *, routing):
+    """Return what cross_validate does, given groups in the one way or the other."""
+    how = {"params": {"groups": groups}}
+    if not routing:
+        # For the splitter, and for a search that is cross-validated.
+        nested = how["params"] if isinstance(estimator, GridSearchCV) else {}
+        how = {"groups": groups, "params": nested}
+    with config_context(enable_metadata_routing=routing):
+        return cross_validate(
+            estimator, X, y, cv=cv, scoring="roc_auc", return_estimator=True, **how
+        )
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_groups_of_searches_and_cross_validations(labelled, routing):
+    X, y, kinds = labelled
+    forest = IsolationForest(random_state=0, n_estimators=5)
+    cv, by_kinds = (
+        LeaveAnomalyKindOut(given, random_state=0) for given in (None, kinds)
+    )
+    expected = cross_val_score(forest, X, y, cv=by_kinds, scoring="roc_auc")
+    found = cross_validated(forest, X, y, kinds, cv, routing=routing)
+    np.testing.assert_array_equal(found["test_score"], expected)
+    with config_context(enable_metadata_routing=routing):
+        search = GridSearchCV(forest, {"n_estimators": [5]}, cv=cv, scoring="roc_auc")
+        search.fit(X, y, groups=kinds)
+    assert search.cv_results_["split2_test_score"][0] == expected[2]
+
+
+@pytest.mark.parametrize("outer_has_kinds", [True, False])
+@pytest.mark.parametrize("routing", [True, False])
+def test_a_search_is_nested(labelled, routing, outer_has_kinds):
+    """Point 15: the inner splitter was given the kinds of all rows, and refused."""
+    X, y, kinds = labelled
+    inner = LeaveAnomalyKindOut(random_state=0)
+    outer = LeaveAnomalyKindOut(kinds if outer_has_kinds else None, random_state=0)
+    forest = IsolationForest(random_state=0)
+    search = GridSearchCV(
+        forest, {"n_estimators": [9, 20]}, cv=inner, scoring="roc_auc"
+    )
+    found = cross_validated(search, X, y, kinds, outer, routing=routing)
+    assert (found["test_score"] > 0.8).all()
+    for (train, _), fitted in zip(
+        outer.split(X, y, kinds), found["estimator"], strict=True
+    ):
+        by_hand = clone(search).fit(X[train], y[train], groups=kinds[train])
+        assert fitted.n_splits_ == 2
+        for name, scores in by_hand.cv_results_.items():
+            if name.endswith("test_score"):
+                np.testing.assert_array_equal(fitted.cv_results_[name], scores)
+
+
+def test_splits_have_names(rows):
+    """Point 15: nothing told which kind a split leaves out."""
+    X, y, kinds = rows
+    cv = LeaveAnomalyKindOut(kinds, random_state=0)
+    by_groups = LeaveAnomalyKindOut(random_state=0)
+    for names in (
+        cv.get_split_names(X, y),
+        cv.get_split_names(y=y),
+        by_groups.get_split_names(y=y, groups=kinds),
+    ):
+        assert names.tolist() == KINDS.tolist()
+        for name, (_, test) in zip(names, cv.split(X, y), strict=True):
+            assert set(kinds[test][y[test] == -1]) == {name}
+    numbers = LeaveAnomalyKindOut([7, 7, 100, -20]).get_split_names(y=[1, 1, -1, -1])
+    assert numbers.tolist() == [-20, 100]
+
+
 # ---------------------------------------------------------------- the object
 
 
@@ -269,7 +385,7 @@ def test_import_needs_no_torch():
 def test_splits_as_predefined_split_does(rows):
     X, y, kinds = rows
     cv = LeaveAnomalyKindOut(kinds, random_state=0)
-    tested_in = np.empty(len(y), int)
+    tested_in = np.full(len(y), -1)  # which PredefinedSplit never tests
     for k, (_, test) in enumerate(cv.split(X, y)):
         tested_in[test] = k
     assert splits(PredefinedSplit(tested_in), None, None) == splits(cv, X, y)
@@ -305,9 +421,29 @@ def test_refusals(method, kinds, y, message):
         getattr(cv, method)(np.zeros((3, 1)), y)
 
 
+@pytest.mark.parametrize("method", ["split", "get_n_splits", "get_split_names"])
+@pytest.mark.parametrize(
+    ("kinds", "groups", "message"),
+    [
+        (None, None, r"as groups=kinds, .* or as LeaveAnomalyKindOut\(kinds\)"),
+        (None, [0, 1], "groups was given for 2 rows, but y has 3"),
+        (None, [0, 1, 1], "two kinds .* of the kind 1"),
+        (None, ["", "a", None], "groups, where y is -1, has missing"),
+        (None, np.zeros((3, 2)), "1d array"),
+        ([0, 1, 2], [0, 2, 1], "groups differ from the kinds"),
+        ([0, 1, 2], [0, 1], "groups was given for 2 rows, but y has 3"),
+        ([0, 1], [0, 1, 2], "kinds was given for 2 rows.*give them as groups"),
+    ],
+)
+def test_groups_that_are_refused(method, kinds, groups, message):
+    cv = LeaveAnomalyKindOut(kinds)
+    with pytest.raises(ValueError, match=message):
+        getattr(cv, method)(np.zeros((3, 1)), [1, -1, -1], groups)
+
+
 def test_too_few_other_rows_are_refused():
     y = [1, -1, -1]
-    with pytest.raises(ValueError, match="1 rows are not anomalies"):
+    with pytest.raises(ValueError, match="1 rows are normal"):
         LeaveAnomalyKindOut([0, 1, 2]).split(y, y)
 
 
@@ -468,6 +604,62 @@ def test_target_folds_and_the_random_state(domains):
     assert splits(cv, X, y) == splits(TargetKFold(domain, shuffle=False), X, y)
 
 
+# ------------------------------------------------- TargetKFold: domains as groups
+
+
+@pytest.mark.parametrize("hold", [np.array, list, pd.Series])
+def test_domains_can_be_given_as_groups(domains, hold):
+    X, y, domain = domains
+    expected = splits(TargetKFold(domain, 3, random_state=0), X, y)
+    cv = TargetKFold(n_splits=3, random_state=0)
+    assert splits(cv, X, y, hold(domain)) == expected
+    assert cv.get_n_splits(X, y, hold(domain)) == 3
+    given = TargetKFold(domain, 3, random_state=0)
+    assert splits(given, X, y, hold(np.sign(domain))) == expected
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_a_search_on_the_target_is_nested(domains, routing):
+    """Point 15, of a kind: the inner splitter was given the domains of all rows."""
+    X, y, domain = domains
+    cv = TargetKFold(n_splits=2, random_state=0)
+    forest = IsolationForest(random_state=0)
+    search = GridSearchCV(forest, {"n_estimators": [9, 20]}, cv=cv, scoring="roc_auc")
+    found = cross_validated(search, X, y, domain, cv, routing=routing)
+    assert (found["test_score"] > 0.8).all()
+    for (train, test), fitted in zip(
+        cv.split(X, y, domain), found["estimator"], strict=True
+    ):
+        assert (domain[test] < 0).all()
+        by_hand = clone(search).fit(X[train], y[train], groups=domain[train])
+        for name, scores in by_hand.cv_results_.items():
+            if name.endswith("test_score"):
+                np.testing.assert_array_equal(fitted.cv_results_[name], scores)
+
+
+def test_the_domains_of_fit_can_be_those_of_the_splitter(domains):
+    X, y, domain = domains
+
+    class Detector(OneClassSVM):
+        def fit(self, X, y=None, sample_domain=None):
+            self.n_target_ = np.sum(sample_domain < 0)
+            return super().fit(X)
+
+    with config_context(enable_metadata_routing=True):
+        cv = TargetKFold(n_splits=2, random_state=0)
+        found = cross_validate(
+            Detector().set_fit_request(sample_domain=True),
+            X,
+            y,
+            cv=cv.set_split_request(groups="sample_domain"),
+            scoring="roc_auc",
+            params={"sample_domain": domain},
+            return_estimator=True,
+        )
+    assert (found["test_score"] > 0.8).all()
+    assert [one.n_target_ for one in found["estimator"]] == [13, 13]
+
+
 # ------------------------------------------------- TargetKFold: in scikit-learn
 
 
@@ -544,3 +736,21 @@ def test_domains_of_other_rows_are_refused(domains):
         cv.split(X[1:], y)
     with pytest.raises(ValueError, match="for 41 rows, but y has 40: make"):
         cv.split(X, y.tolist()[1:])
+
+
+@pytest.mark.parametrize(
+    ("given", "groups", "message"),
+    [
+        (None, None, r"as groups=sample_domain, .* or as TargetKFold\(sample_domain\)"),
+        (None, [0, 0, 1, 1], r"groups has to be .*np\.where\(is_target, -1, 1\)"),
+        (None, [1, -1, -1], "domains were given for 3 rows, but X has 4"),
+        (None, [-1, -1, -1, -1], "groups has no source row"),
+        (None, [1, 1, 1, -1], "groups has 1 target rows .*too few for n_splits=2"),
+        ([1, 1, -1, -1], [1, -1, 1, -1], "groups differ from the sample_domain"),
+        ([1, 1, -1, -1], [1, -1, -1], "groups differ from the sample_domain"),
+    ],
+)
+def test_groups_that_are_no_domains_are_refused(given, groups, message):
+    cv = TargetKFold(given, 2)
+    with pytest.raises(ValueError, match=message):
+        cv.split(np.zeros((4, 1)), None, groups)

@@ -9,8 +9,9 @@ import torch
 from sklearn import config_context
 from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
@@ -23,6 +24,7 @@ from skanomaly._transfer_ad._net import TransferNet
 from skanomaly._transfer_ad._networks import Layers, StackedClassifier
 from skanomaly.datasets import across_domains, fetch_mnist, fetch_usps
 from skanomaly.exceptions import FitInterruptedWarning, SaturatedWeightsWarning
+from skanomaly.metrics import detector_roc_auc
 from skanomaly.model_selection import TargetKFold
 from skanomaly.objectives import (
     effective_sample_size,
@@ -389,7 +391,9 @@ def test_domains_are_given_in_two_ways(domains):
 
 def test_without_domains_it_is_a_plain_autoencoder(domains):
     source, target, _ = domains
-    with pytest.warns(UserWarning, match="was given no domains"):
+    # Point 15: in a search it recommended to "give sample_domain" alone.
+    says = r"was given no domains.*X_source\..*cv=TargetKFold\(sample_domain\)"
+    with pytest.warns(UserWarning, match=says):
         detector = short(criterion="reconstruction").fit(source)
     assert {record["stage"] for record in detector.history_} == {"pretraining"}
     assert not hasattr(detector, "sample_weight_")
@@ -826,6 +830,20 @@ def test_the_first_stage_does_not_know_the_second(domains, tmp_path, monkeypatch
 
 
 # In pipelines -------------------------------------------------------------------------
+
+
+def test_folds_that_ignore_the_domains_are_told_of_those_that_do_not(domains):
+    """Point 15: StratifiedKFold was recommended, which tests on the source too."""
+    source, target, y = domains
+    X, y = np.r_[source, target], np.r_[np.ones(200), y]
+    domain = np.repeat([1, -1], 200)
+    both = {"params": {"sample_domain": domain}, "scoring": detector_roc_auc}
+    with pytest.warns(UndefinedMetricWarning, match=r"two domains .*TargetKFold"):
+        cross_val_score(short(), X, y, cv=KFold(4), **both)
+    with pytest.raises(ValueError, match=r"source domain has 0 rows.*TargetKFold"):
+        cross_val_score(short(), X, y, cv=KFold(2), error_score="raise", **both)
+    cv = TargetKFold(domain, 2, random_state=0)
+    assert np.isfinite(cross_val_score(short(), X, y, cv=cv, **both)).all()
 
 
 def test_pipelines_and_searches_pass_the_domains_on(domains):

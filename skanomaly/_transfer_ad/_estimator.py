@@ -339,7 +339,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                 warn(
                     f"{type(self).__name__} was given no domains, and so takes all "
                     "rows as one: it is a plain autoencoder. Give sample_domain "
-                    "(above 0 for source rows, below for target rows) or X_source."
+                    "(above 0 for source rows, below for target rows) or X_source. A "
+                    "search or cross-validation has to be given sample_domain too, to "
+                    "hand it on; cv=TargetKFold(sample_domain), of "
+                    "skanomaly.model_selection, then tests on the target alone."
                 )
             return nothing
         domain = checked_domains(sample_domain)
@@ -353,7 +356,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                 sign = "above" if name == "source" else "below"
                 raise ValueError(
                     f"The {name} domain has {n} rows, and at least 2 are needed: those "
-                    f"with sample_domain {sign} 0."
+                    f"with sample_domain {sign} 0. In a cross-validation, TargetKFold "
+                    "of skanomaly.model_selection keeps both in every training part."
                 )
         if y is not None and self._contradicts(y, is_source):
             raise ValueError(

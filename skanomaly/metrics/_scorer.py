@@ -35,7 +35,8 @@ def check_labels(y_true: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError(
             "y_true must hold +1 (normal) and -1 (anomaly) only, got the labels "
             f"{sorted(found, key=str)[:5]}. If 0 stands for normal and 1 for anomaly, "
-            "convert them: `y = np.where(y == 1, -1, 1)`. Leave out unlabelled rows."
+            "convert them: `y = np.where(y == 1, -1, 1)`. Leave out unlabelled rows: "
+            "in cross-validation the splitters of skanomaly.model_selection do."
         )
     return np.equal(labels, -1)
 
@@ -77,7 +78,9 @@ def _score_anomalies(
         warn(
             "Only one class is present in y_true, among the rows with a weight: the "
             "score is not defined, NaN is returned. In cross-validation, "
-            "StratifiedKFold keeps both classes in every fold.",
+            "StratifiedKFold keeps both classes in every fold; where rows are of two "
+            "domains (sample_domain), TargetKFold of skanomaly.model_selection does, "
+            "and leaves the source, all normal, to the training.",
             UndefinedMetricWarning,
         )
         return float("nan")
@@ -193,6 +196,8 @@ Goes wherever scikit-learn takes a scorer: `GridSearchCV`, `cross_val_score`,
 `permutation_importance`. It calls `decision_function` of the detector, or
 `score_samples` where there is none. Split with `StratifiedKFold`, so that every fold
 holds normal rows and anomalies: the default for detectors, `KFold`, does not see to it.
+Known kinds of anomalies and rows of two domains have splitters of their own, in
+:mod:`skanomaly.model_selection`.
 
 For weights through metadata routing, take what ``set_score_request`` returns: it is a
 copy, and the scorer that everybody imports stays as it is.
