@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import prod
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .utils._bytes import holds_bytes
+from .utils._labels import complete_column
 from .utils._scaling import ImageScaler
 from .utils._warnings import warn
 
@@ -16,7 +18,7 @@ __all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
 
 TABLE, IMAGES, CLIPS = 2, 4, 5  # dimensions of X
 FEWEST = 2  # rows to learn from
-_OF_ZERO_AND_ONE = " Where 1 is an anomaly: np.where(y == 1, -1, 1)."
+_MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
 _ENOUGH = 1000  # rows to see whether units are the same
 _AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
 
@@ -100,14 +102,18 @@ class InputMixin:
         nothing = np.zeros(n_rows, dtype=bool)
         if y is None or not self._reads_labels:
             return nothing
-        y = self._label_column(y, n_rows)
-        anomalous = y == -1
-        if not (anomalous.any() and np.isin(y, (-1, 0, 1)).all()):
-            hint = _OF_ZERO_AND_ONE if set(y.tolist()) == {0, 1} else ""
-            warn(
+        column = self._label_column(y, n_rows)
+        complete_column(y, "y, where 0 marks an unlabelled row,")
+        anomalous = column == -1
+        if not (anomalous.any() and np.isin(column, (-1, 0, 1)).all()):
+            complaint = (
                 "Nothing is taken as known to be anomalous: y marks such rows by -1, "
-                f"normal ones by 1, others by 0, and it holds {_shortened(y)}.{hint}"
+                "normal ones by 1, others by 0, and it holds "
+                f"{_shortened(column)}.{_conversion(column)}"
             )
+            if self._expects_labels() and not _may_be_any_target(column):
+                raise ValueError(f"{complaint} Where none is known: y=None.")
+            warn(complaint)
             return nothing
         if (n_left := n_rows - anomalous.sum()) < FEWEST:
             raise ValueError(
@@ -115,6 +121,10 @@ class InputMixin:
                 f"{type(self).__name__} learns what is normal from at least {FEWEST}."
             )
         return anomalous
+
+    def _expects_labels(self):
+        """Return whether labels that mark no anomaly are a mistake."""
+        return self._reads_labels
 
     @staticmethod
     def _label_column(y, n_rows):
@@ -156,6 +166,32 @@ class InputMixin:
                 f"fitted on {before}: pixels hardly have one scale. Give both as "
                 "bytes, or both as floats of one range."
             )
+
+
+def _may_be_any_target(y):
+    """Return whether labels without a known anomaly may be meant as they are.
+
+    Numbers of one value, or of three and more, may be anything. The common tests of
+    scikit-learn give detectors numbers of two values too, in at most 100 rows of which
+    about half have either: as few normal rows as that are no training set.
+    """
+    counts = Counter(y.tolist())
+    numbers = all(isinstance(v, Real) and not isinstance(v, bool) for v in counts)
+    if not numbers or -1 in counts:
+        return False
+    few = len(y) <= _MOST_OF_A_CHECK and min(counts.values()) >= 0.4 * len(y) - 1
+    return len(counts) != 2 or few
+
+
+def _conversion(y):
+    """Return how to mark the rarer of two values as the anomaly, as a sentence."""
+    counts = Counter(y.tolist())
+    if len(counts) != 2 or -1 in counts:
+        return ""
+    if y.dtype.kind == "b":
+        return " Where True is an anomaly: np.where(y, -1, 1)."
+    rarer = 1 if counts.keys() == {0, 1} else min(counts, key=counts.get)
+    return f" Where {rarer!r} is an anomaly: np.where(y == {rarer!r}, -1, 1)."
 
 
 def _shortened(y):

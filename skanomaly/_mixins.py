@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
 from .utils._random import own_random_state
@@ -86,9 +87,18 @@ class ReconstructionMixin(EncodingMixin):
         if self.image_shape_ is None:
             raise ValueError(
                 f"{type(self).__name__} was fitted on tables, which have no pixels. "
-                "Errors of columns are (X - detector.reconstruct(X)) ** 2."
+                f"Errors of columns are {self._errors_of_columns()}."
             )
         return self._compute(self._squared_errors, X)
+
+    def _errors_of_columns(self):
+        """Return the expression for errors that do not depend on units of columns."""
+        errors = "(X - detector.reconstruct(X))"
+        if isinstance(self.scaler_, StandardScaler):
+            errors = f"({errors} / detector.scaler_.scale_)"
+        elif self.scaler_ is not None:  # of MinMaxScaler, which multiplies by it
+            errors = f"({errors} * detector.scaler_.scale_)"
+        return f"{errors} ** 2"
 
     def _squared_errors(self, batch):
         return (batch - self._reconstruct_batch(batch)).square().sum(1)

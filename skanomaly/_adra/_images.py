@@ -64,10 +64,12 @@ def checked_pair(normalization, n_channels: int) -> tuple[tuple, tuple]:
     except (TypeError, ValueError):
         means, spreads = np.empty(0), np.empty(0)
     sizes = {len(means), len(spreads)}
-    if sizes not in ({1}, {_COLOURS}, {n_channels}) or not (spreads > 0).all():
+    finite = np.isfinite(means).all() and np.isfinite(spreads).all()
+    positive = finite and (spreads > 0).all()
+    if sizes not in ({1}, {_COLOURS}, {n_channels}) or not positive:
         raise ValueError(
-            f"normalization={normalization!r} has to be a pair, means and standard "
-            "deviations above 0, each of one number or one per channel."
+            f"normalization={normalization!r} has to be a pair of finite numbers, means "
+            "and standard deviations above 0, each of one number or one per channel."
         )
     if len(means) > 1 < n_channels != len(means):
         raise ValueError(

@@ -8,7 +8,7 @@ decoder, C the classifier of domains; L is the loss of reconstruction.
 from __future__ import annotations
 
 from functools import partial
-from math import ceil, exp, log
+from math import ceil, exp, inf, log
 
 import numpy as np
 from torch import Tensor
@@ -378,10 +378,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         """Return beta at the start, and where the ramp would be at 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
         numbers = all(isinstance(bound, sk.Real) for bound in beta)
-        if len(beta) != 2 or not numbers or min(beta) <= 0:
+        # NaN is not above 0 either.
+        if len(beta) != 2 or not numbers or not all(0 < bound < inf for bound in beta):
             raise ValueError(
-                f"beta={self.beta} has to be a number above 0, or a pair of such "
-                "numbers: where it starts and where it is going."
+                f"beta={self.beta} has to be a finite number above 0, or a pair of "
+                "such numbers: where it starts and where it is going."
             )
         return tuple(beta)
 
