@@ -137,5 +137,5 @@ def test_a_pair_with_nan_is_named(X, beta):
 @pytest.mark.parametrize("pair", [(np.nan, 1.0), (0.0, np.nan), (np.inf, 1.0)])
 def test_a_normalization_with_nan_is_named(pair):
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"normalization=.* a pair of finite"):
+    with pytest.raises(ValueError, match=r"normalization=.*, all finite"):
         short(ADRA, normalization=pair).fit(images)

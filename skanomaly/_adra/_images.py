@@ -68,8 +68,8 @@ def checked_pair(normalization, n_channels: int) -> tuple[tuple, tuple]:
     positive = finite and (spreads > 0).all()
     if sizes not in ({1}, {_COLOURS}, {n_channels}) or not positive:
         raise ValueError(
-            f"normalization={normalization!r} has to be a pair of finite numbers, means "
-            "and standard deviations above 0, each of one number or one per channel."
+            f"normalization={normalization!r} has to be a pair, means and standard "
+            "deviations above 0, each of one number or one per channel, all finite."
         )
     if len(means) > 1 < n_channels != len(means):
         raise ValueError(
