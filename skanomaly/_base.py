@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import ceil, prod
-from pickle import PicklingError
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
+from ._version import __version__
 from .engine import AlternatingNet, ProgressBar, Rows
 from .exceptions import (
     ConstantScoresWarning,
@@ -23,6 +23,7 @@ from .exceptions import (
 )
 from .networks import SideBySide, built_by
 from .utils._device import resolve_device
+from .utils._memory import run_or_recall
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
@@ -332,19 +333,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         The first thing that a stage returns is its net.
         """
         # What callbacks of the user do to a stage is in no key.
-        memory = check_memory(None if self.callbacks else self.memory)
-        stage = memory.cache(stage, ignore=["callbacks"])
-        try:
-            shelved = stage.call_and_shelve(*arguments, callbacks=callbacks)
-        except PicklingError as error:
-            raise ValueError(
-                "With memory, functions that are parameters have to be defined at the "
-                f"top of a module, and not as lambdas or inside of others: {error}"
-            ) from error
-        result = shelved.get()
-        if result[0].interrupted_:
-            shelved.clear()
-        return result
+        memory = None if self.callbacks else self.memory
+        return run_or_recall(memory, __version__, stage, arguments, callbacks)
 
     @staticmethod
     def _hold_out(rows, seed, most=None):
