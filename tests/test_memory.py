@@ -38,8 +38,8 @@ def runs(monkeypatch):
     return trained
 
 
-def scores_with(cls, memory, X):
-    detector = short(cls, memory=memory, warm_start=False)
+def scores_with(cls, memory, X, **params):
+    detector = short(cls, memory=memory, **params)
     return detector.fit(X).score_samples(X)
 
 
@@ -172,6 +172,8 @@ def test_what_was_interrupted_is_never_written(cls, X, tmp_path, monkeypatch):
         lambda *args, **kwargs: written.append(args),
     )
     with pytest.warns(FitInterruptedWarning):
+        scores_with(cls, str(tmp_path), X, on_interrupt="keep")
+    with pytest.raises(KeyboardInterrupt):
         scores_with(cls, str(tmp_path), X)
     assert not written
 
