@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import JointEncoderGAN, load, save
-from skanomaly._joint_encoder_gan import _abnormality, _net
+from skanomaly._joint_encoder_gan import _abnormality, _estimator, _net
 from skanomaly._joint_encoder_gan._abnormality import Abnormality, Figures, bulk_of
 from skanomaly._joint_encoder_gan._net import JointNet, Phase
 from skanomaly._joint_encoder_gan._networks import (
@@ -391,6 +391,8 @@ def make_net(**params):
         "clip": partial(torch.clamp, min=-1.0, max=1.0),
         "encoder_loss": "image",
         "cycle_updates_generator": False,
+        "cycle_weight": None,
+        "as_published": False,
         "n_copies": 1,
     }
     net = JointNet(builders, **settings | params)
@@ -409,20 +411,56 @@ def state_of(net):
     }
 
 
-@pytest.mark.parametrize("encoder_loss", ["image", "latent"])
-def test_each_turn_moves_its_own_network(encoder_loss):
-    net = make_net(encoder_loss=encoder_loss)
+def played(net, **phase):
+    """Return the players, in their order, after checks that each moves alone."""
+    net.phase_ = net.phase_._replace(**phase)
     net._call_players()
     net._sums, order = {}, []
     turns = net.turns(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
-    for player, loss in turns:
+    for turn in turns:
+        pairs = [turn] if isinstance(turn[0], str) else turn
+        names = [player for player, _ in pairs]
         before = state_of(net)
-        net._play([(player, loss)])
+        net._play(pairs)
         now = state_of(net)
         moved = [role for role in now if not torch.equal(now[role], before[role])]
-        assert moved == [player]
-        order.append(player)
+        assert sorted(moved) == sorted(names)
+        order.append("+".join(names))
+    return order
+
+
+@pytest.mark.parametrize("encoder_loss", ["image", "latent"])
+def test_each_turn_moves_its_own_network(encoder_loss):
+    order = played(make_net(encoder_loss=encoder_loss))
     assert order == ["generator", "encoder", "critic"]
+
+
+@pytest.mark.parametrize(
+    ("params", "turns", "order"),
+    [
+        ({}, "all", ["critic", "generator", "encoder"]),
+        ({}, "game", ["critic", "generator"]),
+        ({}, "encoder", ["encoder"]),
+        ({"cycle_updates_generator": True}, "all", ["critic", "generator+encoder"]),
+    ],
+)
+def test_the_authors_order_of_turns(params, turns, order):
+    """Point 13: it could not be had."""
+    assert played(make_net(as_published=True, **params), turns=turns) == order
+
+
+def test_the_authors_turns_are_each_on_noise_of_its_own():
+    """Point 13: encoder and critic learned from the same generated rows."""
+    for as_published, n_draws in ((False, 2), (True, 3)):
+        net, drawn = make_net(as_published=as_published), []
+        draw = net.draw_noise
+        net.draw_noise = lambda *sizes, d=draw, to=drawn: to.append(d(*sizes)) or to[-1]
+        net._call_players()
+        net._sums = {}
+        for turn in net.turns(torch.zeros(1, 8, 1, 8, 8)):
+            net._play([turn])
+        assert len(drawn) == n_draws
+        assert len({float(noise.sum()) for noise in drawn}) == n_draws
 
 
 def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
@@ -440,6 +478,58 @@ def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
     generator_weight = next(net.generator_.parameters())
     (_, (_, cycle)), _ = net.turns(torch.zeros(1, 8, 1, 8, 8))
     assert torch.autograd.grad(cycle, generator_weight)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("encoder_loss", ["image", "latent"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
+    """Point 13: it was a mean over pixels, 1 / (c h w) of the printed norm."""
+    side = 4 * 2**level
+    losses, printed = {}, []
+    for weight in (None, 0.0, 0.5, 1.0):
+        net = make_net(
+            cycle_updates_generator=True, cycle_weight=weight, encoder_loss=encoder_loss
+        )
+        net.phase_ = net.phase_._replace(level=level)
+        net.grow(level, 0.0)
+        pairs, _ = net.turns(torch.zeros(1, 8, 1, side, side))
+        (_, losses[weight]), (_, cycle) = pairs
+        rng = torch.Generator().manual_seed(0)
+        noise = net.draw_noise(8, 6, rng)
+        with torch.no_grad():
+            made = net.generator_(noise)
+            codes = net.encoder_(made)
+            gap = noise - codes if encoder_loss == "latent" else made
+            if encoder_loss == "image":
+                gap = made - net.generator_(codes)
+        printed.append(gap.abs().flatten(2).sum(2).mean())  # the norm of each row
+        # The encoder has no other term, and its loss stays one of a size.
+        torch.testing.assert_close(cycle.detach(), gap.abs().mean())
+    losses = {weight: loss.detach() for weight, loss in losses.items()}
+    norm, n_numbers = printed[0], 6 if encoder_loss == "latent" else side**2
+    for weight, expected in ((0.5, 0.5), (1.0, 1.0), (None, 1 / n_numbers)):
+        torch.testing.assert_close(losses[weight] - losses[0.0], expected * norm)
+
+
+def test_the_paper_s_preset_has_the_norm_as_printed():
+    """Point 13: eq. 1 to the letter was not what `cycle_updates_generator` did."""
+    detector = JointEncoderGAN()
+    for shape, preset, expected in (
+        ((3, 32, 32), None, None),
+        ((3, 32, 32), "paper", 1.0),
+        ((3,), "paper", None),
+    ):
+        detector._row_shape = shape
+        assert detector.set_params(preset=preset)._value("cycle_weight") == expected
+    assert (
+        detector.set_params(cycle_weight=np.float32(0.5))._value("cycle_weight") == 0.5
+    )
+
+
+def test_a_weight_of_a_term_that_the_generator_has_not_is_an_error():
+    X = np.zeros((4, 2))
+    with pytest.raises(ValueError, match="cycle_updates_generator=True"):
+        short(cycle_weight=1.0).fit(X)
 
 
 class LinearCritic(nn.Module):
@@ -484,6 +574,25 @@ def test_groups_of_the_critic_hold_one_kind_of_rows():
     seen.clear()
     net.critic_loss(x.repeat(1, 3, 1, 1, 1), made.repeat(1, 3, 1, 1, 1))
     assert seen[-1].shape[1] == 8  # whole groups
+
+
+def test_the_authors_penalty_is_that_of_whole_batches():
+    """Point 13: half of the pairs were left out, whatever was asked for."""
+    net, seen = make_net(as_published=True), []
+    net.critic_.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x, made = torch.randn(2, 1, 6, 1, 8, 8)
+    loss = net.critic_loss(x, made)
+    on_data, on_made, points = seen
+    net.rng_ = torch.Generator().manual_seed(0)
+    share = torch.rand(1, 6, 1, 1, 1, generator=net.rng_)
+    torch.testing.assert_close(points, x + share * (made - x))
+    points = points.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(net.critic_(points).sum(), points)
+    penalty = (slope.flatten(2).norm(dim=2) - 1).square().mean()
+    on_data, on_made = net.critic_(on_data), net.critic_(on_made)
+    by_hand = on_made.mean() - on_data.mean() + 10 * penalty
+    by_hand = by_hand + 1e-3 * on_data.square().mean()
+    torch.testing.assert_close(loss, by_hand)
 
 
 # Growth -------------------------------------------------------------------------------
@@ -580,6 +689,43 @@ def test_a_warm_start_goes_on_in_the_last_phase(images):
     assert stages == ["8 x 6", "16 x 12, fading in", "16 x 12", "16 x 12"]
     assert detector.net_.step_ > steps
     assert n_moves() == 2 * moves  # and so does the optimiser
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_the_authors_average_is_that_of_the_generator_alone(preset, images):
+    """Point 13: all three networks were averaged, whatever was asked for."""
+    last = {}
+
+    class Watch(Callback):
+        def on_batch_end(self, net, **kwargs):
+            last.update({role: w.clone() for role, w in state_of(net).items()})
+
+    own = {"preset": preset, "latent_dim": 8, "distance": "mahalanobis"}
+    detector = short(callbacks=[Watch()], averaging=0.9, **own).fit(images)
+    now = state_of(detector.net_)
+    averaged = [role for role in now if not torch.equal(now[role], last[role])]
+    assert averaged == (["generator"] if preset else list(now))
+
+
+def test_all_rows_take_part_in_the_training(images, monkeypatch):
+    """Point 13: a tenth of them was held out, for a figure that needs none."""
+    seen, judged = [], []
+
+    def watched(net, rows, *args, **kwargs):
+        seen.append(rows.chosen.sort().values.tolist())
+        return train_phases(net, rows, *args, **kwargs)
+
+    def compared(self, made, real):
+        judged.append((made.shape, real.shape))
+        compare(self, made, real)
+
+    train_phases = _estimator.train_phases
+    compare = JointEncoderGAN._compare_norms
+    monkeypatch.setattr(_estimator, "train_phases", watched)
+    monkeypatch.setattr(JointEncoderGAN, "_compare_norms", compared)
+    short(lam=1.0).fit(images)
+    assert seen == [list(range(40))]
+    assert judged == [((1, 40, 64), (1, 40, 64))]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,13 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         Whether the generator minimises the third term of eq. 1 too, as the equation
         has it. The authors' code, and so the figures in the paper, have it for the
         encoder alone.
+    cycle_weight : float or "auto", default="auto"
+        Weight of the third term of eq. 1 in the loss of the generator, at least 0: of
+        the norm as printed, which is a sum over the numbers of an image. It needs
+        ``cycle_updates_generator=True``; the steps of the encoder, which has no other
+        term, do not depend on it. "auto" is 1 over those numbers, c h w at the
+        present resolution, which makes the term a mean; and 1, as printed, for images
+        with ``preset="paper"``.
     n_copies : int or "auto", default="auto"
         Games that are played side by side, each with networks of its own; the score
         is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
@@ -145,10 +152,11 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     norm_auroc_ : float
-        Share of the pairs of a generated row and a real one in which the real one, of
-        up to 1000 that took no part in the training, has the shorter code, in [0, 1].
-        The paper's cue, short codes for what is unusual, wants it above 0.5; but both
-        kinds are mostly normal, so that it is no proof either way.
+        Share of the pairs of a generated row and a training row, one of up to 1000, in
+        which the training row has the shorter code, in [0, 1]. The encoder learns from
+        generated rows alone. The paper's cue, short codes for what is unusual, wants
+        it above 0.5; but both kinds are mostly normal, so that it is no proof either
+        way.
     %(common_attributes)s
 
     See Also
@@ -193,6 +201,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "distance": ("mahalanobis", "mahalanobis"),
         "standardize": (True, True),
         "averaging": (0.99, 0.99),
+        # None makes the norm a mean.
+        "cycle_weight": (None, None),
+        "as_published": (False, False),
         "latent_dim": (64, 64),
         "first_epochs": (600, 200),
         "max_epochs": (600, 75),
@@ -211,6 +222,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "distance": ("origin", "origin"),
         "standardize": (False, False),
         "averaging": (None, 0.999),
+        "cycle_weight": (None, 1.0),
+        "as_published": (None, True),
         "latent_dim": (None, 512),
         "first_level": (None, 0),
         "largest_batch": (None, 128),
@@ -230,6 +243,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "encoder_loss": [sk.StrOptions({"image", "latent"})],
         "encoder_training": [sk.StrOptions({"joint", "separate"})],
         "cycle_updates_generator": ["boolean"],
+        "cycle_weight": sk.AUTO_NONNEGATIVE,
         "n_copies": sk.AUTO_COUNT,
         "batch_size": [*BaseDeepDetector._parameter_constraints["batch_size"], sk.AUTO],
         "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
@@ -248,6 +262,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         encoder_loss="image",
         encoder_training="joint",
         cycle_updates_generator=False,
+        cycle_weight="auto",
         n_copies="auto",
         averaging="auto",
         preset=None,
@@ -277,6 +292,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.encoder_loss = encoder_loss
         self.encoder_training = encoder_training
         self.cycle_updates_generator = cycle_updates_generator
+        self.cycle_weight = cycle_weight
         self.n_copies = n_copies
         self.averaging = averaging
         self.preset = preset
@@ -326,6 +342,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             clip=self._clipping(),
             encoder_loss=self.encoder_loss,
             cycle_updates_generator=self.cycle_updates_generator,
+            cycle_weight=self._value("cycle_weight"),
+            as_published=self._value("as_published"),
             n_copies=k,
             lr=self._value("lr"),
             **self._engine(device, seed),
@@ -359,23 +377,24 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     # Training
 
     def _train(self, rows, others, seed):
+        self._check_cycle()
         net = self._nets_to_train(str(rows.device), seed)["net_"]
-        train, held_out = self._hold_out(rows, seed, most=_ENOUGH_NORMS)
-        phases = self._phases(len(train))
+        phases = self._phases(len(rows))
         with self._progress(*(phase.plan for phase in phases)) as callbacks:
-            stage = train_phases, net, train, phases, self._value("averaging")
+            stage = train_phases, net, rows, phases, self._value("averaging")
             self.net_, self._reached = self._cached(*stage, callbacks=callbacks)
         self._record(training=self.net_)
         # Most rows are normal; as many as are not must not say what is.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
-        usual = self._figures_of(train)
+        usual = self._figures_of(rows, seed)
         self.net_.abnormality_.adapt(usual, max(share, _LEFT_OUT))
-        codes = self._figures_of(held_out).codes
+        codes = usual.codes[:, :_ENOUGH_NORMS]
         self._compare_norms(self.net_.codes_of_made(codes.shape[1], seed), codes)
 
-    def _figures_of(self, rows):
-        """Return the figures of the first rows, as many as are enough."""
-        index = torch.arange(min(len(rows), _ENOUGH), device=rows.device)
+    def _figures_of(self, rows, seed):
+        """Return the figures of rows drawn at random, as many as are enough."""
+        order = np.random.default_rng(seed).permutation(len(rows))[:_ENOUGH]
+        index = torch.from_numpy(order).to(rows.device)
 
         def figures_of_batch(batch):
             residuals, codes = self._figures(batch)
@@ -387,14 +406,22 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         codes = table[:, 1:].unflatten(1, (self.net_.n_copies, -1)).transpose(0, 1)
         return Figures(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
-    def _phases(self, n_rows):
-        """Return the phases that are left to train."""
+    def _check_cycle(self):
+        """Check that the parameters of the third term of eq. 1 go together."""
+        if self.cycle_weight != "auto" and not self.cycle_updates_generator:
+            raise ValueError(
+                f"cycle_weight={self.cycle_weight} weighs a term of the generator's "
+                "loss that it has with cycle_updates_generator=True alone."
+            )
         if self.encoder_training == "separate" and self.cycle_updates_generator:
             raise ValueError(
                 "cycle_updates_generator=True needs encoder_training='joint': an "
                 "encoder that is trained afterwards has no part in the generator's "
                 "training."
             )
+
+    def _phases(self, n_rows):
+        """Return the phases that are left to train."""
         frame = self._frame()
         finest = frame.finest if frame else 0
         # Networks of a user do not grow, and what plays with them does not either.
@@ -434,9 +461,10 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
         return Phase(level, fading, batch_size, **plan, name=name)
 
-    def _compare_norms(self, made, held_out):
-        """Measure whether held-out rows have shorter codes than generated ones."""
-        far = origin_distance(torch.cat([made, held_out], 1)).numpy(force=True)
+    def _compare_norms(self, made, real):
+        """Measure whether training rows have shorter codes than generated ones."""
+        # No row need be held out for it: the encoder learns from generated ones alone.
+        far = origin_distance(torch.cat([made, real], 1)).numpy(force=True)
         self._check_finite(far)
         y = np.repeat([0, 1], made.shape[1])
         each = [roc_auc_score(y, far_of_game) for far_of_game in far]
@@ -444,7 +472,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         counts = self._value("distance") == "origin" and self._value("lam") < 1
         if counts and self.norm_auroc_ < _MISLEADS:
             warn(
-                "Held-out rows have longer codes than generated ones (norm_auroc_ is "
+                "Training rows have longer codes than generated ones (norm_auroc_ is "
                 f"{self.norm_auroc_:.2f}), while this score takes rows with short "
                 "codes for anomalies. distance='mahalanobis' or lam=1 do not.",
                 NormDirectionWarning,

@@ -78,7 +78,13 @@ class Phase(NamedTuple):
 
 
 class JointNet(AlternatingNet):
-    """The game of eq. 1, for k games side by side."""
+    """The game of eq. 1, for k games side by side.
+
+    With `as_published` it is played as in the authors' code: critic, generator,
+    encoder, each on rows of its own; the penalty of whole batches; and an average of
+    the generator alone. `cycle_weight` is that of the norm as printed, and None stands
+    for 1 over its numbers.
+    """
 
     def __init__(
         self,
@@ -89,6 +95,8 @@ class JointNet(AlternatingNet):
         clip,
         encoder_loss,
         cycle_updates_generator,
+        cycle_weight,
+        as_published,
         **engine,
     ):
         super().__init__(modules, **engine)
@@ -97,6 +105,8 @@ class JointNet(AlternatingNet):
         self.clip = clip
         self.encoder_loss = encoder_loss
         self.cycle_updates_generator = cycle_updates_generator
+        self.cycle_weight = cycle_weight
+        self.as_published = as_published
 
     def players(self):
         adam = partial(MomentumFreeAdam, lr=self.lr)
@@ -107,25 +117,45 @@ class JointNet(AlternatingNet):
     def turns(self, batch):
         self.grow(self.phase_.level, 1 - self.progress if self.phase_.fading else 0.0)
         x = self.prepared(batch)
-        n = x.shape[1]
-        # The authors' order is critic, generator, encoder; begun in another place, two
-        # of them can learn from the same rows.
-        if self.phase_.turns != "encoder":
-            noise = self.draw_noise(n, self.latent_dim)
+        plays, coded = self.phase_.turns != "encoder", self.phase_.turns != "game"
+        if plays and self.as_published:
+            yield "critic", self.critic_loss(x, self.made(self.noise_for(x)))
+
+        if plays:
+            noise = self.noise_for(x)
             made = self.generator_(noise)
             fooled = -self.values(made).mean(1).sum()
-            if self.cycle_updates_generator:  # eq. 1 to the letter
+            if self.cycle_updates_generator:  # eq. 1
                 cycle = self.cycle(noise, made)
-                yield ("generator", fooled + cycle), ("encoder", cycle)
+                both = fooled + self.weight_of_cycle(made) * cycle
+                yield ("generator", both), ("encoder", cycle)
+                coded = False
             else:
                 yield "generator", fooled
 
-        noise = self.draw_noise(n, self.latent_dim)
+        if self.as_published:  # each turn on rows of its own
+            if coded:
+                noise = self.noise_for(x)
+                yield "encoder", self.cycle(noise, self.made(noise))
+            return
+        # Begun with the generator, the other two can learn from the same rows.
+        noise = self.noise_for(x)
         made = self.made(noise)
-        if self.phase_.turns != "game" and not self.cycle_updates_generator:
+        if coded:
             yield "encoder", self.cycle(noise, made)
-        if self.phase_.turns != "encoder":
+        if plays:
             yield "critic", self.critic_loss(x, made)
+
+    def noise_for(self, x: Tensor) -> Tensor:
+        """Return as much noise as there are rows, (k, n, latent_dim)."""
+        return self.draw_noise(x.shape[1], self.latent_dim)
+
+    def weight_of_cycle(self, made: Tensor) -> float:
+        """Return the weight of the third term of eq. 1, of which we have the mean."""
+        if self.cycle_weight is None:
+            return 1.0
+        latent = self.encoder_loss == "latent"
+        return self.cycle_weight * (self.latent_dim if latent else made[0, 0].numel())
 
     def made(self, noise: Tensor) -> Tensor:
         """Return generated rows that the generator does not learn from."""
@@ -140,11 +170,12 @@ class JointNet(AlternatingNet):
         """Return what the critic minimises, on data and generated rows."""
         # One after the other: the critic's groups must not hold rows of both kinds.
         on_data, on_made = self.values(x), self.values(made)
-        half = x.shape[1] // 2  # as good for the penalty, and half its price
-        half = max(half - half % GROUP if half > GROUP else half, 1)
-        shape = (x.shape[0], half, *[1] * (x.ndim - 2))
+        n = x.shape[1]
+        if not self.as_published:  # half is as good for the penalty, at half its price
+            n = max(n // 2 - n // 2 % GROUP if n // 2 > GROUP else n // 2, 1)
+        shape = (x.shape[0], n, *[1] * (x.ndim - 2))
         share = torch.rand(shape, generator=self.rng_, device=self.device)
-        points = torch.lerp(x[:, :half], made[:, :half], share)
+        points = torch.lerp(x[:, :n], made[:, :n], share)
         slope = input_gradient(self.critic_, points).flatten(2).float()
         loss = _PENALTY * gradient_penalty(slope) + _DRIFT * drift(on_data)
         return (loss - wasserstein_critic_loss(on_data, on_made)).sum()
@@ -258,10 +289,11 @@ class JointNet(AlternatingNet):
 def train_phases(net, rows, phases, decay, callbacks):
     """Train through all phases, and return the net and the last phase begun."""
     start = len(net.history) if net.initialized_ else 0
+    averaged = ["generator"] if net.as_published else None
     for phase in phases:
         # Averages over steps in which nothing grows any more.
         done = not phase.fading and phase.level == phases[-1].level
-        own = [AverageWeights(decay)] if done else []
+        own = [AverageWeights(decay, averaged)] if done else []
         try:
             net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         except KeyboardInterrupt:

@@ -94,14 +94,19 @@ class AverageWeights(Callback):
     decay : float
         In [0, 1): the share of itself that the average keeps at each step. Until
         1 / (1 - decay) steps are done, it is the plain mean of the weights after each.
+    players : sequence of str or None
+        Whose weights are averaged; None takes all players.
     """
 
-    def __init__(self, decay: float):
+    def __init__(self, decay: float, players: Sequence[str] | None = None):
         self.decay = decay
+        self.players = players
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Start from the weights that there are."""
-        modules = [player.module for player in net.players().values()]
+        players = net.players()
+        names = players if self.players is None else self.players
+        modules = [players[name].module for name in names]
         tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
         self.weights_ = [t for t in tensors if t.is_floating_point()]
         self.average_ = [t.detach().clone() for t in self.weights_]

@@ -1,0 +1,94 @@
+"""Small defects and strange contents: which of them maps and scores see.
+
+Images of one kind are normal. Each of those held out is tested as it is and with one
+defect of each kind, at a place drawn at random; images of other kinds are tested too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+_BRIGHT = 128.0  # of 255: how far spots and scratches are from what was there
+
+
+# Defects: each changes one image (c, h, w), float, in place --------------------------
+
+
+def spot(image, rng):
+    """A disc that is brighter or darker than what was there."""
+    _mark(image, _disc(image, rng, image.shape[2] / 16))
+
+
+def scratch(image, rng):
+    """A straight line, one pixel wide and half as long as the image."""
+    side = image.shape[2]
+    h, w = _place(image, rng)
+    angle, along = rng.uniform(0, np.pi), np.linspace(-side / 4, side / 4, 2 * side)
+    rows = np.rint(h + along * np.sin(angle)).astype(int).clip(0, image.shape[1] - 1)
+    columns = np.rint(w + along * np.cos(angle)).astype(int).clip(0, side - 1)
+    mask = np.zeros(image.shape[1:], dtype=bool)
+    mask[rows, columns] = True
+    _mark(image, mask)
+
+
+def hole(image, rng):
+    """A disc of the colour of the ground."""
+    image[:, _disc(image, rng, image.shape[2] / 8)] = _ground(image)
+
+
+def blur(image, rng):
+    """The whole image out of focus, by a Gaussian of one pixel."""
+    image[:] = gaussian_filter(image, (0, 1, 1))
+
+
+def missing_part(image, rng):
+    """A third of the image, at one of its sides, of the colour of the ground."""
+    side, ground = rng.integers(4), _ground(image)
+    turned = np.rot90(image, side, (1, 2))
+    turned[:, : turned.shape[1] // 3] = ground[:, None]
+
+
+DEFECTS = {
+    "spot": spot,
+    "scratch": scratch,
+    "hole": hole,
+    "blur": blur,
+    "missing part": missing_part,
+}
+
+
+def with_defect(images, defect, seed):
+    """Return images of bytes (n, c, h, w), each with a defect of one kind."""
+    rng, made = np.random.default_rng(seed), images.astype(np.float64)
+    for image in made:
+        DEFECTS[defect](image, rng)
+    return np.rint(made).astype(np.uint8)
+
+
+def _place(image, rng):
+    """Return the middle of a defect, somewhere in the inner half of the image."""
+    return [rng.uniform(side / 4, 3 * side / 4) for side in image.shape[1:]]
+
+
+def _disc(image, rng, radius):
+    h, w = np.ogrid[: image.shape[1], : image.shape[2]]
+    y, x = _place(image, rng)
+    return (h - y) ** 2 + (w - x) ** 2 <= radius**2
+
+
+def _mark(image, mask):
+    brighter = image[:, mask].mean() < _BRIGHT
+    image[:, mask] = (image[:, mask] + (_BRIGHT if brighter else -_BRIGHT)).clip(0, 255)
+
+
+def _ground(image):
+    """Return the median colour of the edge of an image, (c, 1)."""
+    edge = np.concatenate(
+        [
+            image[:, [0, -1]].reshape(len(image), -1),
+            image[:, :, [0, -1]].reshape(len(image), -1),
+        ],
+        1,
+    )
+    return np.median(edge, axis=1)[:, None]
