@@ -700,7 +700,7 @@ def test_the_authors_average_is_that_of_the_generator_alone(preset, images):
         def on_batch_end(self, net, **kwargs):
             last.update({role: w.clone() for role, w in state_of(net).items()})
 
-    own = {"preset": preset, "latent_dim": 8, "distance": "mahalanobis"}
+    own = {"preset": preset, "latent_dim": 8, "lam": 1.0, "batch_size": 8}
     detector = short(callbacks=[Watch()], averaging=0.9, **own).fit(images)
     now = state_of(detector.net_)
     averaged = [role for role in now if not torch.equal(now[role], last[role])]
