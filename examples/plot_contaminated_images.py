@@ -130,7 +130,7 @@ print(f"norm_auroc_ {detector.norm_auroc_:.2f}")
 # The coefficients hardly differ. The norms do, and here it is the **long** codes that
 # are anomalous, against what the paper found on its data. Nothing in the training moves
 # the length of codes, so that this may be different on other data. ``norm_auroc_``
-# compares held-out images with generated ones, all that can be had without labels, and
+# compares training images with generated ones, all that can be had without labels, and
 # says little of anomalies: here it is above one half, which is what the paper's cue
 # wants, and the cue is wrong all the same. The sign is not flipped, since the labels
 # that tell would not be there. By default the score has another distance, Mahalanobis',
