@@ -9,19 +9,67 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from skanomaly import datasets
+
+from .detection import images
+
+N_TRAIN, N_TEST = 2000, 300
+TRAINING_VIDEOS = 12  # of 16; normal frames of the others are tested
+
 _BRIGHT = 128.0  # of 255: how far spots and scratches are from what was there
+
+
+# Problems: normal images to train and to test, and images of other kinds --------------
+
+
+def one_class(name, normal, seed):
+    """Return images of one class, and of all others."""
+    X, y = images(name, "train")
+    X_test, y_test = images(name, "test")
+    return some_of(
+        (X[y == normal], X_test[y_test == normal], X_test[y_test != normal]), seed
+    )
+
+
+def walkway(seed):
+    """Return what a fixed camera sees: people on a walkway; cyclists and carts."""
+    video = datasets.fetch_ucsd_ped2()
+    last = video.videos > TRAINING_VIDEOS
+    X_test, y_test = images("ucsd_ped2", "test")
+    frames = video.data[~last], video.data[last], X_test[y_test == -1]
+    return some_of([coarser(part) for part in frames], seed)
+
+
+def some_of(parts, seed):
+    rng = np.random.default_rng(seed)
+    numbers = N_TRAIN, N_TEST, N_TEST
+    return [X[rng.permutation(len(X))[:n]] for X, n in zip(parts, numbers, strict=True)]
+
+
+def coarser(frames):
+    """Return images of bytes with half the sides, of means of pixels."""
+    n, c, h, w = frames.shape
+    means = frames.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+    return np.rint(means).astype(np.uint8)
+
+
+def problem(name, normal, seed):
+    """Return images of a kind to train and to test, and images of other kinds."""
+    if name == "ucsd_ped2":
+        return walkway(seed)
+    return one_class(name, normal, seed)
 
 
 # Defects: each changes one image (c, h, w), float, in place --------------------------
 
 
 def spot(image, rng):
-    """A disc that is brighter or darker than what was there."""
+    """Make a disc brighter, or darker, than what was there."""
     _mark(image, _disc(image, rng, image.shape[2] / 16))
 
 
 def scratch(image, rng):
-    """A straight line, one pixel wide and half as long as the image."""
+    """Make a straight line brighter or darker, half as long as the image."""
     side = image.shape[2]
     h, w = _place(image, rng)
     angle, along = rng.uniform(0, np.pi), np.linspace(-side / 4, side / 4, 2 * side)
@@ -33,17 +81,17 @@ def scratch(image, rng):
 
 
 def hole(image, rng):
-    """A disc of the colour of the ground."""
+    """Put a disc of the colour of the ground in place of what was there."""
     image[:, _disc(image, rng, image.shape[2] / 8)] = _ground(image)
 
 
 def blur(image, rng):
-    """The whole image out of focus, by a Gaussian of one pixel."""
+    """Put the whole image out of focus, by a Gaussian of one pixel."""
     image[:] = gaussian_filter(image, (0, 1, 1))
 
 
 def missing_part(image, rng):
-    """A third of the image, at one of its sides, of the colour of the ground."""
+    """Have nothing but the colour of the ground in a third, at one of the sides."""
     side, ground = rng.integers(4), _ground(image)
     turned = np.rot90(image, side, (1, 2))
     turned[:, : turned.shape[1] // 3] = ground[:, None]
