@@ -140,6 +140,59 @@ def test_a_held_out_class_may_be_in_the_official_test_set_alone(labelled):
     np.testing.assert_array_equal(y_test, [-1, 1])
 
 
+# Point 3: a corpus of the same source could not be had from the protocols.
+
+
+@pytest.mark.parametrize("split", SPLITTERS)
+def test_a_corpus_is_kept_apart_from_normal_and_anomalous_rows(split, labelled):
+    X, y = labelled
+    wanted = {"corpus_class": [1, 3], "random_state": 0}
+    parts = split(X, y, 2, return_kinds=True, **wanted)
+    *_, kinds_train, kinds_test, X_corpus, kinds_corpus = parts
+    np.testing.assert_array_equal(X_corpus, X[np.isin(y, [1, 3])])
+    np.testing.assert_array_equal(kinds_corpus, y[X_corpus])
+    assert set(kinds_train) == ({2} if split is one_vs_rest else {0})
+    assert set(kinds_test) == {0, 2}
+    assert_partition(parts, X[np.isin(y, [0, 2])])
+    assert_same(split(X, y, 2, **wanted), [*parts[:4], X_corpus])
+    # Normal rows are drawn as they are where the other classes do not exist.
+    among = np.isin(y, [0, 2])
+    assert_same(parts[:4], split(X[among], y[among], 2, random_state=0))
+
+
+def test_a_split_with_a_corpus_is_handed_on(labelled):
+    *split, X_corpus = one_vs_rest(*labelled, 2, corpus_class=3, random_state=0)
+    X_train, *_ = contaminate(*split, contamination=0.25, random_state=0)
+    assert len(X_train) == 12 + 4
+    assert not np.isin(X_corpus, X_train).any()
+
+
+@pytest.mark.parametrize("split", SPLITTERS)
+def test_classes_of_a_corpus_are_not_tested_on(split, labelled):
+    """A detector has been told of them: they would be known anomalies."""
+    official = {"X_test": np.arange(100, 104), "y_test": [0, 1, 2, 3]}
+    parts = split(*labelled, 0, corpus_class={1, 2}, **official)
+    np.testing.assert_array_equal(parts[1], [100, 103])
+    expected = [1, -1] if split is one_vs_rest else [-1, 1]
+    np.testing.assert_array_equal(parts[3], expected)
+    np.testing.assert_array_equal(parts[4], np.arange(20, 60))
+
+
+@pytest.mark.parametrize("split", SPLITTERS)
+@pytest.mark.parametrize(
+    ("apart", "message"),
+    [
+        (7, r"corpus_class must be among the classes \[0, 1, 2, 3\], got \[7\]"),
+        ([], r"corpus_class must be .* got \[\]"),
+        ([0, 1], r"corpus_class and (normal|anomalous)_class both have \[0\]"),
+        ([1, 2, 3], "No (row is anomalous|normal row is left)"),
+    ],
+)
+def test_classes_of_a_corpus_that_are_refused(split, apart, message, labelled):
+    with pytest.raises(ValueError, match=message):
+        split(*labelled, 0, corpus_class=apart, random_state=0)
+
+
 @pytest.mark.parametrize("kind", ["list", "strings", "frame", "images", "memmap"])
 def test_containers_are_kept(kind, labelled, tmp_path):
     X, y = labelled

@@ -3,8 +3,9 @@
 `one_vs_rest` and `hold_one_out` split labelled data; `contaminate` and
 `labelled_anomalies` move anomalies of such a split into its training set. All four
 return ``X_train, X_test, y_train, y_test``, followed by the kinds where they are known,
-so that a split can be handed on as ``f(*split)``. `across_domains` does all of this at
-once for two data sets, and returns the domains after the four.
+so that a split can be handed on as ``f(*split)``. Rows of classes that are kept apart
+for a corpus come last: ``*split, corpus = one_vs_rest(...)``. `across_domains` does all
+of this at once for two data sets, and returns the domains after the four.
 """
 
 from collections.abc import Sequence, Set
@@ -30,6 +31,7 @@ def one_vs_rest(
     normal_class: Any,
     *,
     test_size: float = 0.4,
+    corpus_class: Any = None,
     X_test: Any = None,
     y_test: ArrayLike | None = None,
     return_kinds: bool = False,
@@ -54,6 +56,11 @@ def one_vs_rest(
         Fraction in [0, 1) of the rows of each normal class that is held out. With 0,
         the test set is the anomalies alone: a pool for `contaminate` and
         `labelled_anomalies`. Ignored with an official test set.
+    corpus_class : label, sequence or set of labels, default=None
+        Classes that are kept apart, neither normal nor anomalous: their rows in `X` are
+        a corpus for outlier exposure, from the same source as the normal rows, and
+        those in `X_test` are left out. A detector that was told of these classes has
+        not been told of the anomalies.
     X_test, y_test : array-likes of shape (n_test, ...) and (n_test,), default=None
         The official test set and its class labels.
     return_kinds : bool, default=False
@@ -69,13 +76,18 @@ def one_vs_rest(
         +1 for normal rows and -1 for anomalies, int64; `y_train` is +1 throughout.
     kinds_train, kinds_test : ndarrays of shape (n_train,) and (n_test,)
         Class labels, with `return_kinds` only.
+    X_corpus : of shape (n_corpus, ...)
+        Rows of the classes kept apart, with `corpus_class` only.
+    kinds_corpus : ndarray of shape (n_corpus,)
+        Their class labels, with `corpus_class` and `return_kinds` only.
 
     Raises
     ------
     ValueError
-        If a label is missing, a class is in neither `y` nor `y_test`, `test_size` is
-        out of range, only one of `X_test` and `y_test` is given, or one of the two
-        sets would have no normal or no anomalous rows to work with.
+        If a label is missing, a class is in neither `y` nor `y_test`, one of the
+        corpus is not in `y` or is asked for twice, `test_size` is out of range, only
+        one of `X_test` and `y_test` is given, or one of the two sets would have no
+        normal or no anomalous rows to work with.
 
     See Also
     --------
@@ -96,12 +108,22 @@ def one_vs_rest(
     >>> *_, kinds_pool = pool = one_vs_rest(X, y, 0, test_size=0, return_kinds=True)
     >>> len(pool[0]), kinds_pool
     (5, array([1, 1, 1, 1, 1]))
+
+    Of three classes, one is normal, one is a corpus, and one is unknown until the test:
+
+    >>> X, y = np.arange(6), np.repeat(["cat", "dog", "owl"], 2)
+    >>> *split, X_corpus = one_vs_rest(
+    ...     X, y, "cat", corpus_class="dog", test_size=0.5, random_state=0
+    ... )
+    >>> X_corpus, split[3]
+    (array([2, 3]), array([ 1, -1, -1]))
     """
     kinds, kinds_test = _given_kinds(X, y, X_test, y_test)
     classes = _classes("normal_class", normal_class, kinds, kinds_test)
-    sign = partial(_sign, classes, 1, -1)
+    apart = _apart(corpus_class, kinds, "normal_class", classes)
+    sign = partial(_sign, classes, 1, -1, apart)
     drawn = test_size, random_state
-    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds)
+    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds, apart)
 
 
 def hold_one_out(
@@ -110,6 +132,7 @@ def hold_one_out(
     anomalous_class: Any,
     *,
     test_size: float = 0.4,
+    corpus_class: Any = None,
     X_test: Any = None,
     y_test: ArrayLike | None = None,
     return_kinds: bool = False,
@@ -131,6 +154,8 @@ def hold_one_out(
     test_size : float, default=0.4
         Fraction in [0, 1) of the rows of each normal class that is held out. Ignored
         with an official test set.
+    corpus_class : label, sequence or set of labels, default=None
+        Classes that are kept apart as a corpus, neither normal nor anomalous.
     X_test, y_test : array-likes of shape (n_test, ...) and (n_test,), default=None
         The official test set and its class labels.
     return_kinds : bool, default=False
@@ -146,6 +171,10 @@ def hold_one_out(
         +1 for normal rows and -1 for anomalies, int64; `y_train` is +1 throughout.
     kinds_train, kinds_test : ndarrays of shape (n_train,) and (n_test,)
         Class labels, with `return_kinds` only.
+    X_corpus : of shape (n_corpus, ...)
+        Rows of the classes kept apart, with `corpus_class` only.
+    kinds_corpus : ndarray of shape (n_corpus,)
+        Their class labels, with `corpus_class` and `return_kinds` only.
 
     Raises
     ------
@@ -167,9 +196,10 @@ def hold_one_out(
     """
     kinds, kinds_test = _given_kinds(X, y, X_test, y_test)
     classes = _classes("anomalous_class", anomalous_class, kinds, kinds_test)
-    sign = partial(_sign, classes, -1, 1)
+    apart = _apart(corpus_class, kinds, "anomalous_class", classes)
+    sign = partial(_sign, classes, -1, 1, apart)
     drawn = test_size, random_state
-    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds)
+    return _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds, apart)
 
 
 def contaminate(
@@ -449,9 +479,27 @@ def across_domains(
     return X_train, _take(X_test, tested), y_train, sign_test[tested], sample_domain
 
 
-def _sign(classes, inside, outside, kinds):
-    """Give each row one sign where its kind is in the classes, the other elsewhere."""
-    return np.where(np.isin(kinds, classes), inside, outside).astype(np.int64)
+def _sign(classes, inside, outside, apart, kinds):
+    """Give each row one sign where its kind is in the classes, the other elsewhere.
+
+    Rows of the classes kept apart have neither, but 0.
+    """
+    sign = np.where(np.isin(kinds, classes), inside, outside).astype(np.int64)
+    sign[np.isin(kinds, apart)] = 0
+    return sign
+
+
+def _apart(corpus_class, kinds, name, classes):
+    """Return the classes of the corpus, which are none of those that `name` has."""
+    if corpus_class is None:
+        return []
+    apart = _classes("corpus_class", corpus_class, kinds)
+    if both := [kind for kind in apart if kind in classes]:
+        raise ValueError(
+            f"corpus_class and {name} both have {both}: rows of a corpus are kept "
+            "apart from the normal and from the anomalous ones."
+        )
+    return apart
 
 
 def _given_kinds(X, y, X_test, y_test):
@@ -464,23 +512,30 @@ def _given_kinds(X, y, X_test, y_test):
     return kinds, None if y_test is None else _kinds("y_test", X_test, y_test)
 
 
-def _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds):
-    """Split into normal rows to train on and the rest, given the sign of a kind."""
+def _split(X, kinds, X_test, kinds_test, sign, drawn, return_kinds, apart):
+    """Split into normal rows to train on, the rest, and a corpus, by signs of kinds."""
+    signs = sign(kinds)
     if X_test is None:
-        train = _drawn_for_training(kinds, sign(kinds) == 1, *drawn)
-        X_test, kinds_test = _take(X, ~train), kinds[~train]
+        train = _drawn_for_training(kinds, signs == 1, *drawn)
+        tested = ~train & (signs != 0)
+        X_test, kinds_test = _take(X, tested), kinds[tested]
     else:
-        train = sign(kinds) == 1
+        train, tested = signs == 1, sign(kinds_test) != 0
         if not (sign(kinds_test) == 1).any():
             raise ValueError("y_test has no normal row: check its type and classes.")
+        if not tested.all():
+            X_test, kinds_test = _take(X_test, tested), kinds_test[tested]
 
-    y_train, y_test = sign(kinds[train]), sign(kinds_test)
+    y_train, y_test = signs[train], sign(kinds_test)
     if not len(y_train):
         raise ValueError("No normal row is left to train on: take fewer away.")
     if not (y_test == -1).any():
         raise ValueError("No row is anomalous: take fewer classes as normal.")
-    split = _take(X, train), X_test, y_train, y_test
-    return (*split, kinds[train], kinds_test) if return_kinds else split
+    split = [_take(X, train), X_test, y_train, y_test]
+    split += [kinds[train], kinds_test] if return_kinds else []
+    if apart:
+        split += [_take(X, signs == 0), *([kinds[signs == 0]] if return_kinds else [])]
+    return tuple(split)
 
 
 def _drawn_for_training(kinds, is_normal, test_size, random_state):
