@@ -378,12 +378,10 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         if natural == "conv" and min(shape[1:]) < _SMALLEST_SIDE:
             what = ("Images", "pixels"), ("Clips", "frames and pixels")
             rows, units = what[len(shape) > 3]
-            hint = "Smaller ones make a good table: X.reshape(n, -1)."
-            if shape[-1] < _SMALLEST_SIDE <= shape[0]:
-                hint = "Channels come first: np.moveaxis(X, -1, 1) brings them there."
             raise ValueError(
                 f"{rows} of {' x '.join(map(str, shape[1:]))} {units}: each number has "
-                f"to be at least {_SMALLEST_SIDE}. {hint}"
+                f"to be at least {_SMALLEST_SIDE}. Smaller ones make a good table: "
+                "X.reshape(n, -1)."
             )
         return natural
 

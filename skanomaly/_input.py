@@ -18,6 +18,7 @@ __all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
 
 TABLE, IMAGES, CLIPS = 2, 4, 5  # dimensions of X
 FEWEST = 2  # rows to learn from
+_COLOURS = 4  # red, green, blue, and transparency
 _MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
 _ENOUGH = 1000  # rows to see whether units are the same
 _AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
@@ -65,6 +66,7 @@ class InputMixin:
                 f"{self.image_shape}: it is for images in flat rows."
             )
         if reset:
+            self._refuse_channels_last(X.shape[1:], said=ndim > TABLE)
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > TABLE else None
         self._check_image_shape(X.shape)
@@ -84,6 +86,26 @@ class InputMixin:
                 f"Images of shape {shape[1:]}, but {type(self).__name__} was fitted on "
                 f"images of shape {self.image_shape_}."
             )
+
+    def _refuse_channels_last(self, shape, said):
+        """Raise an error if images look as if their last axis were the channels.
+
+        `said` tells whether `image_shape`, if it is given, confirms the shape of X; for
+        flat rows nothing else tells it.
+        """
+        if not _has_channels_last(shape) or (said and self.image_shape is not None):
+            return
+        *sides, n_last = shape
+        n_first, *others = shape
+        rows = "Images", "Clips"
+        way_out = f"image_shape={shape} says so" if said else "give X in that shape"
+        raise ValueError(
+            f"{rows[len(shape) > IMAGES - 1]} of shape {shape} look like "
+            f"{' x '.join(map(str, sides))} with {n_last} channels. Channels come "
+            "first: np.moveaxis(X, -1, 1) brings them there"
+            f"{'' if said else ', once X has these axes'}. If they are {n_first} "
+            f"channels of {' x '.join(map(str, others))}, {way_out}."
+        )
 
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
@@ -166,6 +188,17 @@ class InputMixin:
                 f"fitted on {before}: pixels hardly have one scale. Give both as "
                 "bytes, or both as floats of one range."
             )
+
+
+def _has_channels_last(shape):
+    """Return whether the last axis of rows is likely to be that of channels.
+
+    It is the shortest, and has as many numbers as colours with transparency at most,
+    or the two before it are a square: many channels beside narrow images are rare.
+    """
+    if len(shape) < IMAGES - 1 or shape[-1] >= min(shape[:-1]):
+        return False
+    return shape[-1] <= _COLOURS or shape[-3] == shape[-2]
 
 
 def _may_be_any_target(y):

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from test_common import DETECTORS, short
 
 from skanomaly import ADRA, TransferAD
+from skanomaly._input import _has_channels_last
 from skanomaly.model_selection import LeaveAnomalyKindOut
 
 pytestmark = [
@@ -96,6 +97,64 @@ def test_missing_labels_are_not_normal_rows_of_a_splitter():
     splitter = LeaveAnomalyKindOut(["a", "b", "c", "c", "c"])
     with pytest.raises(ValueError, match="unlabelled row, has missing values"):
         list(splitter.split(np.zeros((5, 1)), y))
+
+
+# Channels (point 7) ------------------------------------------------------------------
+
+every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
+
+
+@every_detector
+@pytest.mark.parametrize(
+    "shape",
+    [(16, 16, 4), (64, 64, 4), (5, 5, 4), (64, 64, 12), (9, 12, 2), (9, 12, 1)],
+    ids=str,
+)
+def test_channels_that_come_last_are_named(cls, shape):
+    """Four channels and more were read as channels of narrow images."""
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape), dtype=np.uint8)
+    message = rf"look like {shape[0]} x {shape[1]} with {shape[2]} channels. Channels "
+    with pytest.raises(ValueError, match=message + "come first.*image_shape=.* says"):
+        short(cls).fit(images)
+    with pytest.raises(ValueError, match=message):
+        short(cls).fit(list(images))
+    flat = images.reshape(12, -1)
+    with pytest.raises(ValueError, match=message + r"come first.*give X in that shape"):
+        short(cls, image_shape=shape).fit(flat)
+    detector = short(cls, image_shape=shape)
+    detector._check_rows(images, reset=True)  # says that they come first
+    assert detector.image_shape_ == shape
+    moved = np.moveaxis(images, -1, 1)
+    assert short(cls)._check_rows(moved, reset=True).shape == moved.shape
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (4, 64, 64),
+        (12, 64, 64),
+        (12, 64, 8),
+        (64, 8, 8),
+        (3, 4, 4),
+        (4, 4, 4),
+        (1, 64, 12),
+        (3, 64, 12),
+        (1, 9, 4),
+        (3, 8, 64, 64),
+        (1, 8, 16, 4),
+    ],
+    ids=str,
+)
+def test_channels_that_come_first_pass(shape):
+    assert not _has_channels_last(shape)
+
+
+def test_channels_of_clips_that_come_last_are_named():
+    clips = np.random.default_rng(0).integers(0, 256, (8, 8, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(
+        ValueError, match=r"Clips of.*look like 8 x 16 x 16 with 3 chan"
+    ):
+        short(TransferAD).fit(clips)
 
 
 # Errors of columns (point 10) --------------------------------------------------------
