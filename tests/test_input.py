@@ -151,9 +151,7 @@ def test_channels_that_come_first_pass(shape):
 
 def test_channels_of_clips_that_come_last_are_named():
     clips = np.random.default_rng(0).integers(0, 256, (8, 8, 16, 16, 3), dtype=np.uint8)
-    with pytest.raises(
-        ValueError, match=r"Clips of.*look like 8 x 16 x 16 with 3 chan"
-    ):
+    with pytest.raises(ValueError, match=r"Clips of.*8 x 16 x 16 with 3 channels"):
         short(TransferAD).fit(clips)
 
 
