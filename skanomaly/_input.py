@@ -11,6 +11,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from .utils._bytes import holds_bytes
 from .utils._labels import complete_column
+from .utils._numbers import as_numbers
 from .utils._scaling import ImageScaler
 from .utils._warnings import warn
 
@@ -36,7 +37,7 @@ class InputMixin:
 
     def _check_rows(self, X, *, reset, fewest=1):
         """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
-        X = X if hasattr(X, "shape") else np.asarray(X)
+        X = as_numbers(X)
         ndim = len(X.shape)
         if not reset:
             self._check_like_fitted(tuple(X.shape))

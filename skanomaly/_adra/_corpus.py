@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import datasets
 from ..engine import MappedRows, Rows
 from ..utils._labels import complete_column
+from ..utils._numbers import as_numbers
 from ..utils._scaling import refuse_other_scale
 from ._images import resized
 
@@ -205,14 +206,12 @@ def read_corpus(corpus, X):
                 f"corpus is a tuple of {len(corpus)}; a pair (rows, classes) is wanted."
             )
         corpus, labels = corpus
-    if not isinstance(corpus, np.ndarray):
-        try:
-            corpus = np.asarray(corpus)
-        except ValueError as error:
-            raise ValueError(
-                "corpus is no array, nor a tuple of two, (rows, classes): its parts "
-                f"differ in size. {error}"
-            ) from error
+    try:
+        corpus = np.asarray(as_numbers(corpus, "corpus"))
+    except ValueError as error:
+        raise ValueError(
+            f"corpus is no array of rows, nor a tuple of two, (rows, classes): {error}"
+        ) from error
     if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)

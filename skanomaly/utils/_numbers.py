@@ -1,0 +1,120 @@
+"""Rows that hold numbers, whatever they come in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["as_numbers"]
+
+_WAYS_OUT = "encode text and categories as numbers, or leave such columns out"
+_NO_NUMBERS = {"V": "named fields", "M": "dates", "m": "spans of time"}
+
+
+def as_numbers(X: Any, name: str = "X") -> Any:
+    """Return rows as what scikit-learn's checks take, or say why they cannot be that.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, ...)
+        An array, a tensor, a DataFrame of any library, or lists.
+    name : str, default="X"
+        What to call it in an error.
+
+    Returns
+    -------
+    ndarray, DataFrame or sparse matrix
+        What is numbers already is not copied, and DataFrames stay what they are, for
+        the names of their columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `X` is not made of rows, if they have different lengths, or if something in
+        them is neither a number nor the text of one.
+    """
+    if isinstance(X, torch.Tensor):
+        return _of_tensor(X, name)
+    if not hasattr(X, "shape"):
+        X = _of_rows(X, name)
+    if hasattr(X, "columns"):
+        return _checked_columns(X, name)
+    kind = getattr(X.dtype, "kind", None)
+    if kind in _NO_NUMBERS:
+        raise TypeError(f"{name} holds {_NO_NUMBERS[kind]}, and has to hold numbers.")
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"{name} is a masked array that hides some of its numbers: {name}.filled() "
+            "puts others in their places."
+        )
+    if kind is not None and kind in "OUS":
+        return _converted(X, name)
+    if kind == "f" and X.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # infinities are told of by those who look
+            return X.astype(np.float64)
+    return X
+
+
+def _of_tensor(X, name):
+    if X.is_meta or X.layout != torch.strided:
+        what = "without data" if X.is_meta else "that is sparse"
+        raise TypeError(f"{name} is a tensor {what}: give one with all numbers.")
+    if X.dtype == torch.bfloat16:  # which NumPy does not know
+        X = X.float()
+    return X.numpy(force=True)
+
+
+def _of_rows(X, name):
+    """Return lists, or whatever can be gone through, as an array."""
+    if hasattr(X, "collect"):
+        raise TypeError(f"{name} is a {type(X).__name__}: give {name}.collect().")
+    try:
+        made = np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of different lengths: {error}") from error
+    if made.ndim == 0 and made.dtype.kind in "OUS":
+        raise TypeError(
+            f"{name} is {_described(X)}, and has to be an array, a DataFrame or a list "
+            "of rows of numbers."
+        )
+    return made
+
+
+def _described(X):
+    return "None" if X is None else f"of type {type(X).__name__}"
+
+
+def _converted(X, name):
+    """Return objects or text as numbers."""
+    try:
+        return np.asarray(X).astype(np.float64)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name} has to hold numbers: {error}. If it is text, {_WAYS_OUT}."
+        ) from error
+    except TypeError as error:
+        raise TypeError(f"{name} has to hold numbers: {error}.") from error
+
+
+def _checked_columns(X, name):
+    """Refuse a DataFrame with columns that are no numbers, by their names."""
+    for column, n in Counter(X.columns).most_common(1):
+        if n > 1:
+            raise ValueError(f"{name} has {n} columns of the name {column!r}.")
+    for column, dtype in zip(X.columns, X.dtypes, strict=True):
+        described = str(dtype).lower()
+        if described.startswith(("int", "uint", "float", "bool")):
+            continue
+        try:
+            if any(word in described for word in ("date", "time", "dura")):
+                raise TypeError("times are no numbers")
+            np.asarray(X[column], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{name} has a column {column!r} of {described}: {error}. Columns have "
+                f"to hold numbers: {_WAYS_OUT}."
+            ) from error
+    return X

@@ -1,0 +1,95 @@
+"""Rows in whatever holds them: what is taken, and what is refused in which words."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse
+import torch
+
+from skanomaly import ADRA, HistoryAD
+from skanomaly.utils._numbers import as_numbers
+
+ROWS = np.random.default_rng(0).normal(size=(20, 3))
+
+
+def frame(**columns):
+    return pd.DataFrame(ROWS, columns=list("abc")).assign(**columns)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        ROWS,
+        ROWS.astype(">f8"),
+        ROWS > 0,
+        np.ma.masked_array(ROWS),
+        np.float64(3.0),
+        scipy.sparse.csr_matrix(ROWS),
+        frame(),
+        frame(a=pd.array([pd.NA] * 20, dtype="Float64"), b=True, c="1.5"),
+        pl.DataFrame({"a": [1, 2], "b": [1.0, None], "c": [True, False]}),
+    ],
+)
+def test_numbers_are_left_as_they_are(X):
+    assert as_numbers(X) is X
+
+
+@pytest.mark.parametrize(
+    ("X", "expected"),
+    [
+        (ROWS.tolist(), ROWS),
+        (torch.tensor(ROWS), ROWS),
+        (torch.tensor(ROWS).requires_grad_(), ROWS),
+        (torch.tensor(ROWS).float().bfloat16(), None),
+        (ROWS.astype(object), ROWS),
+        (np.array([["1.5", "2"]]), [[1.5, 2]]),
+        (ROWS.astype(np.longdouble), ROWS),
+        (np.full((2, 2), np.longdouble("1e400")), np.full((2, 2), np.inf)),
+    ],
+)
+def test_what_becomes_numbers(X, expected):
+    """Tensors of bfloat16 or with a gradient, and numbers too large: raw errors."""
+    made = as_numbers(X)
+    assert made.dtype in (np.float64, np.float32)
+    expected = X.float().numpy() if expected is None else expected
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (None, "X is None, and has to be an array, a DataFrame or a list"),
+        ("rows.csv", "X is of type str"),
+        (iter(ROWS), "X is of type"),
+        ({1.0, 2.0}, "X is of type set"),
+        ({"a": ROWS}, "X is of type dict"),
+        ([[1.0, 2.0], [1.0]], "X has rows of different lengths"),
+        (np.array([["cat", "1"]]), "X has to hold numbers: .*'cat'.*encode text"),
+        (np.array([["cat", 1]], object), "X has to hold numbers: .*'cat'"),
+        (np.array([[{}, 1]], object), "X has to hold numbers: float.*not 'dict'"),
+        (np.array([[10**400, 1]], object), "X has to hold numbers: int too large"),
+        (np.zeros(3, dtype=[("a", "f8")]), "X holds named fields"),
+        (np.zeros((3, 2), "datetime64[s]"), "X holds dates"),
+        (np.zeros((3, 2), "timedelta64[s]"), "X holds spans of time"),
+        (np.ma.masked_greater(ROWS, 1), "X is a masked array"),
+        (torch.tensor(ROWS).to_sparse(), "X is a tensor that is sparse"),
+        (torch.tensor(ROWS).to("meta"), "X is a tensor without data"),
+        (frame(b="cat"), "X has a column 'b' of .*'cat'.*: encode text"),
+        (frame(b=pd.Categorical(["a"] * 20)), "X has a column 'b' of category"),
+        (frame(b=pd.Timestamp("2026-01-01")), "X has a column 'b' of datetime64"),
+        (frame().set_axis(["a", "b", "a"], axis=1), "X has 2 columns of the name 'a'"),
+        (pl.DataFrame({"a": [1], "b": ["cat"]}), "X has a column 'b' of string: .*cat"),
+        (pl.DataFrame({"a": [1]}).lazy(), r"X is a LazyFrame: give X\.collect\(\)"),
+    ],
+)
+def test_what_holds_no_numbers(X, message):
+    """All of these came out as errors of NumPy, torch, pandas or polars."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        HistoryAD().fit(X)
+    if hasattr(X, "shape"):
+        as_corpus = re.sub(r"\bX\b", "corpus", message)
+        with pytest.raises((TypeError, ValueError), match=as_corpus):
+            ADRA(corpus=X).fit(ROWS)
