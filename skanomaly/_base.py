@@ -21,7 +21,7 @@ from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
 )
-from .networks import SideBySide, built_by
+from .networks import SideBySide, built_for
 from .utils._device import resolve_device
 from .utils._memory import run_or_recall
 from .utils._process import one_thread, single_precision, without_modes
@@ -33,7 +33,6 @@ from .utils._sklearn_compat import (
     AUTO_POSITIVE,
     Integral,
     Interval,
-    Options,
     Real,
     StrOptions,
     fit_context,
@@ -65,11 +64,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         "image_shape": [tuple, list, None],
         "architecture": [StrOptions({"auto", "mlp", "conv"}), dict],
         "width": AUTO_COUNT,
-        "contamination": [
-            Interval(Real, 0, 0.5, closed="right"),
-            Options(Real, {0}),
-            AUTO,
-        ],
+        "contamination": [Interval(Real, 0, 0.5, closed="both"), AUTO],
         "device": [str],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "callbacks": [list, tuple, None],
@@ -173,7 +168,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         else:
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
             fit_by_parts(self.scaler_, *self._rows_to_scale_by(X, apart, X_apart))
-        with _computing(X, device):
+        with _computing(X.ndim == TABLE, device):
             rows = Rows(X, self.scaler_, device)
             self._row_shape = rows.row_shape
             rows, others = (
@@ -401,13 +396,13 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         bound = _CLIP if self.scaling is not None else torch.inf
         return partial(torch.clamp, min=-bound, max=bound)
 
-    def _own_builders(self, n_copies, sizes):
-        """Return what builds copies of the user's networks, given sizes by role."""
+    def _own_builders(self, n_copies, roles):
+        """Return what builds copies of the user's networks, for roles by name."""
         return {
-            role: partial(
-                SideBySide.of, n_copies, partial(built_by, role, build, *sizes[role])
+            name: partial(
+                SideBySide.of, n_copies, partial(built_for, name, build, roles[name])
             )
-            for role, build in self._own_networks().items()
+            for name, build in self._own_networks().items()
         }
 
     def _own_networks(self):
@@ -443,9 +438,13 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         self._validate_params()  # some may be changed after ``fit``
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
-        with _computing(X, self.net_.device), self._at_rest():
+        with _computing(X.ndim == TABLE, self.net_.device), self._at_rest():
             rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows, self._given_shape())
+
+    def _computing(self):
+        """Return a context in which the nets compute what is made of no rows."""
+        return _computing(len(self._row_shape) == 1, self.net_.device)
 
     def _score_rows(self, rows):
         with self._at_rest():
@@ -515,8 +514,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
 
 
 @contextmanager
-def _computing(X, device):
+def _computing(is_table, device):
     """Have torch compute as detectors expect it."""
-    threads = one_thread() if X.ndim == TABLE else nullcontext()
+    threads = one_thread() if is_table else nullcontext()
     with single_precision(), threads, without_modes(torch.device(device).type):
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import prod
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.utils.validation import column_or_1d, validate_data
@@ -13,6 +13,7 @@ from .utils._bytes import holds_bytes
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
 from .utils._scaling import ImageScaler
+from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
 
 __all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
@@ -111,7 +112,7 @@ class InputMixin:
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
         wanted = [k for k in self._accepted_ndim if k > TABLE]
-        sides = all(isinstance(n, Integral) and n > 0 for n in shape)
+        sides = all(COUNT.is_satisfied_by(n) for n in shape)
         if not sides or len(shape) + 1 not in wanted or prod(shape) != n_columns:
             axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
             raise ValueError(

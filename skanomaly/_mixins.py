@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import ceil
 
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 
 from .utils._random import own_random_state
-from .utils._sklearn_compat import Integral
+from .utils._sklearn_compat import check_count
 from .utils._state import of_one_state
 
 __all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
@@ -128,10 +128,11 @@ class SamplingMixin:
             In the units of the training data.
         """
         check_is_fitted(self)
-        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        check_count(n_samples, "n_samples")
         n_per_copy = ceil(n_samples / self.net_.n_copies)
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
-        made = self._draw_rows(n_per_copy, seed)
+        with self._computing():
+            made = self._draw_rows(n_per_copy, seed)
         rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

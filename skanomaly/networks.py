@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
-from math import ceil
+from math import ceil, prod
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 __all__ = [
     "SLOPE",
     "ConvCritic",
     "ConvGenerator",
+    "Role",
     "SideBySide",
     "StackedCritic",
     "StackedMLP",
+    "built_by",
+    "built_for",
+    "coarse_shape",
+    "n_halvings",
+    "normalised_alike",
     "one_per_row",
     "row_by_row",
+    "running_statistics",
 ]
 
 #: Usual slope of a LeakyReLU left of zero.
@@ -172,7 +184,178 @@ def built_by(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
             f"architecture[{role!r}] returned a {type(network).__name__}, and has to "
             "return a torch.nn.Module."
         )
-    return deepcopy(network)
+    # Buffers without a size have no copies in torch.
+    lazy = [buffer for buffer in network.buffers() if is_lazy(buffer)]
+    fresh: Any = UninitializedBuffer
+    twins = [fresh(device=buffer.device, dtype=buffer.dtype) for buffer in lazy]
+    return deepcopy(network, dict(zip(map(id, lazy), twins, strict=True)))
+
+
+class Role(NamedTuple):
+    """What a network of the user is made for.
+
+    Attributes
+    ----------
+    sizes : tuple
+        What the function that builds it is called with.
+    inputs : tuple of tuple of int
+        Shape of one row of each input.
+    output : tuple of int
+        Shape of one row of the output; () for one number per row, (n,) or (n, 1).
+    """
+
+    sizes: tuple
+    inputs: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...]
+
+
+def built_for(name: str, build: Callable[..., nn.Module], role: Role) -> nn.Module:
+    """Return a copy of the network of a user, which does what its role asks for.
+
+    Two rows pass a copy that is not training: neither the network nor a random state
+    is changed. Only lazy modules, which learn their sizes from the first rows, get
+    their initial weights here.
+
+    Parameters
+    ----------
+    name : str
+        What the network is in ``architecture``.
+    build : callable
+        The function of the user.
+    role : Role
+        What it is called with, and what its network has to do.
+
+    Raises
+    ------
+    ValueError
+        If the network fails on rows of the shape that it will be given, or returns
+        what is not of the shape that is wanted.
+    """
+    network = built_by(name, build, *role.sizes)
+    state = next((t for t in network.state_dict().values() if not is_lazy(t)), None)
+    device = None if state is None else state.device
+    inputs = [
+        torch.linspace(-1, 1, 2 * prod(shape), device=device).reshape(2, *shape)
+        for shape in role.inputs
+    ]
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        _tried(name, network, inputs)
+    with torch.random.fork_rng(devices=[device] if inputs[0].is_cuda else []):
+        made = _tried(name, deepcopy(network), inputs)
+    fits = {(2, *role.output)} | (set() if role.output else {(2, 1)})
+    got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+    if got not in fits or not made.is_floating_point():
+        wanted = " or ".join(str(shape) for shape in sorted(fits))
+        raise ValueError(
+            f"architecture[{name!r}] made a network that returns "
+            f"{_in_words(got, made)} for two rows of shape {_shapes(role.inputs)}, and "
+            f"has to return floats of shape {wanted}."
+        )
+    return network
+
+
+def _tried(name: str, network: nn.Module, inputs: list[Tensor]) -> Any:
+    """Return what a network makes of `inputs` when it is not training."""
+    training = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(*inputs)
+    except Exception as error:
+        shapes = _shapes(tuple(part.shape)[1:] for part in inputs)
+        raise ValueError(
+            f"architecture[{name!r}] made a network that fails on two rows of shape "
+            f"{shapes}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _shapes(shapes) -> str:
+    return " and ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _in_words(got, made) -> str:
+    if isinstance(got, str):
+        return f"a {got}"
+    return f"{str(made.dtype).removeprefix('torch.')} of shape {got}"
+
+
+@torch.no_grad()
+def normalised_alike(network: nn.Module, usual: Tensor, other: Tensor):
+    """Return what a network makes of two batches, both normalised as the first is.
+
+    Batch normalisation that takes the statistics of the batch would divide out that a
+    batch is wider than usual. Here it takes those of the usual one for both.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Any, with batch normalisation or without.
+    usual, other : Tensor of shape (..., d)
+        What it is given.
+
+    Returns
+    -------
+    pair of Tensor
+        What it makes of each.
+    """
+    found: dict[nn.Module, list] = {
+        layer: []
+        for layer in network.modules()
+        if isinstance(layer, _BatchNorm)
+        and (layer.training or layer.running_mean is None)
+    }
+
+    def look(layer, inputs):
+        axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
+        statistics = torch.var_mean(inputs[0], axes, correction=0)
+        found[layer].append(statistics)
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in found]
+    try:
+        first = network(usual)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, statistics in found.items():
+        layer.forward = partial(_normalised_by, layer, iter(statistics))
+    try:
+        return first, network(other)
+    finally:
+        for layer in found:
+            del layer.forward
+
+
+def _normalised_by(layer, statistics, x):
+    variance, mean = next(statistics)
+    return F.batch_norm(x, mean, variance, layer.weight, layer.bias, eps=layer.eps)
+
+
+@contextmanager
+def running_statistics(network: nn.Module) -> Iterator[None]:
+    """Have batch normalisation take its running means, in training too.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Any; layers that keep no running means are left alone.
+    """
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.training
+        and layer.running_mean is not None
+    ]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -98,6 +98,51 @@ def rows_and_known():
     return Rows(rng.normal(size=(40, 3))), Rows(rng.normal(size=(7, 3)) + 3)
 
 
+class Normed(nn.Module):
+    """A discriminator whose values are normalised, or pass a single pixel that is."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyLinear(4), nn.BatchNorm1d(4))
+
+    def forward(self, first, second):
+        return self.layers(torch.cat([first, second], 1)).mean(1)
+
+
+def test_a_single_anomaly_is_normalised_by_running_means():
+    """It has no statistics of its own: with one pixel left there was an error."""
+    net = plain_net(n_known=1)
+    network = SideBySide.of(2, Normed)
+    network(torch.zeros(2, 9, 3), torch.zeros(2, 9, 2))
+    many = torch.randn(2, 16, 3), torch.randn(2, 16, 2)
+    one = torch.randn(2, 1, 3), torch.randn(2, 1, 2)
+    on_many, on_one = net.values(network, many, one)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.testing.assert_close(on_one, net.values(network.eval(), one)[0])
+    net.values(network.train(), one)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, kept[name])
+    assert all(module.training for module in network.modules())
+    # All others take the statistics of their batch.
+    assert on_many.mean(1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_one_known_anomaly_per_batch_trains_on_images_of_any_size(n_channels):
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, -1], [8, 2])
+    for side in (4, 5, 6, 7, 9, 12, 17, 24, 33):
+        images = rng.integers(0, 256, (10, n_channels, side, side)).astype(np.uint8)
+        detector = AABiGAN(known_per_batch=1, max_epochs=2, width=2, random_state=0)
+        assert np.ptp(detector.fit(images, y).score_samples(images)) > 0
+
+
+def test_one_known_anomaly_per_batch_suits_normalised_networks_of_a_user(data):
+    own = dict.fromkeys(["discriminator_xz", "discriminator_xx"], Normed)
+    detector = AABiGAN(**SMALL, architecture=own, known_per_batch=1).fit(*data)
+    assert np.ptp(detector.score_samples(data[0])) > 0
+
+
 @pytest.mark.parametrize("n_known", [7, 0])
 def test_each_turn_moves_its_own_networks(n_known):
     rows, known = rows_and_known()

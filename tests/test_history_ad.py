@@ -29,6 +29,7 @@ from skanomaly.networks import (
     SideBySide,
     StackedCritic,
     StackedMLP,
+    normalised_alike,
 )
 from skanomaly.objectives import coverage, history_weights
 
@@ -178,6 +179,53 @@ def test_warm_start_continues_the_history(X):
         assert (value - first[name]).abs().max() < 0.2
 
 
+def test_a_warm_start_does_not_count_a_save_point_twice(X):
+    """The end of the first run was the start of the second: both were counted."""
+    detector = HistoryAD(**SHORT, warm_start=True, saves_per_epoch=2).fit(X).fit(X)
+    times = detector._past.times_
+    expected = torch.linspace(0, 2, 2 * 8 + 1, dtype=torch.float64)
+    torch.testing.assert_close(times, expected)
+    assert detector._past.samples_.shape[1] == 2048
+    one = detector.fit(X)._past.times_
+    torch.testing.assert_close(one, torch.linspace(0, 3, 25, dtype=torch.float64))
+
+
+def test_two_runs_make_the_history_of_one_that_is_as_long(X):
+    """Of eqs 3 and 14: the average over both is that of all save points."""
+    watch = Watch()
+    settings = SHORT | {"saves_per_epoch": 2, "beta": 0.7, "callbacks": [watch]}
+    detector = HistoryAD(**settings, warm_start=True).fit(X).fit(X)
+    n = len(watch.states) // 2
+    # The networks at the end of the first run are those at the start of the second.
+    states = watch.states[:n] + watch.states[n + 1 :]
+    steps = torch.round(torch.linspace(0, 1, 17) * (len(states) - 1)).long()
+    weights = history_weights(detector._past.times_, 0.0, 0.7)
+    for name, value in detector._past.critic_.items():
+        values = (states[step][name] for step in steps)
+        offline = sum(w * value for w, value in zip(weights, values, strict=True))
+        torch.testing.assert_close(value, offline)
+
+
+def test_alpha_at_a_save_point_does_not_lose_it():
+    """9 / 11 of a run was later than its tenth save point, by a rounding."""
+    for n in (*range(1, 40), 60, 250):
+        for duration in (1.0, float(n)):
+            times = torch.linspace(0, 1, n + 1, dtype=torch.float64) * duration
+            for k in range(n + 1):
+                counted = (history_weights(times, k / n * duration, 0.0) > 0).sum()
+                assert counted == n + 1 - k, (k, n, duration)
+
+
+def test_the_detector_is_trained_by_adam_without_a_decay(X):
+    """The paper's optimiser; that of AdamW has a decay which nothing says."""
+    detector = HistoryAD(**SHORT).fit(X)
+    for net in (detector.gan_, detector.net_):
+        for player in net.players():
+            optimizer = getattr(net, f"optimizer_{player}_")
+            assert type(optimizer) is torch.optim.Adam
+            assert all(group["weight_decay"] == 0 for group in optimizer.param_groups)
+
+
 def test_a_run_that_ended_early_counts_for_what_it_was(X):
     class Stop(Callback):
         def on_epoch_end(self, net, **kwargs):
@@ -290,6 +338,75 @@ def test_half_of_the_samples_are_wide_whatever_the_save_points(saves_per_epoch, 
     history = HistoryAD(**settings).fit(X)._past
     far = history.samples_.abs().amax(-1) > 1e4
     assert far.float().mean() == pytest.approx(0.5, abs=0.02)
+
+
+class Normalised(nn.Module):
+    """A generator that is nothing but batch normalisation, as those of images begin."""
+
+    def __init__(self, latent_dim, shape, tracked=False):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(latent_dim, track_running_stats=tracked)
+
+    def forward(self, z):
+        return self.norm(z)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_batch_normalisation_does_not_make_wide_samples_narrow(tracked, X):
+    """It divided wide and usual samples by the spread of both together."""
+    own = OWN | {"generator": partial(Normalised, tracked=tracked)}
+    settings = SHORT | {"architecture": own, "latent_dim": 3, "lr": 1e-9, "beta": 0}
+    usual, wide = (
+        HistoryAD(**settings, wide_latent=width, saves_per_epoch=1).fit(X)._past
+        for width in (None, 4.0)
+    )
+    usual, wide = usual.samples_, wide.samples_
+    same = (usual == wide).all(-1)
+    assert same.float().mean() == pytest.approx(0.5, abs=0.02)
+    # One mean and one deviation for both, so that each sample is as far out as it is.
+    torch.testing.assert_close(
+        wide[~same].std() / usual[~same].std(), torch.tensor(4.0), rtol=0.02, atol=0
+    )
+    assert usual.std() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_images_of_wide_noise_are_those_of_usual_statistics(bounded):
+    torch.default_generator.manual_seed(0)
+    network = ConvGenerator(6, (1, 8, 12), 4, bounded)
+    noise = torch.randn(64, 6)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    first = network(noise)
+    usual, same = normalised_alike(network, noise, noise)
+    torch.testing.assert_close((usual, same), (first, first))
+    wide = normalised_alike(network, noise, 5 * noise)[1]
+    # The first normalisation is given five times what is usual, less the usual mean.
+    inner, x = network.layers[:2], network.layers[:2](noise)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0)
+    norm = network.layers[2]
+    expected = (inner(5 * noise) - mean) / (std + norm.eps)[:, None, None].sqrt()
+    seen = []
+    hook = norm.register_forward_hook(lambda layer, inputs, out: seen.append(out))
+    normalised_alike(network, noise, 5 * noise)
+    hook.remove()
+    torch.testing.assert_close(seen[1], expected)
+    assert wide.std() > 1.1 * usual.std()
+    # Nothing is left behind.
+    assert network.state_dict().keys() == kept.keys()
+    torch.testing.assert_close(network(noise), first)
+    assert all("forward" not in vars(layer) for layer in network.modules())
+
+
+def test_wide_samples_of_images_lie_further_out_than_usual_ones():
+    images = np.random.default_rng(0).normal(size=(40, 1, 8, 8))
+    settings = SHORT | {"scaling": "standard", "beta": 0, "alpha": 0, "lr": 1e-6}
+    usual, wide = (
+        HistoryAD(**settings, wide_latent=width).fit(images)._past.samples_.float()
+        for width in (None, 8.0)
+    )
+    same = (usual - wide).abs().amax((2, 3, 4)) < 1e-2
+    assert same.float().mean() == pytest.approx(0.5, abs=0.02)
+    assert wide[~same].std() > 2 * usual[~same].std()
 
 
 def test_coverage_tells_a_wide_history_from_a_narrow_one():

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AverageWeights, KeepBest, LinearDecay
-from ..networks import SideBySide
+from ..networks import Role, SideBySide
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ._net import AnomalyAwareBiGAN, HeldOut
@@ -150,9 +150,9 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
         "criterion": [sk.StrOptions({"auto", *_CRITERIA})],
-        "a": [sk.Real],
-        "b": [sk.Real],
-        "c": [sk.Real],
+        "a": [sk.FINITE],
+        "b": [sk.FINITE],
+        "c": [sk.FINITE],
         "cycle_weight": sk.AUTO_NONNEGATIVE,
         "known_per_batch": sk.AUTO_COUNT,
         "n_copies": sk.AUTO_COUNT,
@@ -258,13 +258,14 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             shape = working_shape(shape)
             networks = image_networks(shape, latent_dim, width, self._bounded())
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
-        sizes = {
-            "encoder": (shape, latent_dim),
-            "generator": (latent_dim, shape),
-            "discriminator_xz": (shape, latent_dim),
-            "discriminator_xx": (shape,),
+        code = (latent_dim,)
+        own = {
+            "encoder": Role((shape, latent_dim), (shape,), code),
+            "generator": Role((latent_dim, shape), (code,), shape),
+            "discriminator_xz": Role((shape, latent_dim), (shape, code), ()),
+            "discriminator_xx": Role((shape,), (shape, shape), ()),
         }
-        return builders | self._own_builders(k, sizes)
+        return builders | self._own_builders(k, own)
 
     # Training
 

@@ -6,6 +6,7 @@ discriminators of pairs (row, code) and (row, reconstruction).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Player
 from ..exceptions import TrainingDivergedError
-from ..networks import one_per_row, row_by_row
+from ..networks import one_per_row, row_by_row, running_statistics
 from ..objectives import anomaly_aware_loss, least_squares_loss
 
 #: Learning rate of the discriminators, as a share of that of the other two.
@@ -91,8 +92,14 @@ class AnomalyAwareBiGAN(AlternatingNet):
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:
         """Return a discriminator's values, of each kind of pairs that there is."""
-        given = [discriminator(*pair).float() for pair in pairs if pair[0].shape[1]]
-        return [one_per_row(values) for values in given]
+        values = []
+        for pair in pairs:
+            if n := pair[0].shape[1]:
+                # A single anomaly has no statistics of its own to be normalised by.
+                alone = running_statistics(discriminator) if n == 1 else nullcontext()
+                with alone:
+                    values.append(one_per_row(discriminator(*pair).float()))
+        return values
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks want them."""

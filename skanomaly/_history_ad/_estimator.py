@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseDeepDetector
 from ..engine import KeepBest
 from ..exceptions import CoverageWarning
-from ..networks import ConvCritic, ConvGenerator, SideBySide, StackedCritic
+from ..networks import ConvCritic, ConvGenerator, Role, SideBySide, StackedCritic
 from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
@@ -26,6 +26,8 @@ from ._networks import Detector, TableGenerator
 
 _ROLES = "generator", "critic"
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
+#: Bound of deviations, beyond which float32 loses the rows, let alone their squares.
+_WIDEST = 1e6
 #: Of the detector's weights that are kept; the last ones alone swing too much.
 _DECAY = 0.99
 #: Looks without a lower loss; fresh detectors may rest on a plateau for long.
@@ -161,8 +163,8 @@ class HistoryAD(BaseDeepDetector):
         "time_unit": [sk.StrOptions({"run", "epoch"})],
         "saves_per_epoch": sk.AUTO_COUNT,
         "n_copies": sk.AUTO_COUNT,
-        "spread": [sk.POSITIVE, None],
-        "wide_latent": [sk.Interval(sk.Real, 1, None, closed="neither"), None],
+        "spread": [sk.Interval(sk.Real, 0, _WIDEST, closed="right"), None],
+        "wide_latent": [sk.Interval(sk.Real, 1, _WIDEST, closed="right"), None],
         "init": [sk.StrOptions({"auto", "average", "random"})],
         "detector_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         "detector_lr": sk.AUTO_POSITIVE,
@@ -279,8 +281,11 @@ class HistoryAD(BaseDeepDetector):
                 "critic": partial(ConvCritic, shape, width),
             }
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
-        sizes = {"generator": (latent_dim, shape), "critic": (shape,)}
-        return builders | self._own_builders(k, sizes)
+        own = {
+            "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
+            "critic": Role((shape,), (shape,), ()),
+        }
+        return builders | self._own_builders(k, own)
 
     # Training
 
@@ -363,13 +368,14 @@ class HistoryAD(BaseDeepDetector):
             In the units of the training data.
         """
         check_is_fitted(self)
-        check_scalar(n_samples, "n_samples", sk.Integral, min_val=1)
+        sk.check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
         rng = own_random_state(chosen)
         pool = self._past.samples_
         if not from_history:
             per_copy = -(-n_samples // len(pool))
-            pool = self.gan_.draw(per_copy, seed=rng.randint(2**31 - 1))
+            with self._computing():
+                pool = self.gan_.draw(per_copy, seed=rng.randint(2**31 - 1))
         pool = pool.flatten(0, 1)
         chosen = rng.choice(len(pool), n_samples, replace=from_history)
         return self._unscaled(pool[torch.from_numpy(chosen)].float().cpu().numpy())

@@ -18,7 +18,7 @@ from ..engine import (
     Player,
     input_gradient,
 )
-from ..networks import one_per_row
+from ..networks import normalised_alike, one_per_row
 from ..objectives import (
     gradient_penalty,
     history_weights,
@@ -73,9 +73,20 @@ class HistoryGAN(AlternatingNet):
         mix = torch.rand(shape, generator=self.rng_, device=self.device)
         return torch.lerp(generated, data, mix)
 
-    def generate(self, n: int, spread: float | Tensor = 1.0, rng=None) -> Tensor:
-        """Return n samples of each generator; noise with deviation `spread`."""
-        return self.generator_(spread * self.draw_noise(n, self.noise_dim, rng)).float()
+    def generate(self, n: int, rng=None) -> Tensor:
+        """Return n samples of each generator, (k, n, ...)."""
+        return self.generator_(self.draw_noise(n, self.noise_dim, rng)).float()
+
+    @torch.no_grad()
+    def generate_with_wide(self, n: int, wide: slice, spread: float) -> Tensor:
+        """Return n samples, those of `wide` of noise with deviation `spread`."""
+        noise = self.draw_noise(n, self.noise_dim)
+        # A normalisation over wide noise too would make all of it as wide as usual.
+        usual, wider = normalised_alike(
+            self.generator_, noise, spread * noise[:, wide].contiguous()
+        )
+        usual[:, wide] = wider
+        return usual.float()
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
@@ -131,9 +142,11 @@ class History(Callback):
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Fix the weight and the number of samples of each save point."""
         shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
-        earlier = self.earlier
-        known = shares[:0] if earlier is None else earlier.times_
-        start = 0.0 if earlier is None else float(known[-1])
+        earlier, known, start = self.earlier, shares[:0], 0.0
+        if earlier is not None:
+            # The networks that this run starts with are those at the end of the last.
+            known, shares = earlier.times_, shares[1:]
+            start = float(known[-1])
         self.times_ = torch.cat([known, start + self.duration * shares])
         weights = history_weights(self.times_, self.alpha, self.beta)
         ends = torch.round(weights.cumsum(0) * self.n_samples).long()
@@ -173,20 +186,24 @@ class History(Callback):
     @torch.no_grad()
     def _remember(self, net, weight, count):
         # Batch statistics of a handful of samples would be no statistics.
-        spread = torch.ones(max(count, net.batch_size), 1, device=net.device)
-        if self.wide is not None:
+        n = max(count, net.batch_size)
+        if self.wide is None:
+            samples = net.generate(n)
+        else:
             # From where the last save point ended: each may have a single sample.
-            spread[self.n_drawn_ % 2 :: 2] = self.wide
-        samples = net.generate(len(spread), spread)[:, :count]
-        self._add(net.critic_.state_dict(), weight, samples)
+            every_other = slice(self.n_drawn_ % 2, None, 2)
+            samples = net.generate_with_wide(n, every_other, self.wide)
+        self._add(net.critic_.state_dict(), weight, samples[:, :count])
 
     def _add(self, critic, weight, samples):
         self.mass_ += weight
         self.n_drawn_ += samples.shape[1]
         for name, value in critic.items():
             self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
-        # Half the bytes will do for pixels.
-        self.parts_.append(samples.half() if samples.ndim > 3 else samples)
+        # Half the bytes will do for pixels; few of those without a bound go so far.
+        fits = torch.finfo(torch.float16).max
+        narrow = samples.clamp(-fits, fits).half() if samples.ndim > 3 else samples
+        self.parts_.append(narrow)
 
 
 class DetectorNet(AlternatingNet):
@@ -197,7 +214,7 @@ class DetectorNet(AlternatingNet):
         self.lam = lam
 
     def players(self):
-        adam = partial(torch.optim.AdamW, lr=self.lr, betas=(0.5, 0.999), fused=True)
+        adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.999), fused=True)
         return {"detector": Player(self.detector_, adam)}
 
     def turns(self, data):

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..exceptions import NormDirectionWarning
-from ..networks import SideBySide
+from ..networks import Role, SideBySide
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
@@ -367,12 +367,12 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             networks = image_networks(frame, latent_dim, *widths, rectified)
             builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
             shape = shape[0], *frame.sides(frame.finest)
-        sizes = {
-            "generator": (latent_dim, shape),
-            "critic": (shape,),
-            "encoder": (shape, latent_dim),
+        own = {
+            "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
+            "critic": Role((shape,), (shape,), ()),
+            "encoder": Role((shape, latent_dim), (shape,), (latent_dim,)),
         }
-        return builders | self._own_builders(k, sizes)
+        return builders | self._own_builders(k, own)
 
     # Training
 

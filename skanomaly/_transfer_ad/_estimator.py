@@ -8,7 +8,7 @@ decoder, C the classifier of domains; L is the loss of reconstruction.
 from __future__ import annotations
 
 from functools import partial
-from math import ceil, exp, inf, log
+from math import ceil, exp, log
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,7 @@ from .._input import CLIPS, FEWEST, IMAGES, TABLE
 from .._mixins import ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
+from ..networks import Role
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe_common
 from ..utils._domains import checked_domains
@@ -377,9 +378,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _beta_pair(self):
         """Return beta at the start, and where the ramp would be at 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
-        numbers = all(isinstance(bound, sk.Real) for bound in beta)
-        # NaN is not above 0 either.
-        if len(beta) != 2 or not numbers or not all(0 < bound < inf for bound in beta):
+        if len(beta) != 2 or not all(map(sk.POSITIVE.is_satisfied_by, beta)):
             raise ValueError(
                 f"beta={self.beta} has to be a finite number above 0, or a pair of "
                 "such numbers: where it starts and where it is going."
@@ -444,12 +443,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         else:
             shape = self._working_shape()
             builders = conv_networks(k, shape, latent_dim, width)
-        sizes = {
-            "encoder": (shape, latent_dim),
-            "decoder": (latent_dim, shape),
-            "classifier": (latent_dim,),
+        own = {
+            "encoder": Role((shape, latent_dim), (shape,), (latent_dim,)),
+            "decoder": Role((latent_dim, shape), ((latent_dim,),), shape),
+            "classifier": Role((latent_dim,), ((latent_dim,),), ()),
         }
-        return builders | self._own_builders(k, sizes)
+        return builders | self._own_builders(k, own)
 
     # Training
 

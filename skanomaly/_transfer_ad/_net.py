@@ -156,7 +156,9 @@ class TransferNet(AlternatingNet):
             self.abnormality_.adapt(figures, weights)
             weights = self.new_weights(self.abnormality_(figures, rule.gate))
         self.sample_weight_ = weights
-        self.weights_[1] = weights / weights.mean() if rule.normalised else weights
+        # Where all weights are 0, these stay 0 when they are divided by their mean.
+        mean = weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
+        self.weights_[1] = weights / mean if rule.normalised else weights
         if rule.of_source:
             log_g = self.abnormality_(self.figures_of(source), rule.gate)
             self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)

@@ -4,16 +4,20 @@ When scikit-learn moves one of these, this file changes and no other. The consta
 are the constraints that most parameters have.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _Scorer as Scorer
 from sklearn.utils._param_validation import (
     HasMethods,
     Integral,
-    Interval,
-    Options,
     Real,
     StrOptions,
 )
+from sklearn.utils._param_validation import Interval as _Interval
 
 __all__ = [
     "AUTO",
@@ -21,23 +25,85 @@ __all__ = [
     "AUTO_NONNEGATIVE",
     "AUTO_POSITIVE",
     "COUNT",
+    "FINITE",
     "MEMORY",
     "NONNEGATIVE",
     "POSITIVE",
     "Integral",
     "Interval",
-    "Options",
     "Real",
     "Scorer",
     "StrOptions",
+    "check_count",
     "fit_context",
 ]
+
+#: The largest number, where a constraint names none: what float32 holds, as a
+#: learning rate, and what torch counts with.
+_LARGEST = {Real: 1e38, Integral: 2**31 - 1}
+#: The largest weight of a loss: its square and those of its gradients are in float32.
+_HEAVIEST = 1e12
+
+
+class Interval(_Interval):
+    """Numbers between two bounds, which networks can compute with.
+
+    Unlike those of scikit-learn, intervals do not hold True and False, which Python
+    takes for 1 and 0, nor numbers that single precision has no place for.
+
+    Parameters
+    ----------
+    type : {numbers.Integral, numbers.Real}
+        Kind of numbers.
+    left, right : number or None
+        The bounds; None stands for the lowest or the largest number that is safe.
+    closed : {"left", "right", "both", "neither"}
+        Which of the bounds that are given belong to it.
+    """
+
+    def __init__(self, type, left, right, *, closed):
+        ends = {"left": "l", "right": "r", "both": "lr", "neither": ""}[closed]
+        if left is None:
+            left, ends = -_LARGEST[type], "l" + ends
+        if right is None:
+            right, ends = _LARGEST[type], ends + "r"
+        names = {(True, True): "both", (True, False): "left", (False, True): "right"}
+        closed = names.get(("l" in ends, "r" in ends), "neither")
+        super().__init__(type, left, right, closed=closed)
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Return whether `val` is a number of this kind, between the bounds."""
+        numbers = int | float | np.integer | np.floating
+        if isinstance(val, bool) or not isinstance(val, numbers):
+            return False
+        return super().is_satisfied_by(val)
+
 
 AUTO = StrOptions({"auto"})
 COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
-NONNEGATIVE = Interval(Real, 0, None, closed="left")
+NONNEGATIVE = Interval(Real, 0, _HEAVIEST, closed="both")
+FINITE = Interval(Real, -_HEAVIEST, _HEAVIEST, closed="both")
 MEMORY = [str, HasMethods(["cache"]), None]
 AUTO_COUNT = [COUNT, AUTO]
 AUTO_POSITIVE = [POSITIVE, AUTO]
 AUTO_NONNEGATIVE = [NONNEGATIVE, AUTO]
+
+
+def check_count(value: Any, name: str) -> None:
+    """Refuse what is no number of rows, networks or the like.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+    name : str
+        The argument.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not an integer of at least 1.
+    """
+    if not COUNT.is_satisfied_by(value):
+        raise ValueError(f"{name}={value!r} has to be {COUNT}.")
