@@ -147,6 +147,13 @@ def test_weights_that_are_all_0_are_not_divided_by_their_mean(X):
 
 
 @every_detector
+@pytest.mark.parametrize("value", [False, np.False_])
+def test_false_is_no_contamination(cls, X, value):
+    with pytest.raises(ValueError, match="'contamination' parameter"):
+        brief(cls, contamination=value).fit(X)
+
+
+@every_detector
 def test_true_is_no_count_of_samples_or_pixels(cls, X):
     with pytest.raises(ValueError, match="image_shape"):
         brief(cls, image_shape=(True, 2, 2)).fit(X)

@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 from sklearn.utils._param_validation import Interval as _Interval
+from sklearn.utils._param_validation import Options as _Options
 
 __all__ = [
     "AUTO",
@@ -31,6 +32,7 @@ __all__ = [
     "POSITIVE",
     "Integral",
     "Interval",
+    "Options",
     "Real",
     "Scorer",
     "StrOptions",
@@ -73,10 +75,20 @@ class Interval(_Interval):
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Return whether `val` is a number of this kind, between the bounds."""
-        numbers = int | float | np.integer | np.floating
-        if isinstance(val, bool) or not isinstance(val, numbers):
-            return False
-        return super().is_satisfied_by(val)
+        return _is_number(val) and super().is_satisfied_by(val)
+
+
+class Options(_Options):
+    """A few numbers; True and False are none of them."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Return whether `val` is one of the numbers."""
+        return _is_number(val) and super().is_satisfied_by(val)
+
+
+def _is_number(value: Any) -> bool:
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
 
 
 AUTO = StrOptions({"auto"})
