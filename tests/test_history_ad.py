@@ -216,14 +216,15 @@ def test_alpha_at_a_save_point_does_not_lose_it():
                 assert counted == n + 1 - k, (k, n, duration)
 
 
-def test_the_detector_is_trained_by_adam_without_a_decay(X):
-    """The paper's optimiser; that of AdamW has a decay which nothing says."""
-    detector = HistoryAD(**SHORT).fit(X)
-    for net in (detector.gan_, detector.net_):
-        for player in net.players():
-            optimizer = getattr(net, f"optimizer_{player}_")
-            assert type(optimizer) is torch.optim.Adam
-            assert all(group["weight_decay"] == 0 for group in optimizer.param_groups)
+def test_no_weight_decays_unless_a_parameter_says_so(X):
+    """That of the detector was the default of AdamW, which nothing told."""
+    plain, none = HistoryAD(**SHORT).fit(X), HistoryAD(**SHORT, weight_decay=0).fit(X)
+    for detector, decay in ((plain, 0.01), (none, 0)):
+        groups = detector.net_.optimizer_detector_.param_groups
+        assert [group["weight_decay"] for group in groups] == [decay]
+        for player in ("critic", "generator"):
+            groups = getattr(detector.gan_, f"optimizer_{player}_").param_groups
+            assert [group["weight_decay"] for group in groups] == [0]
 
 
 def test_a_run_that_ended_early_counts_for_what_it_was(X):

@@ -101,6 +101,8 @@ class HistoryAD(BaseDeepDetector):
         with the least loss on held-out rows are kept.
     detector_lr : float or "auto", default="auto"
         Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
+    weight_decay : float, default=0.01
+        Of the detector's weights (AdamW), in [0, 1]. The paper names none.
     n_critic : int, default=1
         Steps of the critic for each one of the generator.
     memory : str or joblib.Memory, default=None
@@ -168,6 +170,7 @@ class HistoryAD(BaseDeepDetector):
         "init": [sk.StrOptions({"auto", "average", "random"})],
         "detector_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         "detector_lr": sk.AUTO_POSITIVE,
+        "weight_decay": [sk.Interval(sk.Real, 0, 1, closed="both")],
         "n_critic": [sk.COUNT],
         "memory": sk.MEMORY,
     }
@@ -186,6 +189,7 @@ class HistoryAD(BaseDeepDetector):
         init="auto",
         detector_epochs="auto",
         detector_lr="auto",
+        weight_decay=0.01,
         n_critic=1,
         memory=None,
         latent_dim="auto",
@@ -216,6 +220,7 @@ class HistoryAD(BaseDeepDetector):
         self.init = init
         self.detector_epochs = detector_epochs
         self.detector_lr = detector_lr
+        self.weight_decay = weight_decay
         self.n_critic = n_critic
         self.memory = memory
         self.latent_dim = latent_dim
@@ -253,6 +258,7 @@ class HistoryAD(BaseDeepDetector):
         net = DetectorNet(
             {"detector": partial(Detector, k, builders["critic"])},
             lam=self.lam,
+            weight_decay=self.weight_decay,
             lr=self._value("detector_lr"),
             **engine,
         )

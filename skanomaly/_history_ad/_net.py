@@ -209,13 +209,18 @@ class History(Callback):
 class DetectorNet(AlternatingNet):
     """The detector, trained to tell data from the history (eq. 10)."""
 
-    def __init__(self, modules, *, lam, **engine):
+    def __init__(self, modules, *, lam, weight_decay, **engine):
         super().__init__(modules, **engine)
         self.lam = lam
+        self.weight_decay = weight_decay
 
     def players(self):
-        adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.999), fused=True)
-        return {"detector": Player(self.detector_, adam)}
+        adam = partial(torch.optim.AdamW, weight_decay=self.weight_decay, fused=True)
+        return {
+            "detector": Player(
+                self.detector_, partial(adam, lr=self.lr, betas=(0.5, 0.999))
+            )
+        }
 
     def turns(self, data):
         yield "detector", self.loss(data, self.draw(data.shape[:2]))
