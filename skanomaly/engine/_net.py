@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from threading import RLock
 from types import MappingProxyType
@@ -474,10 +474,18 @@ class AlternatingNet(NeuralNet, ABC):
     def _optimizer(self, name):
         return getattr(self, f"optimizer_{name}_")
 
+    @contextmanager
     def _autocast(self):
         if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+            yield
+            return
+        try:
+            with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+                yield
+        finally:
+            # Inside of another autocast, torch would keep the casts of weights that
+            # a step is about to change.
+            torch.clear_autocast_cache()
 
     @contextmanager
     def _own_randomness(self):
