@@ -344,7 +344,7 @@ def test_average_weights_takes_running_means_along(decay, shares, rows):
         parts = zip(shares, states, strict=True)
         average = sum(share * state[name] for share, state in parts)
         torch.testing.assert_close(net.norm_.state_dict()[name], average)
-    assert not vars(callback).keys() - {"decay"}
+    assert not vars(callback).keys() - {"decay", "players"}
 
 
 def test_keep_best_keeps_running_means_and_judges_outside_of_training(rows):
