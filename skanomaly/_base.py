@@ -97,6 +97,12 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     _frozen_modules: tuple[str, ...] = ()
     #: Parameters that ``fit`` alone reads, and a file need not have.
     _only_to_fit: tuple[str, ...] = ()
+    #: Parameters that scaler, networks and threshold were made by: after ``fit`` they
+    #: are facts. Others take effect when rows are scored, or trained on again.
+    _fixed_by_fit: tuple[str, ...] = (
+        *("contamination", "scaling", "image_shape"),
+        *("architecture", "latent_dim", "width", "n_copies"),
+    )
 
     @abstractmethod
     def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:

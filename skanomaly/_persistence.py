@@ -7,7 +7,7 @@ cannot make it run anything.
 
 from __future__ import annotations
 
-import json
+import re
 from hashlib import sha256
 from importlib import import_module
 from os import PathLike, fspath
@@ -15,21 +15,39 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import sklearn
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseDeepDetector
 from ._version import __version__
 from .engine import AlternatingNet
+from .exceptions import InvalidFileError
 from .utils._device import resolve_device
+from .utils._files import pack, read_packed, replace_file
 from .utils._scaling import ImageScaler
+from .utils._warnings import warn
 
 __all__ = ["load", "save"]
 
-_FORMAT = 1
+#: 1 had no digest, and of the versions only those of skanomaly and torch.
+_FORMAT = 2
+_VERSIONS = {
+    "skanomaly": __version__,
+    "scikit-learn": sklearn.__version__,
+    "torch": torch.__version__,
+    "numpy": np.__version__,
+}
+#: What a file that describes something else may lead to.
+_WRONG = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -37,6 +55,10 @@ def save(
     detector: BaseDeepDetector, path: str | PathLike, *, include_backbone: bool = True
 ) -> None:
     """Write a fitted detector to a file.
+
+    An existing file is replaced in one step: whatever happens, there is either the old
+    one or the new one, and nothing besides. Permissions are those that the old one had,
+    or what the umask leaves. Of a link, the target is replaced.
 
     The file holds the parameters, the scaling, the thresholds and the weights;
     not the state of the optimisers: a detector with ``warm_start`` goes on with
@@ -50,7 +72,7 @@ def save(
     detector : BaseDeepDetector
         A fitted detector.
     path : str or path-like
-        Where to write; an existing file is replaced.
+        Where to write.
     include_backbone : bool, default=True
         Whether to write the weights of a frozen network too, if the detector has one,
         as :class:`ADRA` has. Without them the file holds the adapters alone, and
@@ -114,17 +136,17 @@ def save(
     }
     header = {
         "format": _FORMAT,
-        "skanomaly": __version__,
-        "torch": torch.__version__,
+        **_VERSIONS,
         "class": type(detector).__name__,
         "params": _encode(params, "params", tensors, known),
         "left_out": sorted(unsaid),
         "fitted": _encode(fitted, "fitted", tensors, known),
     }
     try:
-        save_file(tensors, path, metadata={"skanomaly": json.dumps(header)})
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+        replace_file(path, pack(header, tensors))
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(error.errno, f"{path} cannot be written: {reason}") from error
 
 
 def _given_params(detector):
@@ -175,12 +197,21 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
 
     Raises
     ------
+    InvalidFileError
+        If the file is not one of ours, was changed, or holds anything that it should
+        not: a ValueError too.
     ValueError
-        If the file is not one of ours, is of a newer format, or holds anything
-        that it should not; if a parameter that was left out is missing, or one is
-        given that the detector does not have, or cannot be what it is.
+        If the file is of a newer format; if a parameter that was left out is missing,
+        or one is given that the detector does not have, that cannot be what it is, or
+        that contradicts what was fitted, such as ``width`` or ``contamination``.
     OSError
-        If there is no such file.
+        If there is no such file, or it may not be read.
+
+    Warns
+    -----
+    UserWarning
+        If the file is of a newer version of the package, or of an older one that did
+        not write a digest, so that changes would not be noticed.
 
     See Also
     --------
@@ -189,45 +220,127 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder.")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["skanomaly"])
-            # Copies: the detector must not change, or fall, with the file.
-            names = file.keys()
-            tensors = {name: file.get_tensor(name).clone() for name in names}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a file that skanomaly.save wrote.") from error
+        header, tensors = read_packed(path)
+    except ValueError as error:
+        raise InvalidFileError(f"{path} {error}") from error
+    _check_writer(header, path)
     try:
-        return _build(header, tensors, params)
-    except ValueError:  # says what is wrong; that of a parameter is a TypeError too
-        raise
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} does not describe a detector of skanomaly {__version__}: {error}"
-        ) from error
-
-
-def _build(header, tensors, params):
-    if header["format"] > _FORMAT:
-        raise ValueError(
-            f"Written in format {header['format']} by skanomaly "
-            f"{header['skanomaly']}; this is {__version__}. Please update."
-        )
-    cls = _find_class(header["class"])
-    missing = sorted(set(header["left_out"]) - set(params))
-    if missing:
+        detector, held, saved = _described(header, tensors)
+        left_out = set(header["left_out"])
+    except _WRONG as error:
+        raise _unusable(path, header, error) from error
+    if missing := sorted(left_out - set(params)):
         given = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(f"The file could not hold {missing}: load(path, {given}).")
-    known = _known_classes(cls)
-    detector = cls(**_decode(header["params"], tensors, known))
+    _check_given(detector, held, params)
     detector.set_params(**params)._validate_params()
-    fitted = _decode(header["fitted"], tensors, known)
-    if tensors:
-        raise ValueError(f"The file holds more than the detector: {sorted(tensors)}.")
-    saved = {k: value for k, value in fitted.items() if isinstance(value, _Weights)}
-    vars(detector).update((k, v) for k, v in fitted.items() if k not in saved)
-    nets = _filled(detector, resolve_device(detector.device), saved)
+    device = resolve_device(detector.device)
+    try:
+        nets = _filled(detector, device, saved)
+    except _WRONG as error:
+        makers = {*detector._fixed_by_fit, *detector._frozen_modules} & set(params)
+        if not makers:
+            raise _unusable(path, header, error) from error
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"The weights in {path} are for other networks than those that "
+            f"{' and '.join(sorted(makers))}, given to load, makes: {error}"
+        ) from error
     vars(detector).update(nets)
     return detector
+
+
+def _check_writer(header, path):
+    """Refuse a newer format, and warn of a newer version, or one without a digest."""
+    number, version = header.get("format"), header.get("skanomaly")
+    if not isinstance(number, int) or ("sha256" not in header and number == _FORMAT):
+        raise InvalidFileError(
+            f"{path} has a header that skanomaly.save did not write."
+        )
+    if number > _FORMAT:
+        raise ValueError(
+            f"{path} was written in format {number} by skanomaly {version}; this is "
+            f"{__version__}, which knows formats up to {_FORMAT}. Please update."
+        )
+    if "sha256" not in header:
+        warn(
+            f"{path} is of an older version, which did not write a digest: changes of "
+            "it cannot be noticed. Save the detector again."
+        )
+    if _release(version) > _release(__version__):
+        warn(
+            f"{path} was written by skanomaly {version}, which is newer than this, "
+            f"{__version__}: the detector may work differently. An update is safer."
+        )
+
+
+def _release(version):
+    """Return the numbers of a version, without what may follow them."""
+    found = re.match(r"\d+(\.\d+)*", str(version))
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _unusable(path, header, error):
+    written, here = (
+        ", ".join(f"{name} {there[name]}" for name in _VERSIONS if name in there)
+        for there in (header, _VERSIONS)
+    )
+    return InvalidFileError(
+        f"{path} does not describe a detector of skanomaly {__version__}: {error} "
+        f"(It was written with {written}; here are {here}.)"
+    )
+
+
+def _described(header, tensors):
+    """Return a detector without its nets, its parameters in the file, and the nets."""
+    cls = _find_class(header["class"])
+    known = _known_classes(cls)
+    held = _decode(header["params"], tensors, known)
+    detector = cls(**held)
+    detector._validate_params()
+    fitted = _decode(header["fitted"], tensors, known)
+    if tensors:
+        raise ValueError(f"It holds more than the detector: {sorted(tensors)}.")
+    saved = {k: value for k, value in fitted.items() if isinstance(value, _Weights)}
+    vars(detector).update((k, v) for k, v in fitted.items() if k not in saved)
+    _try_out(detector.scaler_)
+    return detector, held, saved
+
+
+def _try_out(scaler):
+    """Use a scaler of scikit-learn, whose insides may differ between versions."""
+    if isinstance(scaler, MinMaxScaler | StandardScaler):
+        row = np.zeros((1, scaler.n_features_in_))
+        try:
+            scaler.inverse_transform(scaler.transform(row))
+        except _WRONG as error:
+            raise ValueError(
+                f"its {type(scaler).__name__} cannot be used: {error}"
+            ) from error
+
+
+def _check_given(detector, held, params):
+    """Refuse parameters that contradict what was fitted."""
+    for name in detector._fixed_by_fit:
+        if name in params and name in held and not _alike(params[name], held[name]):
+            other = "; `offset_` of what load returns may be set"
+            raise ValueError(
+                f"{name}={params[name]!r} was given to load, but the detector was "
+                f"fitted with {name}={held[name]!r}, and `fit` alone reads it: fit "
+                f"again{other if name == 'contamination' else ''}."
+            )
+
+
+def _alike(one, other):
+    """Return whether two parameters say the same, in whatever they are kept."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(value):
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_bare(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _filled(detector, device, saved):
@@ -271,6 +384,7 @@ class _Weights(NamedTuple):
         for name, state in self.modules.items():
             module = getattr(net, f"{name}_")
             if not isinstance(state, str):
+                _refuse_other_types(module.state_dict(), state)
                 module.load_state_dict(state)
             elif state != _checksum(module.state_dict()):
                 raise ValueError(
@@ -278,6 +392,14 @@ class _Weights(NamedTuple):
                     f"trained with: give the network, load(path, {name}=network)."
                 )
         return net
+
+
+def _refuse_other_types(own, state):
+    """Refuse numbers of another type, which torch would convert."""
+    for name in own.keys() & state.keys():
+        given, wanted = (getattr(s[name], "dtype", None) for s in (state, own))
+        if given != wanted:
+            raise RuntimeError(f"{name} is of {given}, and has to be of {wanted}.")
 
 
 def _checksum(state):

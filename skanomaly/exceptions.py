@@ -6,6 +6,7 @@ __all__ = [
     "ConstantScoresWarning",
     "CoverageWarning",
     "FitInterruptedWarning",
+    "InvalidFileError",
     "NormDirectionWarning",
     "SaturatedWeightsWarning",
     "StopTraining",
@@ -18,6 +19,14 @@ class TrainingDivergedError(RuntimeError):
 
     The message names the loss, the epoch and what to change. The detector is
     left as it was before ``fit``.
+    """
+
+
+class InvalidFileError(ValueError):
+    """A file is none that ``skanomaly.save`` wrote, or is not as it was written.
+
+    It may have been changed, cut short or copied badly, be of something else, or hold
+    what no detector of this version has.
     """
 
 

@@ -147,6 +147,8 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "width": (64, 16),
     }
 
+    _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "criterion")
+
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
         "criterion": [sk.StrOptions({"auto", *_CRITERIA})],

@@ -170,7 +170,8 @@ def given_backbone(network: nn.Module) -> Source:
 
 def _from_file(path):
     try:
-        return ResNet26.of_weights(load_file(path))
+        with path.open("rb"):  # safetensors says of any other trouble that it is none
+            return ResNet26.of_weights(load_file(path))
     except FileNotFoundError as error:
         raise ValueError(f"backbone={str(path)!r}: there is no such file.") from error
     except (SafetensorError, LookupError, RuntimeError) as error:

@@ -202,6 +202,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     _reads_labels = True
     _frozen_modules = ("backbone",)
     _only_to_fit = ("corpus",)
+    _fixed_by_fit = (
+        *BaseDeepDetector._fixed_by_fit,
+        *("n_experts", "adapt_from", "input_size", "normalization"),
+    )
     _auto_values = {  # noqa: RUF012
         "pretrain_epochs": (400, 500),
         "max_epochs": (300, 300),

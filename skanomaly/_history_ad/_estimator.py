@@ -157,6 +157,8 @@ class HistoryAD(BaseDeepDetector):
     }
     _kept_classes = (History,)
 
+    _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "spread")
+
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
         "lam": [sk.NONNEGATIVE],

@@ -234,6 +234,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "batch_size": (None, 2048),
     }
 
+    _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "preset", "max_width")
+
     _parameter_constraints: dict = {  # noqa: RUF012
         **BaseDeepDetector._parameter_constraints,
         "lam": [sk.Interval(sk.Real, 0, 1, closed="both"), sk.AUTO],
