@@ -25,16 +25,86 @@ from ._convolutions import (
 
 #: Groups of a correction beside a layer of single pixels, and channels that it has.
 _GROUPS, _WIDE = 8, 64
+#: Share of the convolutions of a network, below which some are but few.
+_FEW = 0.1
+#: Standard deviation of what a gate's softmax is given at the start, for normal rows.
+_REACH = 1.0
+#: Share of the mean variance of channels that is added to that of each.
+_LEAST = 0.01
+
+
+class Standardising(nn.Module):
+    """What comes before the linear map of a gate, and after it."""
+
+    centre: Tensor
+    spread: Tensor
+
+    @torch.no_grad()
+    def fit(self, total: Tensor, squares: Tensor, n_rows: int) -> None:
+        """Fix the standardisation by what the gate is given for normal rows.
+
+        Parameters
+        ----------
+        total, squares : Tensor of shape (in,) or (k, 1, in), float64
+            The sums over rows of that, and of its squares.
+        n_rows : int
+            How many they are.
+        """
+        centre = total / n_rows
+        variance = (squares / n_rows - centre.square()).clamp_min(0)
+        # A channel in which normal rows hardly differ is not to decide on others.
+        variance += _LEAST * variance.mean(-1, keepdim=True)
+        self.centre.copy_(centre)
+        self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        # What was saved before there were these standardised nothing.
+        for name in ("centre", "spread"):
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the shares of experts, which sum to 1."""
+        z = (x - self.centre) / self.spread
+        # Rows far from normal ones, of a corpus, would leave all to a single expert.
+        far = z.square().mean(-1, keepdim=True).clamp_min(1).rsqrt()
+        return super().forward(z * far).softmax(-1)
+
+
+class Gate(Standardising, nn.Linear):
+    r"""How experts are shared out by what a layer is given.
+
+    .. math:: g(x) = \mathrm{softmax}(V z(x) + v), \qquad z(x) = (x - \mu) / \sigma
+
+    with mean and deviation of normal rows, which are fixed: features differ from row
+    to row by a small part of their size, and the softmax would hardly notice.
+
+    Parameters
+    ----------
+    n_in, n_experts : int
+        Channels of the layer, and K.
+    """
+
+    def __init__(self, n_in: int, n_experts: int):
+        super().__init__(n_in, n_experts)
+        nn.init.normal_(self.weight, std=_REACH / n_in**0.5)
+        nn.init.zeros_(self.bias)
+        self.register_buffer("centre", torch.zeros(n_in))
+        self.register_buffer("spread", torch.ones(n_in))
 
 
 class Correction(nn.Module):
     r"""K linear maps of what a frozen layer is given, weighed row by row (eq. 3).
 
-    .. math:: \sum_k g_k(x) A_k x, \qquad g(x) = \mathrm{softmax}(V \bar x + v),
+    .. math:: \sum_k g_k(x) A_k x, \qquad g(x) = \mathrm{softmax}(V z(\bar x) + v),
 
-    where the mean of x is taken over its pixels. The maps are 1 x 1 convolutions with
-    the stride and the groups of the layer. Beside a layer that is itself 1 x 1, where
-    they would be as large as it is, they have groups of their own.
+    where the mean of x is taken over its pixels, and z is that of :class:`Gate`. The
+    maps are 1 x 1 convolutions with the stride and the groups of the layer. Beside a
+    layer that is itself 1 x 1, where they would be as large as it is, they have groups
+    of their own.
+
+    Maps start at zero, and gates at random: a correction is nothing at first, and its
+    experts part at the first step, since each is taught by rows of its own.
 
     Parameters
     ----------
@@ -58,12 +128,11 @@ class Correction(nn.Module):
         n_each = n_in * groups // self.groups
         self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
         if n_experts > 1:
-            # Its weights are drawn at random: equal gates would keep experts equal.
-            self.gate = nn.Linear(n_in * groups, n_experts)
+            self.gate = Gate(n_in * groups, n_experts)
 
     def shares(self, mean: Tensor) -> Tensor:
         """Return the gates g (n, K) of inputs of which `mean` (n, in) is the mean."""
-        return self.gate(mean).softmax(1)
+        return self.gate(mean)
 
     def by_group(self, scale: Tensor | None = None) -> Tensor:
         """Return the maps (K, groups, out / groups, in / groups), outputs scaled."""
@@ -227,6 +296,21 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class StackedGate(Standardising, StackedLinear):
+    """What :class:`Gate` is, for layers side by side.
+
+    Parameters
+    ----------
+    n_copies, n_in, n_experts : int
+        Layers, what each takes, and K.
+    """
+
+    def __init__(self, n_copies: int, n_in: int, n_experts: int):
+        super().__init__(n_copies, n_in, n_experts)
+        self.register_buffer("centre", torch.zeros(n_copies, 1, n_in))
+        self.register_buffer("spread", torch.ones(n_copies, 1, n_in))
+
+
 class StackedCorrection(nn.Module):
     """What :class:`Correction` is, for layers side by side.
 
@@ -244,13 +328,13 @@ class StackedCorrection(nn.Module):
         self.n_experts = n_experts
         self.maps = nn.Parameter(torch.zeros(n_copies, n_in, n_experts * n_out))
         if n_experts > 1:
-            self.gate = StackedLinear(n_copies, n_in, n_experts)
+            self.gate = StackedGate(n_copies, n_in, n_experts)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return `y` (k, n, out) and the correction of `x` (k, n, in) added up."""
         if self.n_experts == 1:
             return torch.baddbmm(y, x, self.maps)
-        shares = self.gate(x).softmax(2)
+        shares = self.gate(x)
         made = torch.bmm(x, self.maps).unflatten(2, (self.n_experts, -1))
         return y + (shares[..., None] * made).sum(2)
 
@@ -279,16 +363,35 @@ def adapted(layer: nn.Module) -> AdaptedLayer:
 def corrections_of(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
     """Return the corrections of all frozen layers of a network.
 
-    Where some of these have larger kernels, 1 x 1 convolutions have a single expert:
-    mixtures would cost the most there, and nothing is detected better by them.
+    Not all of them are mixtures: see :func:`has_experts`.
     """
-    pointwise = [is_pointwise(layer) for layer in layers]
-    if sum(pointwise) == sum(isinstance(layer, nn.Conv2d) for layer in layers):
-        pointwise = [False] * len(layers)  # there are no larger kernels
     return nn.ModuleList(
-        correction_of(layer, 1 if single else n_experts)
-        for layer, single in zip(layers, pointwise, strict=True)
+        correction_of(layer, n_experts if several else 1)
+        for layer, several in zip(layers, has_experts(layers), strict=True)
     )
+
+
+def has_experts(layers: Sequence[nn.Module]) -> list[bool]:
+    """Return whether the correction of each layer of a network is a mixture.
+
+    Mixtures stand beside linear layers and larger kernels, as in the paper: 1 x 1
+    convolutions are where they would cost the most. Where nearly all of the larger
+    kernels have a channel each, a mixture beside them would be of single numbers, and
+    1 x 1 convolutions have it in their place, those that do not widen if there are any.
+    """
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    pointwise = {layer for layer in convolutions if is_pointwise(layer)}
+    alone = {layer for layer in convolutions if _is_by_channel(layer)} - pointwise
+    n_larger = sum(layer not in pointwise | alone for layer in convolutions)
+    if not pointwise or n_larger > _FEW * len(convolutions):
+        return [layer not in pointwise for layer in layers]
+    narrow = {layer for layer in pointwise if layer.out_channels <= layer.in_channels}
+    without = alone | (pointwise - narrow if narrow else set())
+    return [layer not in without for layer in layers]
+
+
+def _is_by_channel(layer):
+    return layer.groups > 1 and layer.weight.shape[1] == 1
 
 
 def correction_of(layer: nn.Module, n_experts: int) -> nn.Module:

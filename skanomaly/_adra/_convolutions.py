@@ -226,7 +226,9 @@ def mean_pixel(images: Tensor) -> Tensor:
 
     Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
     """
-    return images.sum((2, 3)) / images.shape[2:].numel()
+    # In halves, rows that differ by little would become alike.
+    exact = torch.promote_types(images.dtype, torch.float32)
+    return images.sum((2, 3), dtype=exact) / images.shape[2:].numel()
 
 
 def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tensor:

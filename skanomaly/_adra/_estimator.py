@@ -136,8 +136,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         a quarter are anywhere in a box around the data. For images "auto" is None.
     n_experts : int, default=2
         K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
-        costs nothing when scoring. Where other layers that are corrected have larger
-        kernels, 1 x 1 convolutions have a single correction.
+        costs nothing when scoring. Of convolutions, those with larger kernels have
+        mixtures; 1 x 1 ones have them only where nearly all others are depthwise.
     adapt_from : int or str, default=0
         Where corrections begin: a number of layers that have none, or the name of the
         part of the network, "stage_2" for one, before which none has. Training is
@@ -546,11 +546,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             net.resume(self.net_)
             return net
         net.initialize()
-        some = rows.take(rows.evenly(_ENOUGH))
-        shape = shape_after(net.prepare, self._row_shape)
-        features = self._map_rows(net.features, some, shape)
-        self._check_finite(features)
-        features = torch.from_numpy(features).to(rows.device)
+        features = net.first_features(rows.take(rows.evenly(_ENOUGH)))
+        self._check_finite(features.numpy(force=True))
         net.adapters_.head.fit(net.by_network(features))
         return net
 

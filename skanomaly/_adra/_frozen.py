@@ -131,7 +131,7 @@ class FrozenNetwork(nn.Module):
             outputs.pop(layer, None)
             outputs[layer] = output
 
-        with _watched(layers, called):
+        with watched(layers, called):
             return outputs, self._tried(x.clone())  # networks may change it
 
     def _tried(self, example):
@@ -181,7 +181,7 @@ class FrozenNetwork(nn.Module):
             taken[layer] = inputs[0]
             return 2 * output + 1  # so that it matters who is given what
 
-        with _watched(convolutions, convolved), _watched(norms, normalised):
+        with watched(convolutions, convolved), watched(norms, normalised):
             before = self(probe)
         pairs = [(v, m) for v, y in made.items() for m, x in taken.items() if x is y]
         self.places = {nn.Identity(): norm for _, norm in pairs}
@@ -189,7 +189,7 @@ class FrozenNetwork(nn.Module):
         for layer, norm in pairs:
             layer.norm = norm
         # Who else takes the output of a convolution cannot be seen, but noticed.
-        with _watched(norms, normalised):
+        with watched(norms, normalised):
             after = self(probe)
         if _differ(after, before):
             self._replace(self.places)
@@ -292,7 +292,7 @@ class FrozenNetwork(nn.Module):
 
 
 @contextmanager
-def _watched(layers, called):
+def watched(layers, called):
     """Call a function after each of some layers, in a pass without gradients."""
     handles = [layer.register_forward_hook(called) for layer in layers]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -20,7 +21,7 @@ from ..engine import (
 from ..exceptions import StopTraining
 from ..objectives import hypersphere_classification_loss
 from ._adapters import corrections_of
-from ._frozen import FrozenNetwork
+from ._frozen import FrozenNetwork, watched
 from ._images import unchanged
 
 #: Principal axes of the features that have a scale of their own.
@@ -142,6 +143,25 @@ class Adapters(nn.Module):
         self.corrections = corrections_of(layers, n_experts)
         self.head = Head(backbone.features_shape, shrinkage, unit)
 
+    @contextmanager
+    def fits_gates(self):
+        """Fix what gates take for usual by the rows that pass meanwhile."""
+        sums = {
+            one.gate: [0.0, 0.0, 0] for one in self.corrections if one.n_experts > 1
+        }
+
+        def called(gate, inputs, output):
+            # On the host: not every device has such numbers.
+            rows = inputs[0].cpu().double()
+            for k, made in enumerate((rows, rows.square())):
+                sums[gate][k] += made.sum(-2, keepdim=rows.ndim > 2)
+            sums[gate][2] += rows.shape[-2]
+
+        with watched(sums, called):
+            yield
+        for gate, of_rows in sums.items():
+            gate.fit(*of_rows)
+
 
 def frozen(build, example, adapt_from) -> FrozenNetwork:
     """Return the frozen form of the network that `build` returns."""
@@ -239,6 +259,14 @@ class ResidualAdaptation(AlternatingNet):
         """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
         made = self.backbone_(self.prepare(self.for_all(batch))).float()
         return self.by_network(made)
+
+    @torch.no_grad()
+    def first_features(self, rows) -> Tensor:
+        """Return those of normal rows, by which gates are fixed on the way."""
+        index = torch.arange(len(rows), device=self.device)
+        with self.adapters_.fits_gates():
+            parts = [self.features(rows[part]) for part in index.split(_AT_ONCE)]
+        return torch.cat(parts)
 
     def by_network(self, features: Tensor) -> Tensor:
         """Exchange rows and networks side by side, if there are any."""

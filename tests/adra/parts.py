@@ -150,10 +150,17 @@ def maps_by_hand(correction, layer):
     return torch.stack([torch.block_diag(*maps.chunk(own)) for maps in scaled])
 
 
+def standardised(gate, x):
+    """Return what stands before the linear map of a gate."""
+    z = (x - gate.centre) / gate.spread
+    return z / z.square().mean(-1, keepdim=True).sqrt().clamp(min=1)
+
+
 def gates_by_hand(correction, mean):
     if correction.n_experts == 1:
         return mean.new_ones(len(mean), 1)
-    return F.linear(mean, correction.gate.weight, correction.gate.bias).softmax(1)
+    gate = correction.gate
+    return F.linear(standardised(gate, mean), gate.weight, gate.bias).softmax(1)
 
 
 def at_the_middle(maps, conv):

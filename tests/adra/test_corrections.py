@@ -2,12 +2,16 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from skanomaly._adra import _convolutions
 from skanomaly._adra._adapters import (
+    Gate,
+    StackedGate,
     StackedLinear,
     adapted,
     correction_of,
@@ -18,7 +22,9 @@ from skanomaly._adra._convolutions import (
     MixedConvolution,
     fold,
     may_mix,
+    mean_pixel,
 )
+from skanomaly._adra._frozen import watched
 
 from .parts import (
     CONVOLUTIONS,
@@ -31,7 +37,10 @@ from .parts import (
     maps_by_hand,
     n_weights,
     network_of,
+    normalised,
     short,
+    standardised,
+    still,
     stirred,
     used_norm,
 )
@@ -146,6 +155,7 @@ def test_equal_experts_are_one_expert_whatever_the_gate(kind):
 
 def test_gates_sum_to_one_and_are_of_the_row():
     correction = stirred(correction_of(nn.Conv2d(4, 6, 3), 3)).double()
+    nn.init.normal_(correction.gate.centre)
     mean = 9 * double(7, 4)
     gates = correction.shares(mean)
     torch.testing.assert_close(gates.sum(1), torch.ones(7, dtype=torch.double))
@@ -245,7 +255,8 @@ def test_layers_side_by_side(n_experts):
     for k in range(2):
         maps, gates = correction.maps[k].unflatten(1, (n_experts, 5)), torch.ones(7, 1)
         if n_experts > 1:
-            gates = x[k] @ correction.gate.weight[k] + correction.gate.bias[k]
+            gate = correction.gate
+            gates = standardised(gate, x)[k] @ gate.weight[k] + gate.bias[k]
             gates = gates.softmax(1)
         expected = x[k] @ stack.weight[k] + stack.bias[k]
         made = torch.einsum("ni,ieo,ne->no", x[k], maps, gates.double())
@@ -271,18 +282,30 @@ def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
     assert parts.maps.shape == (n_experts, 256, 128)
 
 
-def test_layers_of_one_pixel_have_one_expert_where_kernels_are_larger():
+def test_which_layers_have_experts():
     def numbers(*layers):
         return [one.n_experts for one in corrections_of(layers, 3)]
 
     pointwise, linear = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
-    for larger in (nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, (1, 3))):
-        assert numbers(pointwise, larger, linear, pointwise) == [1, 3, 3, 1]
+    kernel = nn.Conv2d(8, 8, (1, 3))
+    by_channel = nn.Conv2d(8, 8, 3, groups=8)
+    assert numbers(pointwise, kernel, linear, pointwise) == [1, 3, 3, 1]
+    assert numbers(kernel, by_channel, pointwise) == [3, 3, 1]
+    assert numbers(kernel, by_channel) == [3, 3]
+    assert numbers(by_channel) == [3]
     assert numbers(pointwise, linear) == [3, 3]
     assert numbers(linear) == [3]
     assert numbers(StackedLinear(2, 4, 5)) == [3]
+    # As single numbers, mixtures do nothing: 1 x 1 convolutions have them instead.
+    assert numbers(pointwise, by_channel, linear, pointwise) == [3, 1, 3, 3]
+    wide, narrow = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+    assert numbers(wide, by_channel, narrow) == [1, 1, 3]
+    assert numbers(wide, by_channel) == [3, 1]
+    blocks = [wide, by_channel, narrow] * 10
+    assert numbers(kernel, *blocks) == [3, *[1, 1, 3] * 10]
+    assert numbers(kernel, *blocks[:6]) == [3, *[1, 3, 1] * 2]
     layers = pointwise, nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)
-    for first, expected in ((0, [1, 3, 1]), (2, [3])):
+    for first, expected in ((0, [3, 1, 3]), (2, [3])):
         x = torch.randn(2, 8, 5, 5)
         _, adapters = frozen_form(nn.Sequential(*layers), x, 3, adapt_from=first)
         assert [one.n_experts for one in adapters.corrections] == expected
@@ -312,19 +335,122 @@ def test_corrections_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
     torch.testing.assert_close(moved, expected, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["X", "images"])
-def test_experts_come_to_differ(kind, request):
-    data = request.getfixturevalue(kind)
-    if kind == "X":
-        detector = short(max_epochs=5, lr=0.01).fit(data)
+def patterns(rng, n, seed):
+    """Return images of some patterns in all of which a little noise differs."""
+    kinds = np.random.default_rng(seed).integers(90, 166, (3, 3, 10, 12))
+    noise = rng.integers(-20, 21, (n, 3, 10, 12))
+    return (kinds[rng.integers(0, 3, n)] + noise).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["columns", "images"])
+@pytest.mark.parametrize("n_experts", [2, 4])
+def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
+    """Gates hardly depended on the row, so that all experts were taught the same."""
+    rng = np.random.default_rng(0)
+    settings = {"n_experts": n_experts, "batch_size": 32, "weight_decay": 0}
+    if kind == "columns":
+        X = rng.normal(size=(160, 4)) + 4 * rng.integers(0, 3, (160, 1))
+        detector = short(**settings, max_epochs=5, pretrain_epochs=10).fit(X)
+        rows = X
     else:
-        settings = {"corpus": data[1], "backbone": network_of(), "max_epochs": 5}
-        detector = short(**settings, lr=0.1).fit(data[0])
-    for correction in detector.net_.adapters_.corrections:
-        if kind == "X":
-            parts = correction.maps.detach().unflatten(2, (2, -1)).movedim(2, 0)
-        else:
-            parts = correction.maps.detach()
-        size = parts.abs().amax()
-        assert size > 1e-4
-        assert (parts[0] - parts[1]).abs().amax() > 1e-3 * size
+        X, corpus = patterns(rng, 160, 1), patterns(rng, 160, 2)
+        settings |= {"backbone": network_of(), "corpus": corpus, "lr": "auto"}
+        detector = short(**settings, max_epochs=5).fit(X)
+        rows = np.concatenate([X, corpus])
+    assert detector.net_.step_ == 50
+    parted, inputs = detector.net_.adapters_.corrections, {}
+
+    def called(gate, given, shares):
+        inputs[gate] = shares.detach()
+
+    with watched([one.gate for one in parted], called):
+        scores = detector.score_samples(rows)
+    for one in parted:
+        shares = inputs[one.gate].flatten(0, -2)
+        assert shares.std(0).max() > (0.1 if kind == "columns" else 0.02)
+        maps = one.maps.detach()
+        if kind == "columns":
+            maps = maps.unflatten(2, (n_experts, -1)).movedim(2, 0)
+        apart = (maps - maps.mean(0)).norm() / maps.norm()
+        assert apart > 0.1
+
+    def mean(gate, given, shares):
+        return shares.mean(-2, keepdim=True).expand_as(shares)
+
+    with watched([one.gate for one in parted], mean):
+        alike = detector.score_samples(rows)
+    ranks = [np.argsort(np.argsort(s)) for s in (scores, alike)]
+    assert np.corrcoef(ranks)[0, 1] < (0.99 if kind == "columns" else 0.95)
+
+
+@pytest.mark.parametrize("n_rows", [60, 300])
+def test_gates_start_from_what_is_usual_for_normal_rows(n_rows):
+    """Each row counts once, those that fill up a batch do not."""
+    rng = np.random.default_rng(0)
+    X = patterns(rng, n_rows, 1)
+    network = network_of().eval()
+    detector = still(backbone=network, corpus=X[:20], augment=None, input_size=10)
+    detector.fit(X)
+    first, second = detector.net_.adapters_.corrections
+    pixels = torch.from_numpy(normalised(X).numpy())
+    inner = network[:3](pixels)
+    for one, given in ((first, pixels), (second, inner)):
+        means = given.mean((2, 3)).double()
+        variance = means.var(0, correction=0)
+        spread = (variance + 0.01 * variance.mean()).sqrt()
+        gate = one.gate
+        torch.testing.assert_close(gate.centre, means.mean(0).float())
+        torch.testing.assert_close(gate.spread, spread.float(), rtol=1e-3, atol=0)
+        z = (means - means.mean(0)) / spread
+        z /= z.square().mean(1, keepdim=True).sqrt().clamp(min=1)
+        expected = F.linear(z, gate.weight.double()).softmax(1).float()
+        torch.testing.assert_close(
+            one.shares(means.float()), expected, rtol=1e-2, atol=1e-3
+        )
+        assert expected.std(0).max() > 0.05
+
+
+def test_gates_of_columns_start_from_what_is_usual_in_each_network():
+    X = np.random.default_rng(0).normal(5, 3, (60, 4)) ** 3
+    detector = still(corpus=X[:20]).fit(X)
+    first, second, _ = detector.net_.adapters_.corrections
+    rows = detector.net_.prepare(
+        torch.from_numpy(detector.scaler_.transform(X)).float()
+    )
+    made = detector.net_.backbone_.network[1](
+        detector.net_.backbone_.network[0](rows.expand(2, -1, -1))
+    )
+    for one, given in ((first, rows.expand(2, -1, -1)), (second, made)):
+        centre = given.mean(1, keepdim=True)
+        torch.testing.assert_close(one.gate.centre, centre, rtol=1e-3, atol=1e-5)
+        assert one.gate.centre.shape == one.gate.spread.shape == (2, 1, given.shape[2])
+        z = (given - one.gate.centre) / one.gate.spread
+        assert z.std(1).mean() > 0.8
+
+
+def test_channels_that_never_differ_do_not_decide():
+    gate = Gate(3, 2)
+    rows = torch.tensor([[1.0, 0.0, 5.0], [3.0, 0.0, 5.0]], dtype=torch.double)
+    gate.fit(rows.sum(0), rows.square().sum(0), 2)
+    least = 0.01 / 3
+    expected = torch.tensor([1 + least, least, least]).sqrt()
+    torch.testing.assert_close(gate.spread, expected)
+    alike = torch.ones(2, 3, dtype=torch.double)
+    gate.fit(alike.sum(0), alike.square().sum(0), 2)
+    assert torch.equal(gate.spread, torch.ones(3))
+    assert torch.equal(gate.centre, torch.ones(3))
+
+
+def test_gates_that_were_saved_without_a_standardisation_have_none():
+    for gate in (Gate(3, 2), StackedGate(2, 3, 2)):
+        state = {k: v for k, v in gate.state_dict().items() if k in {"weight", "bias"}}
+        gate.load_state_dict(state)
+        assert not gate.centre.any()
+        assert (gate.spread == 1).all()
+
+
+def test_gates_see_small_differences_in_half_precision():
+    images = torch.full((2, 1, 64, 64), 100.0)
+    images[1, :, :4] += 1  # the means are 100 and 100.0625, between which there is none
+    means = mean_pixel(images.bfloat16())
+    torch.testing.assert_close(means, torch.tensor([[100.0], [100.0625]]))
