@@ -112,7 +112,7 @@ def test_a_classifier_at_the_end_is_left_out(images):
     assert detector.encode(images[0]).shape == (40, 8)
     assert layers_of(detector) == ["0", "3"]
     # A linear layer before the end is no classifier.
-    network = network_of(n_classes=5).append(nn.ReLU())
+    network = network_of(n_classes=5).append(nn.Tanh())
     detector = short(backbone=network).fit(images[0])
     assert detector.encode(images[0]).shape == (40, 5)
     assert layers_of(detector) == ["0", "3", "8"]
