@@ -81,7 +81,7 @@ def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
 
     taught = Rotation.posed
     monkeypatch.setattr(Rotation, "posed", posed)
-    dark, bright = np.full_like(images[0], 10), np.full_like(images[1], 240)
+    dark, bright = images[0] // 20, 255 - images[1] // 20
     short(corpus=bright, pretrain_epochs=3).fit(dark)
     assert sum(mean < 0 for mean in seen) == pytest.approx(
         sum(mean > 0 for mean in seen), rel=0.5
