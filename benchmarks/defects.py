@@ -16,7 +16,7 @@ from .detection import images
 N_TRAIN, N_TEST = 2000, 300
 TRAINING_VIDEOS = 12  # of 16; normal frames of the others are tested
 
-_BRIGHT = 128.0  # of 255: how far spots and scratches are from what was there
+_CONTRAST = 1.5  # of spots and scratches: standard deviations of the image's pixels
 
 
 # Problems: normal images to train and to test, and images of other kinds --------------
@@ -126,8 +126,9 @@ def _disc(image, rng, radius):
 
 
 def _mark(image, mask):
-    brighter = image[:, mask].mean() < _BRIGHT
-    image[:, mask] = (image[:, mask] + (_BRIGHT if brighter else -_BRIGHT)).clip(0, 255)
+    far = _CONTRAST * image.std()
+    far = far if image[:, mask].mean() < 255 / 2 else -far
+    image[:, mask] = (image[:, mask] + far).clip(0, 255)
 
 
 def _ground(image):

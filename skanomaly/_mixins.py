@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
+import numpy as np
+import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from .objectives import upper_error
 from .utils._random import own_random_state
 from .utils._sklearn_compat import check_count
 from .utils._state import of_one_state
 
 __all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
+
+#: Training rows that tell the usual errors; the most numbers of their maps.
+_ENOUGH, _MOST = 1000, 2**24
+_TINY = 1e-12
 
 
 class EncodingMixin:
@@ -102,6 +109,39 @@ class ReconstructionMixin(EncodingMixin):
 
     def _squared_errors(self, batch):
         return (batch - self._reconstruct_batch(batch)).square().sum(1)
+
+    def _check_criterion(self):
+        """Check that there is a map, if it is to be the score."""
+        if self.criterion == "map" and len(self._row_shape) == 1:
+            raise ValueError(
+                "criterion='map' is for images: tables have no pixels. Give "
+                "`image_shape` if the columns of X are pixels."
+            )
+
+    def _learn_usual_error(self, rows):
+        """Keep the mean of the maps of training rows, which ``criterion="map"`` needs.
+
+        It costs little, and the criterion can then be changed on a fitted detector.
+        """
+        vars(self).pop("usual_error_", None)  # of an earlier fit
+        _, *sides = self._row_shape
+        if not sides:
+            return
+        some = rows.take(rows.evenly(max(min(_ENOUGH, _MOST // prod(sides)), 1)))
+        maps = self._map_rows(self._squared_errors, some, self._given_shape())
+        self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
+
+    def _map_score(self, batch):
+        """Return minus the logarithm of the upper errors of the maps of a batch."""
+        self._check_criterion()
+        if not hasattr(self, "usual_error_"):
+            raise ValueError(
+                "criterion='map' needs a fit: this detector is from a file that an "
+                "older version wrote."
+            )
+        usual = torch.from_numpy(self.usual_error_).to(batch.device)
+        upper = upper_error(self._squared_errors(batch).float(), usual)
+        return -upper.clamp(min=_TINY).log()
 
 
 class SamplingMixin:

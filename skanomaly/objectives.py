@@ -33,6 +33,7 @@ __all__ = [
     "reverse_gradient",
     "total_variation_loss",
     "transfer_loss",
+    "upper_error",
     "wasserstein_critic_loss",
     "weighted_domain_loss",
 ]
@@ -384,7 +385,7 @@ def ramp(progress: float) -> float:
     return math.tanh(progress / 2)
 
 
-# Where codes lie, for several methods.
+# Where codes lie, and where errors are, for several methods.
 
 
 def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
@@ -408,6 +409,40 @@ def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Te
     """
     centred = points - centre
     return ((centred @ precision) * centred).sum(-1)
+
+
+_UPPER, _BLOCK = 0.02, 3  # share of the pixels above it; their side, of a block
+_LEAST_ERROR = 0.1  # of what is usual, as a share of its mean over the pixels
+
+
+def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
+    r"""Return how far maps rise above what is usual, where they are highest.
+
+    .. math:: Q_{0.98}\Big[B_3\Big(\frac{e}{u + 0.1 \, \bar u}\Big)\Big]
+
+    :math:`B_3` takes means of blocks of 3 x 3 pixels, and Q is the quantile over all
+    blocks of an image: two in a hundred are higher, so that a small defect is enough.
+
+    Parameters
+    ----------
+    errors : Tensor of shape (n, h, w) or (n, t, h, w)
+        Squared errors e.
+    usual : Tensor of shape (h, w) or (t, h, w)
+        Mean errors u of normal images, with the mean :math:`\bar u`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        At least 0.
+    """
+    unit = (usual + _LEAST_ERROR * usual.mean()).clamp(
+        min=torch.finfo(usual.dtype).tiny
+    )
+    frames = (errors / unit).flatten(0, -3)[:, None]
+    blocks = F.avg_pool2d(frames, _BLOCK, 1, _BLOCK // 2, count_include_pad=False)
+    blocks = blocks.view(len(errors), -1)
+    n = blocks.shape[1]
+    return blocks.kthvalue(n - int(_UPPER * n), 1).values
 
 
 # Berg, Felsberg & Ahlberg (2019), "Unsupervised adversarial learning of anomaly

@@ -106,6 +106,12 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         Whether the terms are replaced by their logarithms, less the median and over
         the interquartile range of training rows. "auto" is True, and False
         with ``preset="paper"``.
+    criterion : {"combined", "map"}, default="combined"
+        What the score is: the sum of both terms (eq. 5); or, for images, the upper
+        quantile of the map, which small defects raise and the sum may miss: that of
+        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, of which 2 %
+        are higher. The score is minus its logarithm. A fitted detector can be set to
+        another one; its ``offset_`` stays what it was. See :ref:`defects`.
     encoder_loss : {"image", "latent"}, default="image"
         What the encoder minimises: the difference of images (eq. 6) or that of codes,
         :math:`\|z - E(G(z))\|_1` (eq. 7).
@@ -142,7 +148,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         ``preset="paper"``.
     memory : str or joblib.Memory, default=None
         Where to keep the trained networks, so that fits which differ only in the
-        score (`lam`, `distance`, `standardize`, `residual_norm`) share them. Needs an
+        score (`lam`, `distance`, `standardize`, `residual_norm`, `criterion`) share
+        them. Needs an
         integer `random_state`.
     latent_dim : int or "auto", default="auto"
         Length of noise and codes. "auto" is 64, and 512 for images with
@@ -157,6 +164,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         generated rows alone. The paper's cue, short codes for what is unusual, wants
         it above 0.5; but both kinds are mostly normal, so that it is no proof either
         way.
+    usual_error_ : ndarray of shape (h, w), float32
+        Of detectors of images: the mean of ``anomaly_map`` over training rows.
     %(common_attributes)s
 
     See Also
@@ -242,6 +251,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "residual_norm": [sk.StrOptions({"auto", "paper", "rms"})],
         "distance": [sk.StrOptions({"auto", *DISTANCES})],
         "standardize": ["boolean", sk.AUTO],
+        "criterion": [sk.StrOptions({"combined", "map"})],
         "encoder_loss": [sk.StrOptions({"image", "latent"})],
         "encoder_training": [sk.StrOptions({"joint", "separate"})],
         "cycle_updates_generator": ["boolean"],
@@ -261,6 +271,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         residual_norm="auto",
         distance="auto",
         standardize="auto",
+        criterion="combined",
         encoder_loss="image",
         encoder_training="joint",
         cycle_updates_generator=False,
@@ -291,6 +302,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.residual_norm = residual_norm
         self.distance = distance
         self.standardize = standardize
+        self.criterion = criterion
         self.encoder_loss = encoder_loss
         self.encoder_training = encoder_training
         self.cycle_updates_generator = cycle_updates_generator
@@ -380,6 +392,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _train(self, rows, others, seed):
         self._check_cycle()
+        self._check_criterion()
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         phases = self._phases(len(rows))
         with self._progress(*(phase.plan for phase in phases)) as callbacks:
@@ -392,6 +405,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self.net_.abnormality_.adapt(usual, max(share, _LEFT_OUT))
         codes = usual.codes[:, :_ENOUGH_NORMS]
         self._compare_norms(self.net_.codes_of_made(codes.shape[1], seed), codes)
+        self._learn_usual_error(rows)
 
     def _figures_of(self, rows, seed):
         """Return the figures of rows drawn at random, as many as are enough."""
@@ -472,7 +486,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         each = [roc_auc_score(y, far_of_game) for far_of_game in far]
         self.norm_auroc_ = float(np.mean(each))
         counts = self._value("distance") == "origin" and self._value("lam") < 1
-        if counts and self.norm_auroc_ < _MISLEADS:
+        if counts and self.criterion == "combined" and self.norm_auroc_ < _MISLEADS:
             warn(
                 "Training rows have longer codes than generated ones (norm_auroc_ is "
                 f"{self.norm_auroc_:.2f}), while this score takes rows with short "
@@ -487,6 +501,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return float(middle - 3 * (middle - low))
 
     def _score_batch(self, batch):
+        if self.criterion == "map":
+            return self._map_score(batch)
         return -self.net_.abnormality_(
             self._figures(batch),
             self._value("lam"),

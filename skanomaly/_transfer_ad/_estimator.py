@@ -118,9 +118,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     gate : {"auto", "combined", "reconstruction"}, default="auto"
         What g is in the weights: both terms above, or the loss L. "auto" is
         "reconstruction" for tables, "combined" for others.
-    criterion : {"auto", "combined", "reconstruction"}, default="auto"
-        What g is in the score; "auto" as above. A fitted detector can be set to another
-        one; its ``offset_`` stays what it was.
+    criterion : {"auto", "combined", "reconstruction", "map"}, default="auto"
+        What g is in the score; "auto" as above. For images and clips "map" is the upper
+        quantile of the map, which small defects raise and the others may miss: that of
+        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, of which 2 %
+        are higher (:ref:`defects`). A fitted detector can be set to another one; its
+        ``offset_`` stays what it was.
     weight_source : bool, default=False
         Whether source rows are weighted too, as the authors' code has it for digits.
     normalize_weights : bool, default=False
@@ -151,6 +154,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     tau_ : float
         A quantile of g among the target rows. If `eta` is None a weight is 1/2 there;
         with a given `eta` it is at -`beta` / `eta`.
+    usual_error_ : ndarray of shape (h, w) or (t, h, w), float32
+        Of detectors of images or clips: the mean of ``anomaly_map`` over target rows.
     %(common_attributes)s
 
     See Also
@@ -208,7 +213,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         "beta": [sk.POSITIVE, tuple, list],
         "adversarial_weight": [sk.NONNEGATIVE],
         "gate": [sk.StrOptions({"auto", *_CRITERIA})],
-        "criterion": [sk.StrOptions({"auto", *_CRITERIA})],
+        "criterion": [sk.StrOptions({"auto", *_CRITERIA, "map"})],
         "weight_source": ["boolean"],
         "normalize_weights": ["boolean"],
         "n_copies": sk.AUTO_COUNT,
@@ -453,6 +458,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Training
 
     def _train(self, rows, others, seed):
+        self._check_criterion()
         self._check_units(rows, "the target", "the source")
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
@@ -470,6 +476,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             self._record(pretraining=self.net_)
             if second["max_epochs"] and not self.net_.interrupted_:
                 self._transfer(domains, second, callbacks("transfer"))
+        self._learn_usual_error(rows)
 
     def _transfer(self, domains, plan, callbacks):
         share = self.contamination
@@ -516,6 +523,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Scores, codes, rows
 
     def _score_batch(self, batch):
+        if self.criterion == "map":
+            return self._map_score(batch)
         figures, criterion = self.net_.figures(batch), self._value("criterion")
         return -self.net_.abnormality_(figures, criterion)
 
