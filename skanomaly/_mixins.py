@@ -132,7 +132,7 @@ class ReconstructionMixin(EncodingMixin):
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 
     def _map_score(self, batch):
-        """Return minus the logarithm of the upper errors of the maps of a batch."""
+        """Return minus the logarithm of what maps have where they are highest."""
         self._check_criterion()
         if not hasattr(self, "usual_error_"):
             raise ValueError(

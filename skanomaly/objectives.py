@@ -411,17 +411,17 @@ def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Te
     return ((centred @ precision) * centred).sum(-1)
 
 
-_UPPER, _BLOCK = 0.02, 3  # share of the pixels above it; their side, of a block
+_UPPER, _BLOCK = 0.02, 3  # share of the blocks that count; their side in pixels
 _LEAST_ERROR = 0.1  # of what is usual, as a share of its mean over the pixels
 
 
 def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
     r"""Return how far maps rise above what is usual, where they are highest.
 
-    .. math:: Q_{0.98}\Big[B_3\Big(\frac{e}{u + 0.1 \, \bar u}\Big)\Big]
+    .. math:: \operatorname{mean}_{2 \%} B_3\Big(\frac{e}{u + 0.1 \, \bar u}\Big)
 
-    :math:`B_3` takes means of blocks of 3 x 3 pixels, and Q is the quantile over all
-    blocks of an image: two in a hundred are higher, so that a small defect is enough.
+    :math:`B_3` takes means of blocks of 3 x 3 pixels; the mean is over those 2 % of
+    them that are the highest of an image, so that a small defect is enough.
 
     Parameters
     ----------
@@ -435,14 +435,11 @@ def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
     Tensor of shape (n,)
         At least 0.
     """
-    unit = (usual + _LEAST_ERROR * usual.mean()).clamp(
-        min=torch.finfo(usual.dtype).tiny
-    )
+    unit = (usual + _LEAST_ERROR * usual.mean()).clamp(min=1e-12)
     frames = (errors / unit).flatten(0, -3)[:, None]
     blocks = F.avg_pool2d(frames, _BLOCK, 1, _BLOCK // 2, count_include_pad=False)
     blocks = blocks.view(len(errors), -1)
-    n = blocks.shape[1]
-    return blocks.kthvalue(n - int(_UPPER * n), 1).values
+    return blocks.topk(math.ceil(_UPPER * blocks.shape[1]), 1).values.mean(1)
 
 
 # Berg, Felsberg & Ahlberg (2019), "Unsupervised adversarial learning of anomaly

@@ -70,16 +70,17 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     Parameters
     ----------
-    criterion : {"auto", "reconstruction", "latent_norm", "map"}, default="reconstruction"
-        What makes a row anomalous: "reconstruction", the error of its reconstruction,
-        :math:`\|x - G(E(x))\|^2`; "latent_norm", the distance of its code from the
-        middle of the prior, :math:`\|E(x)\|^2`; or, for images, "map", the upper
-        quantile of the map, which small defects raise and the whole error may miss:
-        that of ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, of
-        which 2 % are higher, as its logarithm (:ref:`defects`). "auto" holds out a
-        tenth of the training rows and of the known anomalies, and takes the norm
-        rather than the error if its AUROC on them is higher by more than 0.01. Without
-        known anomalies, or with a single one, it is "reconstruction".
+    criterion : {"reconstruction", "latent_norm", "map", "auto"}, optional
+        What makes a row anomalous. "reconstruction", the default, is the error of its
+        reconstruction, :math:`\|x - G(E(x))\|^2`; "latent_norm" the distance of its
+        code from the middle of the prior, :math:`\|E(x)\|^2`. For images it may be the
+        map where it is highest, which small defects raise, and the whole error may
+        miss: "map" takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3
+        pixels, and of these the logarithm of the mean of the highest 2 %
+        (:ref:`defects`). "auto" holds out a tenth of the training rows and of the known
+        anomalies, and takes the norm rather than the error if its AUROC on them is
+        higher by more than 0.01. Without known anomalies, or with a single one, it is
+        "reconstruction".
     a : float, default=1.0
         What the discriminators aim at for normal pairs (eq. 15).
     b : float, default=0.0

@@ -107,11 +107,12 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         the interquartile range of training rows. "auto" is True, and False
         with ``preset="paper"``.
     criterion : {"combined", "map"}, default="combined"
-        What the score is: the sum of both terms (eq. 5); or, for images, the upper
-        quantile of the map, which small defects raise and the sum may miss: that of
-        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, of which 2 %
-        are higher. The score is minus its logarithm. A fitted detector can be set to
-        another one; its ``offset_`` stays what it was. See :ref:`defects`.
+        What the score is made of: both terms (eq. 5); or, for images, the map where it
+        is highest, which small defects raise, and the sum may miss. "map" takes
+        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of these
+        the mean of the highest 2 %. The score is minus its logarithm. A fitted detector
+        can be set to another one; its ``offset_`` stays what it was. See
+        :ref:`defects`.
     encoder_loss : {"image", "latent"}, default="image"
         What the encoder minimises: the difference of images (eq. 6) or that of codes,
         :math:`\|z - E(G(z))\|_1` (eq. 7).

@@ -119,11 +119,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         What g is in the weights: both terms above, or the loss L. "auto" is
         "reconstruction" for tables, "combined" for others.
     criterion : {"auto", "combined", "reconstruction", "map"}, default="auto"
-        What g is in the score; "auto" as above. For images and clips "map" is the upper
-        quantile of the map, which small defects raise and the others may miss: that of
-        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, of which 2 %
-        are higher (:ref:`defects`). A fitted detector can be set to another one; its
-        ``offset_`` stays what it was.
+        What g is in the score; "auto" as above. For images and clips it may be the map
+        where it is highest, which small defects raise, and the others may miss: "map"
+        takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of
+        these the mean of the highest 2 % (:ref:`defects`). A fitted detector can be set
+        to another one; its ``offset_`` stays what it was.
     weight_source : bool, default=False
         Whether source rows are weighted too, as the authors' code has it for digits.
     normalize_weights : bool, default=False
