@@ -25,7 +25,11 @@ VARIANTS = {
     "joint": {},
     "separate": {"encoder_training": "separate"},
     "joint, latent loss": {"encoder_loss": "latent"},
-    "joint, eq. 1 to the letter": {"cycle_updates_generator": True},
+    "joint, eq. 1 with a mean": {"cycle_updates_generator": True},
+    "joint, eq. 1 to the letter": {
+        "cycle_updates_generator": True,
+        "cycle_weight": 1.0,
+    },
     "untrained": {"lr": 1e-12, "max_epochs": 1},
 }
 

@@ -15,6 +15,7 @@ from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 from benchmarks.adra import ALL_OTHERS
+from benchmarks.defects import DEFECTS, DEVELOPMENT, OTHER_DATA
 from benchmarks.joint_encoder_gan import CLASSES as JOINT_CLASSES
 from benchmarks.runner import RESULTS
 
@@ -160,6 +161,11 @@ GROWING_STEP = (
     Value("optimiser memory, package / plain", "Memory of the optimisers", middle(2)),
 )
 GROWN = (Value("auroc", "AUROC, mean over the classes", mean),)
+
+
+DEFECTS_SEEN = tuple(
+    Value(kind, kind.capitalize(), mean) for kind in (*DEFECTS, "other kind", "mean")
+)
 
 
 def in_all_rates(record: dict) -> bool:
@@ -370,6 +376,23 @@ TABLES = (
         ADRA_STEP,
         "Network, pixels",
         about="ADRA: a training step on a GPU.",
+    ),
+    *(
+        Table(
+            "defects",
+            ("detector", "way"),
+            None,
+            DEFECTS_SEEN,
+            "Detector, score",
+            unfolded="way",
+            file=f"defects_{name}_{normal}",
+            where=lambda record, which=(name, normal): (
+                (record["name"], record["normal"]) == which
+            ),
+        )
+        for problems in (DEVELOPMENT, OTHER_DATA)
+        for name, classes in problems.items()
+        for normal in classes
     ),
     Table(
         "joint_encoder_gan_images",
