@@ -427,8 +427,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         """Check that the parameters of the third term of eq. 1 go together."""
         if self.cycle_weight != "auto" and not self.cycle_updates_generator:
             raise ValueError(
-                f"cycle_weight={self.cycle_weight} weighs a term of the generator's "
-                "loss that it has with cycle_updates_generator=True alone."
+                f"cycle_weight={self.cycle_weight} is for the loss of the generator, "
+                "which has the third term of eq. 1 with cycle_updates_generator=True "
+                "alone."
             )
         if self.encoder_training == "separate" and self.cycle_updates_generator:
             raise ValueError(
