@@ -170,9 +170,10 @@ def fitted(detector, X, seed):
 def abnormality(model, X):
     """Yield each way to score images, and what it makes of them."""
     for criterion in CRITERIA[type(model).__name__]:
-        model.set_params(criterion=criterion)
         if hasattr(model, "criterion_"):
             model.criterion_ = criterion  # of AABiGAN, which chooses it in fit
+        else:
+            model.set_params(criterion=criterion)
         yield criterion, -model.score_samples(X)
     yield "maximum of anomaly_map", model.anomaly_map(X).max((1, 2))
 
