@@ -7,6 +7,7 @@ from math import prod
 from numbers import Real
 
 import numpy as np
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .utils._bytes import holds_bytes
@@ -44,14 +45,15 @@ class InputMixin:
             self._check_like_fitted(tuple(X.shape))
         is_table = self.image_shape is None and ndim <= TABLE
         as_bytes = not is_table and holds_bytes(X)
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=np.uint8 if as_bytes else [np.float64, np.float32],
-            allow_nd=True,
-            ensure_min_samples=fewest,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum
+            X = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=np.uint8 if as_bytes else [np.float64, np.float32],
+                allow_nd=True,
+                ensure_min_samples=fewest,
+            )
         if 0 in X.shape[1:]:
             raise ValueError(f"X has shape {X.shape}: its rows hold no numbers.")
         if ndim not in self._accepted_ndim:
@@ -159,7 +161,14 @@ class InputMixin:
                 f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
                 "detector takes other rows, a parameter is named for them."
             )
-        y = column_or_1d(y, warn=True)
+        if len(shape) > 1:
+            # That of column_or_1d would not name the user's line.
+            warn(
+                f"y is a column of shape {tuple(shape)}, and taken as one of shape "
+                f"({shape[0]},).",
+                DataConversionWarning,
+            )
+        y = column_or_1d(y)
         if len(y) != n_rows:
             raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
         return y

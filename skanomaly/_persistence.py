@@ -115,6 +115,7 @@ def save(
             f"{type(detector).__name__} is a class of your own, which load could not "
             "find; joblib.dump keeps such a detector."
         )
+    _check_path(path)
     check_is_fitted(detector)
     tensors: dict[str, torch.Tensor] = {}
     known = _known_classes(type(detector))
@@ -217,6 +218,7 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     --------
     save : Writes the file.
     """
+    _check_path(path)
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder.")
     try:
@@ -249,6 +251,14 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
         ) from error
     vars(detector).update(nets)
     return detector
+
+
+def _check_path(path):
+    if not isinstance(path, str | PathLike):
+        raise TypeError(
+            f"path is of type {type(path).__name__}, and has to be the name of a file, "
+            "as a string or a pathlib.Path."
+        )
 
 
 def _check_writer(header, path):

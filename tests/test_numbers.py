@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
+from sklearn.exceptions import DataConversionWarning
 
-from skanomaly import ADRA, HistoryAD
+from skanomaly import ADRA, AABiGAN, HistoryAD, load, save
 from skanomaly.utils._numbers import as_numbers
 
 ROWS = np.random.default_rng(0).normal(size=(20, 3))
@@ -93,3 +94,35 @@ def test_what_holds_no_numbers(X, message):
         as_corpus = re.sub(r"\bX\b", "corpus", message)
         with pytest.raises((TypeError, ValueError), match=as_corpus):
             ADRA(corpus=X).fit(ROWS)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.array([[np.inf, 1.0], [-np.inf, 2.0]]),
+        np.full((20, 3), 3e38, np.float32) * np.resize([1, -1], (20, 1)),
+    ],
+)
+def test_sums_that_overflow_are_silent(X):
+    """A warning of NumPy came from the check for infinities."""
+    with np.errstate(all="raise"):
+        if np.isinf(X).any():
+            with pytest.raises(ValueError, match="Input X contains infinity"):
+                HistoryAD().fit(X)
+        else:
+            HistoryAD(max_epochs=1, detector_epochs=1)._check_rows(X, reset=True)
+
+
+def test_a_column_of_labels_is_told_of_at_the_user_s_line():
+    y = np.repeat([1, -1], [15, 5])[:, None]
+    with pytest.warns(DataConversionWarning, match=r"shape \(20, 1\)") as record:
+        AABiGAN(max_epochs=1, width=4, n_copies=1).fit(ROWS, y)
+    assert record[0].filename == __file__
+
+
+@pytest.mark.parametrize("path", [None, 3, b"detector", ["detector"]])
+def test_paths_are_strings(path):
+    with pytest.raises(TypeError, match="path is of type"):
+        load(path)
+    with pytest.raises(TypeError, match="path is of type"):
+        save(HistoryAD(), path)

@@ -215,7 +215,8 @@ def read_corpus(corpus, X):
     if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)
-    corpus = check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
+    with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum
+        corpus = check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
     if labels is not None:
         shape = np.shape(labels)
         if len(shape) != 1 and shape[1:] != (1,):
