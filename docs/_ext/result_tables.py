@@ -163,9 +163,16 @@ GROWING_STEP = (
 GROWN = (Value("auroc", "AUROC, mean over the classes", mean),)
 
 
+SMALL_DEFECTS = "spot", "scratch", "hole"
 DEFECTS_SEEN = tuple(
-    Value(kind, kind.capitalize(), mean) for kind in (*DEFECTS, "other kind", "mean")
+    Value(kind, kind.capitalize(), mean)
+    for kind in (*DEFECTS, "other kind", "small defects", "mean")
 )
+
+
+def with_small_defects(record: dict) -> dict:
+    """Return the record of a way to score, with the mean over the small defects."""
+    return record | {"small defects": fmean(record[k] for k in SMALL_DEFECTS)}
 
 
 def in_all_rates(record: dict) -> bool:
@@ -377,6 +384,15 @@ TABLES = (
         "Network, pixels",
         about="ADRA: a training step on a GPU.",
     ),
+    Table(
+        "defects",
+        ("detector", "way"),
+        None,
+        DEFECTS_SEEN[-3:],
+        "Detector, score",
+        unfolded="way",
+        changed=with_small_defects,
+    ),
     *(
         Table(
             "defects",
@@ -389,6 +405,7 @@ TABLES = (
             where=lambda record, which=(name, normal): (
                 (record["name"], record["normal"]) == which
             ),
+            changed=with_small_defects,
         )
         for problems in (DEVELOPMENT, OTHER_DATA)
         for name, classes in problems.items()
