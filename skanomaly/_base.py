@@ -430,7 +430,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             )
         self.history_ = self.history_ + [
             {
-                "stage": row.get("stage", stage),
+                "stage": row.get("event_stage", stage),
                 "epoch": row["epoch"],
                 "duration": row["dur"],
             }

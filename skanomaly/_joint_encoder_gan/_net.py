@@ -283,7 +283,8 @@ class JointNet(AlternatingNet):
 
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)
-        self.history.record("stage", self.phase_.name)
+        # Callbacks that log numbers pass over events.
+        self.history.record("event_stage", self.phase_.name)
 
 
 def train_phases(net, rows, phases, decay, callbacks):

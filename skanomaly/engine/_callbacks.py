@@ -167,6 +167,7 @@ class KeepBest(AverageWeights):
     def on_epoch_end(self, net, **kwargs):
         """Judge the average, and stop after too long a wait."""
         net.history.record(self.monitor, self._judge(net))
+        net.history.record(f"{self.monitor}_best", self.waited_ == 0)
         if self.waited_ > self.patience:
             raise StopTraining
 

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
-from skorch.callbacks.scoring import ScoringBase
+from skorch.callbacks import EarlyStopping, EpochTimer
 from skorch.history import History
 from torch import Tensor, nn
 
 from ..exceptions import StopTraining, TrainingDivergedError
 from ..utils._process import single_precision
+from ..utils._warnings import warn
 from ._rows import Batches
+from ._skorch import Optimizers, check_monitor, checked
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
 
@@ -261,7 +262,7 @@ class AlternatingNet(NeuralNet, ABC):
             If the run was interrupted, and is not to be kept.
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
-        self.callbacks = [_checked(callback) for callback in callbacks]
+        self.callbacks = [checked(callback) for callback in callbacks]
         if self.initialized_:
             self._initialize_callbacks()
         else:
@@ -298,6 +299,9 @@ class AlternatingNet(NeuralNet, ABC):
             for name in self.modules:
                 state = getattr(other, f"{name}_").state_dict()
                 getattr(self, f"{name}_").load_state_dict(state)
+            frozen = dict(other.get_all_learnable_params())
+            for name, parameter in self.get_all_learnable_params():
+                parameter.requires_grad_(frozen[name].requires_grad)
         except RuntimeError as error:
             raise ValueError(
                 "warm_start goes on with the networks that there are; a change of "
@@ -333,17 +337,24 @@ class AlternatingNet(NeuralNet, ABC):
             self._play((turn,) if isinstance(turn[0], str) else turn)
 
     def _play(self, pairs):
+        # A callback may have frozen some parameters, or all.
+        moved = {
+            name: [p for p in self._moved[name] if p.requires_grad] for name, _ in pairs
+        }
         for k, (name, loss) in enumerate(pairs, 1):
             for parameter in self._moved[name]:
                 parameter.grad = None
-            # Losses of one turn may share a graph: only the last may free it.
-            loss.backward(inputs=self._moved[name], retain_graph=k < len(pairs))
+            if moved[name]:
+                # Losses of one turn may share a graph: only the last may free it.
+                loss.backward(inputs=moved[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
+            self.record(f"{name}_loss", loss.detach())
+            if not moved[name]:
+                continue
             self.notify("on_grad_computed", named_parameters=self._named[name])
             if (max_norm := self._longest.get(name)) is not None:
-                nn.utils.clip_grad_norm_(self._moved[name], max_norm)
+                nn.utils.clip_grad_norm_(moved[name], max_norm)
             self._optimizer(name).step()
-            self.record(f"{name}_loss", loss.detach())
 
     def record(self, name: str, value: Tensor) -> None:
         """Add `value` to the epoch's mean of `name`, without waiting for it."""
@@ -383,6 +394,10 @@ class AlternatingNet(NeuralNet, ABC):
                     "help."
                 )
             self.history.record(name, value)
+            if name.endswith("_loss"):  # as callbacks that keep the best want it
+                least = self._least.get(name, np.inf)
+                self.history.record(f"{name}_best", value < least)
+                self._least[name] = min(value, least)
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs; end early on a callback's or the user's word."""
@@ -394,21 +409,26 @@ class AlternatingNet(NeuralNet, ABC):
         except KeyboardInterrupt:
             self.interrupted_ = True
         finally:
-            del self._named, self._moved, self._longest
+            del self._named, self._moved, self._longest, self._least
             self._set_training(False)
         return self
 
     def _call_players(self):
         """Write down what each player moves in a run, and how far."""
-        players = self.players()
-        named = {k: list(p.module.named_parameters()) for k, p in players.items()}
-        self._named, self._longest = named, {k: p.max_norm for k, p in players.items()}
-        self._moved = {k: [p for _, p in pairs] for k, pairs in named.items()}
+        players, self._least = self.players(), {}
+        names = {id(p): name for name, p in self.get_all_learnable_params()}
+        self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
+        self._named = {
+            k: [(names[id(p)], p) for p in moved] for k, moved in self._moved.items()
+        }
+        self._longest = {k: p.max_norm for k, p in players.items()}
 
     def notify(self, method_name, **cb_kwargs):
         """Call the net and its callbacks, which may end the run."""
         getattr(self, method_name)(self, **cb_kwargs)
         for _, callback in self.callbacks_:
+            if method_name == "on_epoch_end":
+                check_monitor(callback, self.history[-1])
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as interrupt:
@@ -420,6 +440,44 @@ class AlternatingNet(NeuralNet, ABC):
                 if method_name not in ("on_train_begin", "on_train_end"):
                     raise
                 self.ended_ = True  # outside of the loop, which has to be left
+
+    # What callbacks of skorch ask for -------------------------------------------
+
+    def get_all_learnable_params(self):
+        """Yield name and value of what players move: "critic.layers.0.weight"."""
+        return self.module_.named_parameters()
+
+    @property
+    def module_(self) -> nn.ModuleDict:
+        """All networks that are trained, by name, as one."""
+        players = self.players().values()
+        moved = {id(p) for player in players for p in player.module.parameters()}
+        return nn.ModuleDict(
+            {
+                name.removesuffix("_"): module
+                for name, module in vars(self).items()
+                if isinstance(module, nn.Module)
+                and any(id(p) in moved for p in module.parameters())
+            }
+        )
+
+    @property
+    def optimizer_(self) -> Optimizers:
+        """The optimizers of all players, as one."""
+        return Optimizers({name: self._optimizer(name) for name in self.players()})
+
+    @property
+    def criterion_(self) -> nn.Module:
+        """A loss without a state: those of the turns have none."""
+        return nn.Identity()
+
+    def save_params(self, *arguments, **options):
+        """Write weights, momenta or history to files; warn where that fails."""
+        try:
+            super().save_params(*arguments, **options)
+        except Exception as error:  # which skorch's callbacks pass over
+            warn(f"A callback could not save a net: {error}")
+            raise
 
     # What skorch asks for --------------------------------------------------------
 
@@ -503,21 +561,3 @@ class AlternatingNet(NeuralNet, ABC):
                 with torch.cuda.device(index):
                     torch.cuda.manual_seed(seed)
             yield
-
-
-def _checked(callback):
-    """Return a callback, unless it asks for what no net here has."""
-    named = isinstance(callback, tuple) and len(callback) == 2
-    called = callback[1] if named else callback
-    if not isinstance(called, Callback):
-        raise ValueError(
-            f"callbacks has {called!r}, and is for instances of "
-            "skorch.callbacks.Callback."
-        )
-    if isinstance(called, LRScheduler | ScoringBase):
-        raise ValueError(
-            f"callbacks has {type(called).__name__} of skorch, which is for nets with "
-            "one optimizer, targets and predictions. Those of a detector have several "
-            "players, and losses alone: see net.history."
-        )
-    return callback
