@@ -191,7 +191,9 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             self.history_ = self.history_ if self._goes_on() else []
             self.interrupted_ = False
             self._train(rows, others, seed)
-            self._set_threshold(self._score_rows(rows))
+            scores = self._score_rows(rows)
+            self._check_finite(scores)
+            self._set_threshold(self._learn_range(X, apart, X_apart, scores))
 
     def _rows_to_scale_by(self, X, apart, X_apart):
         """Return rows, and which of them the scaling is learned from."""
@@ -213,9 +215,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             Rows so far out that nothing finite comes of them have the lowest number
             of float32.
         """
-        scores = self._compute(self._score_batch, X).astype(np.float64)
-        scores[~np.isfinite(scores)] = np.finfo(np.float32).min
-        return scores
+        X = self._checked_rows(X)
+        return self._kept_in_range(self._scores_of(X), X)
 
     @of_one_state
     def decision_function(self, X):
@@ -445,10 +446,16 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
 
     def _compute(self, function, X):
         """Return what `function` makes of each row of X, batch by batch."""
+        return self._computed(function, self._checked_rows(X))
+
+    def _checked_rows(self, X):
         check_is_fitted(self)
         self._validate_params()  # some may be changed after ``fit``
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
+        return X
+
+    def _computed(self, function, X):
         with _computing(X.ndim == TABLE, self.net_.device), self._at_rest():
             rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows, self._given_shape())
@@ -456,6 +463,12 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _computing(self):
         """Return a context in which the nets compute what is made of no rows."""
         return _computing(len(self._row_shape) == 1, self.net_.device)
+
+    def _scores_of(self, X):
+        """Return the scores that the networks give rows, wherever these are."""
+        scores = self._computed(self._score_batch, X).astype(np.float64)
+        scores[~np.isfinite(scores)] = np.finfo(np.float32).min
+        return scores
 
     def _score_rows(self, rows):
         with self._at_rest():
@@ -499,7 +512,6 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
 
     def _set_threshold(self, scores):
         """Set ``offset_`` by the scores of the training rows."""
-        self._check_finite(scores)
         if np.ptp(scores) == 0:
             warn(
                 f"All {len(scores)} training rows have the same score: this detector "

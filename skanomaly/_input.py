@@ -13,6 +13,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from .utils._bytes import holds_bytes
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
+from .utils._range import ValueRange, kept_below
 from .utils._scaling import ImageScaler
 from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
@@ -195,10 +196,45 @@ class InputMixin:
                 for as_bytes in (self.scaler_.bytes_, X.dtype == np.uint8)
             )
             warn(
-                f"X holds {now} with {X.max():g} for the highest, and the detector was "
+                f"X holds {now} from {X.min():g} to {X.max():g}, and the detector was "
                 f"fitted on {before}: pixels hardly have one scale. Give both as "
                 "bytes, or both as floats of one range."
             )
+
+    # The range of training ----------------------------------------------------------
+
+    def _rows_in_range(self, X, apart, X_apart):
+        """Return pairs of rows, and which of them may be normal."""
+        return [(X, ~apart)]
+
+    def _learn_range(self, X, apart, X_apart, scores):
+        """Learn where the training rows lie, and what scores they have.
+
+        Networks may do anything with rows unlike all that they were trained on: a
+        critic without bounds finds some of them more normal than any normal one.
+        """
+        clip = getattr(self.scaler_, "clip_", None)
+        learned = ValueRange.of(self._rows_in_range(X, apart, X_apart), clip)
+        if self._goes_on() and hasattr(self, "_range"):
+            learned = learned.joined(ValueRange(*self._range))
+        low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
+        spread = high - low or np.ptp(scores) or 1.0
+        self._range, self._usual_scores = tuple(learned), (middle, spread)
+        # Training rows are inside, unless some of their pixels are cut off.
+        return scores if clip is None else self._kept_in_range(scores, X[~apart])
+
+    def _kept_in_range(self, scores, X):
+        """Return scores of which no row beyond the range of training has a high one."""
+        if not hasattr(self, "_range"):  # in files that know of none
+            return scores
+        learned = ValueRange(*self._range)
+        excess = learned.excess(X)
+        outside = np.flatnonzero(excess)
+        if len(outside):
+            inside = self._scores_of(learned.cut(X[outside]))
+            rows = scores[outside], inside, excess[outside]
+            scores[outside] = kept_below(*rows, *self._usual_scores)
+        return scores
 
 
 def _has_channels_last(shape):

@@ -8,6 +8,7 @@ __all__ = [
     "FitInterruptedWarning",
     "InvalidFileError",
     "NormDirectionWarning",
+    "PixelRangeWarning",
     "SaturatedWeightsWarning",
     "StopTraining",
     "TrainingDivergedError",
@@ -69,4 +70,12 @@ class NormDirectionWarning(UserWarning):
 
     A detector takes rows with short codes for anomalous, but real rows, which its
     encoder was not trained on, have longer ones than generated rows.
+    """
+
+
+class PixelRangeWarning(UserWarning):
+    """A few images have pixels far beyond the range of all others.
+
+    The scaling is learned without them, since it would leave hardly any contrast to
+    the others; such pixels are cut off.
     """

@@ -174,7 +174,7 @@ def test_fit_predict_is_both_with_labels_too(cls, X):
 def test_pixels_of_another_scale_are_noticed(cls, images):
     detector = short(cls).fit(images)
     detector.score_samples(images.astype(np.float32))
-    with pytest.warns(UserWarning, match="holds floats with 1 for the highest.*bytes"):
+    with pytest.warns(UserWarning, match=r"holds floats from 0 to 1, .*bytes"):
         detector.score_samples(images / images.max())
     detector = short(cls).fit(images / 255)
     with pytest.warns(UserWarning, match="holds bytes.*fitted on floats"):
@@ -182,7 +182,7 @@ def test_pixels_of_another_scale_are_noticed(cls, images):
     bits = (images > 127).astype(np.uint8)
     short(cls).fit(bits.astype(np.float32)).score_samples(bits)
     detector = short(cls, warm_start=True).fit(images)
-    with pytest.warns(UserWarning, match="holds floats with 1 for the highest.*bytes"):
+    with pytest.warns(UserWarning, match=r"holds floats from 0 to 1, .*bytes"):
         detector.fit(images / images.max())
 
 

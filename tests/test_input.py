@@ -1,14 +1,19 @@
 """What detectors make of input that is not what it should be."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.preprocessing import StandardScaler
 from test_common import DETECTORS, short
 
-from skanomaly import ADRA, TransferAD
+from skanomaly import ADRA, TransferAD, load, save
 from skanomaly._input import _has_channels_last
+from skanomaly.exceptions import PixelRangeWarning
 from skanomaly.model_selection import LeaveAnomalyKindOut
+from skanomaly.utils._range import ValueRange
+from skanomaly.utils._scaling import fit_by_parts, make_scaler
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
@@ -196,3 +201,268 @@ def test_a_normalization_with_nan_is_named(pair):
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"normalization=.*, all finite"):
         short(ADRA, normalization=pair).fit(images)
+
+
+# The range of training (point 23) ----------------------------------------------------
+
+
+@pytest.fixture
+def pictures():
+    """Return images with values of [0, 1], dark at their edges."""
+    rng = np.random.default_rng(0)
+    made = np.zeros((60, 1, 8, 8))
+    made[:, :, 2:6, 2:6] = rng.uniform(0.2, 1, size=(60, 1, 4, 4))
+    made[0, 0, 3, 3] = 1
+    return made
+
+
+def with_pixel(images, value):
+    images = images.copy()
+    images[..., 3, 4] = value
+    return images
+
+
+FAR_IMAGES = {
+    "three times as bright": lambda X: 3 * X,
+    "far too bright": lambda X: 1e6 * X,
+    "negative": lambda X: -3 * X,
+    "dark offset": lambda X: X - 1,
+    "bright offset": lambda X: X + 5,
+    "a pixel at -1000": lambda X: with_pixel(X, -1000),
+    "a pixel at 1000": lambda X: with_pixel(X, 1000),
+    "a pixel at -1e300": lambda X: with_pixel(X, -1e300),
+}
+
+
+def far_rows(X, j, value):
+    far = X.copy()
+    far[:, j] = value
+    return far
+
+
+FAR_ROWS = {
+    "a column far above": lambda X: far_rows(X, 1, 50),
+    "a column far below": lambda X: far_rows(X, 2, -50),
+    "all columns": lambda X: 1e3 * X,
+    "all columns, mirrored": lambda X: -1e3 * X,
+    "an offset": lambda X: X + 100,
+    "beyond any scale": lambda X: far_rows(X, 0, 1e300),
+}
+
+
+def assert_no_more_normal(detector, X, changed):
+    """Check that rows have low scores, each the same alone as among others."""
+    usual = np.median(detector.score_samples(X))
+    scores = detector.score_samples(np.concatenate([X, *changed.values()]))
+    assert np.isfinite(scores).all()
+    assert np.median(scores[: len(X)]) == usual
+    for name, some in zip(changed, np.split(scores, len(changed) + 1)[1:], strict=True):
+        assert np.median(some) < usual, name
+        assert (some <= usual).mean() > 0.9, name
+    for k, far in enumerate(changed.values(), 1):
+        assert detector.score_samples(far[:1]) == scores[k * len(X)]
+
+
+@every_detector
+@pytest.mark.filterwarnings("ignore:X holds floats")
+@pytest.mark.parametrize(
+    ("holds", "scaling"), [("floats", "auto"), ("floats", None), ("bytes", "auto")]
+)
+def test_images_beyond_the_range_of_training_are_no_more_normal(
+    cls, holds, scaling, pictures
+):
+    """A critic found images three times as bright more normal than any other."""
+    unit, pictures = 255 if holds == "bytes" else 1.0, pictures[:24]
+    X = np.rint(unit * pictures).astype(np.uint8) if holds == "bytes" else pictures
+    detector = short(cls, scaling=scaling).fit(X)
+    changed = {name: unit * make(pictures) for name, make in FAR_IMAGES.items()}
+    assert_no_more_normal(detector, X.astype(float), changed)
+
+
+@pytest.mark.filterwarnings("ignore:X holds floats")
+def test_clips_beyond_the_range_of_training_are_no_more_normal(pictures):
+    clips = np.repeat(pictures[:12, :, None], 4, axis=2)
+    detector = short(TransferAD, criterion="reconstruction").fit(clips)
+    changed = {name: make(clips) for name, make in FAR_IMAGES.items()}
+    assert_no_more_normal(detector, clips, changed)
+
+
+@every_detector
+@pytest.mark.parametrize("scaling", ["auto", "minmax", None])
+def test_rows_beyond_the_range_of_training_are_no_more_normal(cls, scaling, X):
+    detector = short(cls, scaling=scaling).fit(X)
+    changed = {name: make(X) for name, make in FAR_ROWS.items()}
+    assert_no_more_normal(detector, X, changed)
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "pictures"])
+def test_rows_inside_the_range_have_the_networks_scores(cls, kind, request):
+    data = request.getfixturevalue(kind)
+    detector = short(cls).fit(data)
+    np.testing.assert_array_equal(
+        detector.score_samples(data), detector._scores_of(data)
+    )
+    low, high = (bound.ravel() for bound in detector._range[:2])
+    axes = (0, *range(2, data.ndim))
+    width = np.ptp(data, axes)
+    assert (low < data.min(axes)).all() & (low > data.min(axes) - width).all()
+    assert (high > data.max(axes)).all() & (high < data.max(axes) + width).all()
+    del detector._range  # as in files that know of none
+    np.testing.assert_array_equal(
+        detector.score_samples(data), detector._scores_of(data)
+    )
+
+
+@every_detector
+def test_scores_are_continuous_at_the_end_of_the_range(cls, X):
+    detector = short(cls).fit(X)
+    row = X[:1].copy()
+    row[0, 1] = detector._range[1][1]
+    inside = detector.score_samples(row)
+    spread = np.ptp(detector.score_samples(X))
+    row[0, 1] += 1e-5
+    assert detector.score_samples(row) == pytest.approx(inside, abs=1e-3 * spread)
+    farther = [row + np.eye(4)[1] * far for far in (1, 10, 100, 1e3, 1e6)]
+    scores = [detector.score_samples(far)[0] for far in farther]
+    assert (np.diff([inside[0], *scores]) < 0).all()
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "pictures"])
+@pytest.mark.filterwarnings("ignore:X holds floats")
+def test_the_range_is_kept_in_files(cls, kind, request, tmp_path):
+    data = request.getfixturevalue(kind)
+    detector = short(cls).fit(data)
+    expected = detector.score_samples(100 * data)
+    save(detector, tmp_path / "detector.safetensors")
+    loaded = load(tmp_path / "detector.safetensors")
+    np.testing.assert_array_equal(loaded.score_samples(100 * data), expected)
+    copy = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(copy.score_samples(100 * data), expected)
+
+
+@every_detector
+def test_a_warm_start_joins_the_ranges(cls, X):
+    detector = short(cls, warm_start=True).fit(X).fit(X[:50] + 4)
+    for rows in (X[:50], X[:50] + 4):
+        np.testing.assert_array_equal(
+            detector.score_samples(rows), detector._scores_of(rows)
+        )
+
+
+def test_the_range_is_that_of_both_domains(X):
+    detector = short(TransferAD).fit(X, X_source=X + 0.5)
+    assert (detector._range[0] < X.min(0)).all()
+    assert (detector._range[1] > X.max(0) + 0.5).all()
+
+
+@pytest.mark.parametrize("cls", READERS, ids=lambda c: c.__name__)
+def test_known_anomalies_are_not_in_the_range(cls, X):
+    y = np.repeat([-1, 1], [10, 110])
+    X[y == -1] += 50
+    detector = short(cls).fit(X, y)
+    assert (detector._range[1] < 20).all()
+
+
+@every_detector
+@pytest.mark.parametrize("change", ["three times as bright", "a pixel at -1000"])
+def test_pixels_far_out_at_either_end_are_warned_about(cls, change, pictures):
+    detector = short(cls).fit(np.rint(255 * pictures).astype(np.uint8))
+    with pytest.warns(UserWarning, match=r"X holds floats from .* have one scale"):
+        detector.score_samples(255 * FAR_IMAGES[change](pictures))
+    detector = short(cls).fit(pictures)
+    with pytest.warns(UserWarning, match=r"X holds floats from -1000 to .* one scale"):
+        detector.score_samples(with_pixel(pictures, -1000))
+
+
+@pytest.mark.parametrize("shape", [(3,), (784,), (3, 16, 16), (1, 4, 8, 8)])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, *shape)).astype(kind)
+    learned = ValueRange.of([(X[:100], np.ones(100, dtype=bool))])
+    far = (3 * X).astype(kind)
+    excess = learned.excess(far)
+    assert (learned.excess(X[:100]) == 0).all()
+    assert np.sum(excess > 0) > 30
+    alone = np.concatenate([learned.excess(row[None]) for row in far])
+    np.testing.assert_array_equal(alone, excess)
+    np.testing.assert_array_equal(learned.excess(np.asfortranarray(far)), excess)
+    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * X[0].size)
+    np.testing.assert_array_equal(learned.excess(far), excess)
+    again = ValueRange.of([(X[:100], np.ones(100, dtype=bool))])
+    for one, other in zip(learned, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Floats (point 6) --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard"])
+@pytest.mark.parametrize("value", [10, 1000, -1000, 1e30])
+def test_one_hot_pixel_does_not_set_the_range(scaling, value, pictures):
+    """It left the other images a hundredth of the range, and nothing was detected."""
+    ordinary = make_scaler(scaling, images=True)
+    fit_by_parts(ordinary, pictures, np.arange(60) != 7)
+    assert ordinary.clip_ is None
+    spoilt = pictures.copy()
+    spoilt[7, 0, 2, 2] = value
+    scaler = make_scaler(scaling, images=True)
+    with pytest.warns(PixelRangeWarning, match=r"from 0 to 1 in 98\.33% of the images"):
+        fit_by_parts(scaler, spoilt, np.ones(60, dtype=bool))
+    assert scaler.clip_ == (0, 1)
+    expected = ordinary.transform(np.clip(spoilt, 0, 1))
+    tolerance = 1e-6 if scaling == "minmax" else 0.1  # a moment of one image more
+    np.testing.assert_allclose(scaler.transform(spoilt), expected, atol=tolerance)
+
+
+@every_detector
+@pytest.mark.filterwarnings("ignore:X holds floats")
+def test_a_detector_with_one_hot_pixel_is_that_without(cls, pictures):
+    spoilt = pictures.copy()
+    spoilt[7, 0, 2, 2] = 1000
+    with pytest.warns(PixelRangeWarning):
+        detector = short(cls, contamination=0.1).fit(spoilt)
+    cut = short(cls).fit(np.clip(spoilt, 0, 1))
+    np.testing.assert_allclose(
+        detector._scores_of(pictures), cut._scores_of(pictures), rtol=1e-5, atol=1e-6
+    )
+    scores = detector.score_samples(spoilt)
+    assert scores.argmin() == 7
+    assert np.sum(scores < detector.offset_) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X: X,
+        lambda X: X * np.linspace(0.5, 1, len(X)).reshape(-1, 1, 1, 1),
+        lambda X: X**4 * 1000,
+        lambda X: np.where(np.arange(64).reshape(8, 8) == 20, 1.0, 0.01 * X),
+        lambda X: X * (np.arange(len(X)) == 7).reshape(-1, 1, 1, 1),
+    ],
+    ids=["plain", "brightness", "tails", "a bright dot in each", "all but one empty"],
+)
+def test_ordinary_and_sparse_images_keep_their_range(change, pictures):
+    images = change(pictures)
+    scaler = make_scaler("auto", images=True)
+    fit_by_parts(scaler, images, np.ones(60, dtype=bool))
+    assert scaler.clip_ is None
+    made = scaler.transform(images)
+    assert (made.min(), made.max()) == (-1, 1)
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard"])
+def test_an_offset_leaves_the_content(scaling, pictures, monkeypatch):
+    """It was lost in float32, before it was subtracted."""
+    plain = make_scaler(scaling, images=True).fit(pictures)
+    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * 64)
+    for offset, tolerance in ((1e7, 1e-6), (-1e10, 1e-4), (1e12, 1e-2)):
+        scaler = make_scaler(scaling, images=True)
+        fit_by_parts(scaler, pictures + offset, np.ones(60, dtype=bool))
+        made = scaler.transform(pictures + offset)
+        assert made.dtype == np.float32
+        np.testing.assert_allclose(made, plain.transform(pictures), atol=tolerance)
+        back = scaler.inverse_transform(made) - offset
+        np.testing.assert_allclose(back, pictures, atol=tolerance)

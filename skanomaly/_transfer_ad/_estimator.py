@@ -406,6 +406,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             return X_apart, np.ones(len(X_apart), dtype=bool)
         return X, apart if apart.any() else ~apart
 
+    def _rows_in_range(self, X, apart, X_apart):
+        # Those of both domains.
+        sets = [X] if X_apart is None else [X, X_apart]
+        return [(rows, np.ones(len(rows), dtype=bool)) for rows in sets]
+
     # Networks
 
     def _make_nets(self, device, seed):

@@ -121,7 +121,8 @@ class Rows:
         if self.scaler is None:
             return 1.0, 0.0
         both = self.scaler.scale_, self.scaler.min_
-        return tuple(torch.as_tensor(values, device=self.device) for values in both)
+        form = {"dtype": torch.float32, "device": self.device}
+        return tuple(torch.as_tensor(values, **form) for values in both)
 
     def _scaled(self, rows: np.ndarray) -> Tensor:
         if self.scaler is not None and len(rows):  # scikit-learn takes no empty table

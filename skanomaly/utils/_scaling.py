@@ -6,13 +6,32 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-__all__ = ["ImageScaler", "fit_by_parts", "make_scaler", "refuse_other_scale"]
+from ..exceptions import PixelRangeWarning
+from ._warnings import warn
+
+__all__ = [
+    "ImageScaler",
+    "fit_by_parts",
+    "make_scaler",
+    "parts_of",
+    "refuse_other_scale",
+]
 
 #: Numbers to look at together.
 _AT_ONCE = 2**24
 
 #: Scaled pixels so far out that they were hardly meant, where 1 is as far as any.
 _FAR = 10.0
+
+#: Where floats end that are bytes, if interpolation or noise has moved some.
+_BYTES_BEYOND = 2 * 255
+
+#: Images that are enough to tell values that hardly any of them has, the share of
+#: images that may have them, and how far these are beyond the others, in their range.
+_ENOUGH_IMAGES, _RARE, _BEYOND = 20, 0.05, 2.0
+
+#: Where the pixels are, in scaled units, if float32 has no digits left for them.
+_SHIFTED = 2.0**10
 
 
 class ImageScaler(TransformerMixin, BaseEstimator):
@@ -27,8 +46,12 @@ class ImageScaler(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
-    scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...), float32
-        A pixel ``x`` becomes ``x * scale_ + min_``.
+    scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...)
+        A pixel ``x`` becomes ``x * scale_ + min_``, computed in float64: the digits of
+        float32 may all be those of the shift.
+    clip_ : tuple of float, or None
+        Where pixels are cut first: the range without values that hardly any image has,
+        if there are such.
     bytes_ : bool
         Whether the images were of dtype uint8.
     seen_ : tuple
@@ -39,6 +62,8 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     def __init__(self, method="minmax"):
         self.method = method
 
+    clip_ = None  # in files that know of none
+
     def fit(self, X, y=None):
         """Learn the map from images of shape (n, c, ...)."""
         self.seen_ = None
@@ -47,6 +72,7 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     def partial_fit(self, X, y=None):
         """Learn the map from these images and those before."""
         self.bytes_ = X.dtype == np.uint8
+        X = self._cut(X)
         seen = getattr(self, "seen_", None)
         if self.method == "standard":
             self.seen_ = _moments(X, seen)
@@ -58,26 +84,43 @@ class ImageScaler(TransformerMixin, BaseEstimator):
             half = np.where(high > low, (high - low) / 2, 1.0)
             lower = (low + high) / 2
         shape = (-1,) + (1,) * (X.ndim - 2)
-        self.scale_ = (1 / half).astype(np.float32).reshape(shape)
-        self.min_ = (-lower / half).astype(np.float32).reshape(shape)
+        self.scale_ = (1 / half).reshape(shape)
+        self.min_ = (-lower / half).reshape(shape)
         return self
+
+    def _cut(self, X):
+        return X if self.clip_ is None else np.clip(X, *self.clip_)
 
     def suits(self, X):
         """Return whether pixels may well have the scale of those it was fitted on."""
         if self.bytes_ and X.dtype == np.uint8:
             return True
         if self.bytes_:  # and X holds floats, of 0 to 255 or of 0 to 1
-            return X.max() > 1
-        return (np.float32(X.max()) * self.scale_ + self.min_).max() < _FAR
+            return 1 < X.max() <= _BYTES_BEYOND and X.min() >= 255 - _BYTES_BEYOND
+        # Both ends: what is far too dark is no more of one scale than too bright.
+        ends = np.float64([X.min(), X.max()]).reshape(-1, *[1] * self.scale_.ndim)
+        return bool((np.abs(ends * self.scale_ + self.min_) < _FAR).all())
 
     def transform(self, X):
         """Return the scaled images, float32."""
-        return X.astype(np.float32) * self.scale_ + self.min_
+        made = np.empty(X.shape, np.float32)
+        for part in _slices(X):
+            rows = self._cut(X[part]).astype(np.float64)
+            with np.errstate(over="ignore"):  # what has no number scores as infinite
+                made[part] = rows * self.scale_ + self.min_
+        return made
 
     def inverse_transform(self, X):
         """Return scaled images to the range, and uint8 to bytes, of before."""
-        X = (X - self.min_) / self.scale_
-        return np.clip(np.rint(X), 0, 255).astype(np.uint8) if self.bytes_ else X
+        made = (X - self.min_) / self.scale_
+        if self.bytes_:
+            return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+        return made if np.abs(self.min_).max() > _SHIFTED else made.astype(X.dtype)
+
+
+def _slices(X):
+    n_rows = max(_AT_ONCE // max(X[:1].size, 1), 1)
+    return (slice(start, start + n_rows) for start in range(0, len(X), n_rows))
 
 
 def _range(X, before):
@@ -115,12 +158,57 @@ def fit_by_parts(scaler, X, chosen):
     """
     if scaler is None:
         return
-    n_rows = max(_AT_ONCE // X[0].size, 1)
-    for start in range(0, len(X), n_rows):
-        part = chosen[start : start + n_rows]
-        rows = X[start : start + n_rows]
-        if part.any():
-            scaler.partial_fit(rows if part.all() else rows[part])
+    if isinstance(scaler, ImageScaler) and X.dtype != np.uint8:
+        scaler.clip_ = _usual_range(X, chosen)
+    for rows in parts_of(X, chosen):
+        scaler.partial_fit(rows)
+
+
+def parts_of(X, chosen):
+    """Yield the chosen rows, few at a time.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...)
+        Rows.
+    chosen : ndarray of shape (n,), bool
+        Which of them to yield.
+    """
+    for part in _slices(X):
+        if chosen[part].any():
+            rows = X[part]
+            yield rows if chosen[part].all() else rows[chosen[part]]
+
+
+def _usual_range(X, chosen):
+    """Return the range of images without values that hardly any of them has, or None.
+
+    One pixel that is a hundred times as bright as all others would leave these a
+    hundredth of the scaled range. It is images that are counted, and not pixels, since
+    a value in few pixels of every image is what these images are about.
+    """
+    ends = [
+        (part.min(1), part.max(1))
+        for part in (rows.reshape(len(rows), -1) for rows in parts_of(X, chosen))
+    ]
+    lows, highs = (np.concatenate(values) for values in zip(*ends, strict=True))
+    low = np.quantile(lows, _RARE, method="higher")
+    high = np.quantile(highs, 1 - _RARE, method="lower")
+    reach = _BEYOND * (high - low)
+    usual = (lows >= low - reach) & (highs <= high + reach)
+    # Where most images are of one value, the others are all that there is to see.
+    if len(lows) < _ENOUGH_IMAGES or reach <= 0 or usual.all():
+        return None
+    low, high = float(lows[usual].min()), float(highs[usual].max())
+    warn(
+        f"Pixels go from {lows.min():g} to {highs.max():g}, but only from {low:g} to "
+        f"{high:g} in {np.mean(usual):.2%} of the images ({np.sum(~usual)} have "
+        f"others). The smaller range is taken for the scaling, and pixels beyond are "
+        "cut off there. Are they faults of a sensor, or is the unit of these images "
+        "another one?",
+        PixelRangeWarning,
+    )
+    return low, high
 
 
 def make_scaler(scaling, *, images):
