@@ -178,7 +178,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             self._check_pixels(X)
         else:
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
-            fit_by_parts(self.scaler_, *self._rows_to_scale_by(X, apart, X_apart))
+            rows = self._rows_to_scale_by(X, apart, X_apart)
+            self._report_pixels(fit_by_parts(self.scaler_, *rows))
         with _computing(X.ndim == TABLE, device):
             rows = Rows(X, self.scaler_, device)
             self._row_shape = rows.row_shape

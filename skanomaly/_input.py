@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
@@ -199,6 +200,17 @@ class InputMixin:
                 f"X holds {now} from {X.min():g} to {X.max():g}, and the detector was "
                 f"fitted on {before}: pixels hardly have one scale. Give both as "
                 "bytes, or both as floats of one range."
+            )
+
+    @staticmethod
+    def _report_pixels(left_out):
+        """Warn if the scaling was learned without some pixels."""
+        if left_out is not None:
+            warn(
+                f"{left_out} The smaller range is taken for the scaling, and pixels "
+                "beyond are cut off there. Are they faults of a sensor, or is the unit "
+                "of these images another one?",
+                PixelRangeWarning,
             )
 
     # The range of training ----------------------------------------------------------

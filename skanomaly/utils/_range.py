@@ -129,9 +129,10 @@ def kept_below(scores, inside, excess, median, spread):
     -------
     ndarray of shape (n,)
         The lower of the two scores. What it has above the median goes with the excess,
-        and is gone at 1; and `spread` is taken off for each 1 of the excess. At the
-        bounds these are the scores themselves.
+        and is gone at 1; and `spread` times log(1 + excess) is taken off: columns with
+        heavy tails have normal rows far out too. At the bounds these are the scores
+        themselves.
     """
     kept = np.minimum(scores, inside)
     kept = kept - np.minimum(excess, 1) * np.maximum(kept - median, 0)
-    return np.maximum(kept - spread * excess, _LOWEST)
+    return np.maximum(kept - spread * np.log1p(excess), _LOWEST)

@@ -6,9 +6,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from ..exceptions import PixelRangeWarning
-from ._warnings import warn
-
 __all__ = [
     "ImageScaler",
     "fit_by_parts",
@@ -155,13 +152,20 @@ def fit_by_parts(scaler, X, chosen):
         Rows.
     chosen : ndarray of shape (n,), bool
         Which of them to fit it on.
+
+    Returns
+    -------
+    str or None
+        What the scaling was learned without, if there is such.
     """
     if scaler is None:
-        return
+        return None
+    left_out = None
     if isinstance(scaler, ImageScaler) and X.dtype != np.uint8:
-        scaler.clip_ = _usual_range(X, chosen)
+        scaler.clip_, left_out = _usual_range(X, chosen)
     for rows in parts_of(X, chosen):
         scaler.partial_fit(rows)
+    return left_out
 
 
 def parts_of(X, chosen):
@@ -181,7 +185,7 @@ def parts_of(X, chosen):
 
 
 def _usual_range(X, chosen):
-    """Return the range of images without values that hardly any of them has, or None.
+    """Return the range of images without values that hardly any has, and what it lacks.
 
     One pixel that is a hundred times as bright as all others would leave these a
     hundredth of the scaled range. It is images that are counted, and not pixels, since
@@ -198,17 +202,12 @@ def _usual_range(X, chosen):
     usual = (lows >= low - reach) & (highs <= high + reach)
     # Where most images are of one value, the others are all that there is to see.
     if len(lows) < _ENOUGH_IMAGES or reach <= 0 or usual.all():
-        return None
+        return None, None
     low, high = float(lows[usual].min()), float(highs[usual].max())
-    warn(
+    return (low, high), (
         f"Pixels go from {lows.min():g} to {highs.max():g}, but only from {low:g} to "
-        f"{high:g} in {np.mean(usual):.2%} of the images ({np.sum(~usual)} have "
-        f"others). The smaller range is taken for the scaling, and pixels beyond are "
-        "cut off there. Are they faults of a sensor, or is the unit of these images "
-        "another one?",
-        PixelRangeWarning,
+        f"{high:g} in {np.mean(usual):.2%} of the images, all but {np.sum(~usual)}."
     )
-    return low, high
 
 
 def make_scaler(scaling, *, images):
