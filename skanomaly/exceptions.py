@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConstantScoresWarning",
+    "CorpusSourceWarning",
     "CoverageWarning",
     "FitInterruptedWarning",
     "InvalidFileError",
@@ -54,6 +55,14 @@ class CoverageWarning(UserWarning):
     """The generated negatives leave a part of the data uncovered.
 
     The scores of rows in that part rest on extrapolation alone.
+    """
+
+
+class CorpusSourceWarning(UserWarning):
+    """A corpus can be told from the normal images by how both were made.
+
+    A detector that is to tell them apart may learn the camera, the format or the noise
+    of images, and not what is normal; anomalies come from the source of normal images.
     """
 
 

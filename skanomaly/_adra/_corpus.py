@@ -135,16 +135,16 @@ def damped(images: Tensor, factors: Tensor) -> Tensor:
     """Return images (n, c, h, w) whose frequencies are multiplied by factors."""
     *_, h, w = images.shape
     around = (w // 2, w // 2, h // 2, h // 2)
-    larger = F.pad(_by_colour(images), around, mode="replicate")
-    frequency = _frequencies(larger) / _TOP * (_BANDS - 1)
+    larger = F.pad(by_colour(images), around, mode="replicate")
+    frequency = frequencies(larger) / _TOP * (_BANDS - 1)
     low = frequency.long().clamp_max(_BANDS - 2)
     factor = torch.lerp(factors[:, low], factors[:, low + 1], frequency - low)
     made = torch.fft.irfft2(torch.fft.rfft2(larger) * factor, larger.shape[2:])
     made = made[:, :, h // 2 : h // 2 + h, w // 2 : w // 2 + w]
-    return _by_colour(made, back=True)
+    return by_colour(made, back=True)
 
 
-def _by_colour(images, back=False):
+def by_colour(images, back=False):
     """Return grey and differences of colours in the place of red, green and blue."""
     if images.shape[1] != 3:
         return images
@@ -155,21 +155,21 @@ def _by_colour(images, back=False):
 
 def _spectrum(images):
     """Return the share of the power in each band, by channel, in the mean of images."""
-    images = _by_colour(images)
+    images = by_colour(images)
     images = images - images.mean((2, 3), keepdim=True)
     window = [
         torch.hann_window(n, False, device=images.device) for n in images.shape[2:]
     ]
     power = torch.fft.rfft2(images * window[0][:, None] * window[1]).abs().square()
     power = (power / power.sum((2, 3), keepdim=True).clamp_min(_TINY)).mean(0)
-    frequency = _frequencies(images)
+    frequency = frequencies(images)
     band = (frequency / _TOP * (_BANDS - 1)).round().long().flatten()
     total = power.new_zeros(len(power), _BANDS).index_add_(1, band, power.flatten(1))
     # Bands of which the grid has no frequency, or which have no power, damp nothing.
     return total / torch.bincount(band, minlength=_BANDS).clamp_min(1) + _TINY
 
 
-def _frequencies(images):
+def frequencies(images):
     """Return the frequency, in cycles per pixel, of each number of rfft2."""
     *_, height, width = images.shape
     down = torch.fft.fftfreq(height, device=images.device)[:, None]
