@@ -517,7 +517,7 @@ def with_corpus(corpus, detector, seed, anomaly=(0, 3, 5, 8), **more):
         anomaly=anomaly,
         detector=detector,
         corpus=[corpus],
-        n_train=[1500],
+        n_train=[1000],
         max_epochs=[12],
         input_size=[32],
         **more,

@@ -100,6 +100,11 @@ for row, (name, kind, images) in zip(axes, rows, strict=True):
 # this network takes pixels in [-1, 1]. With torchvision, ``backbone="mobilenet_v2"``
 # does the same with weights of its own, and needs neither module nor ``normalization``.
 # Two passes over so few images are a short training.
+#
+# The detectors warn: the corpus has another source than the normal images, and a simple
+# classifier tells them apart (``corpus_auroc_``). With one class normal, they learn
+# what it shows as well. Images of the same source are a better corpus where there are
+# any, and much better where many kinds are normal.
 
 common = {
     "backbone": mobilenet(),

@@ -135,10 +135,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         cross-validation does not split; a pair (rows, classes); or the name of a data
         set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose
         images are brought to the size and the colours of yours. It may contain normal
-        rows. Its images are made no sharper than the normal ones, so that sharpness is
-        not what tells them apart. "auto", for tables, is made of normal rows: a half
-        have some columns from other rows, a quarter have noise added to some columns,
-        a quarter are anywhere in a box around the data. For images "auto" is None.
+        rows. Images of the source of yours are best (`corpus_auroc_`); those that are
+        told by how they were made are damped to be no sharper than the normal ones.
+        "auto", for tables, is made of normal rows: a half have some columns from other
+        rows, a quarter have noise added to some columns, a quarter are anywhere in a
+        box around the data. For images "auto" is None.
     n_experts : int, default=2
         K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
         costs nothing when scoring. Of convolutions, those with larger kernels have
@@ -508,8 +509,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if given is not None and is_table:
             corpus.append(given)
         elif given is not None:
-            corpus.append(no_sharper(given, rows))
-            self._compare_sources(rows, corpus[-1], seed)
+            corpus.append(self._like_normal(rows, given, seed))
         elif is_table and self.corpus is not None:
             n_before = self.net_.step_ if self._goes_on() else 0
             corpus.append(AlteredRows(rows, seed + 1 + n_before))
@@ -521,19 +521,25 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             )
         return corpus
 
-    def _compare_sources(self, rows, corpus, seed):
-        """Measure by how much a corpus differs in more than what it shows."""
-        self.corpus_auroc_ = likeness_auroc(rows, corpus, seed)
-        if (self.corpus_auroc_ or 0) > _TOLD_APART:
+    def _like_normal(self, rows, corpus, seed):
+        """Return a corpus whose source is as like that of the rows as may be."""
+        found = likeness_auroc(rows, corpus, seed)
+        if found is None or found > _TOLD_APART:
+            # Where nothing tells the two apart, damping would leave a trace that does.
+            corpus = no_sharper(corpus, rows)
+            found = likeness_auroc(rows, corpus, seed)
+        self.corpus_auroc_ = found
+        if found is not None and found > _TOLD_APART:
             warn(
                 "The corpus is told from the normal images by their spectrum, noise, "
                 "colours or traces of compression alone (corpus_auroc_ is "
-                f"{self.corpus_auroc_:.2f}). {type(self).__name__} may learn to tell "
-                "their sources, and not what is normal. Take a corpus of the same "
-                "camera, size and format, such as images of other classes, and compare "
-                "with corpus=None.",
+                f"{found:.2f}). {type(self).__name__} may learn to tell their sources, "
+                "and not what is normal. Take a corpus of the same camera, size and "
+                "format, such as images of other classes, and compare with "
+                "corpus=None.",
                 CorpusSourceWarning,
             )
+        return corpus
 
     def _task(self, labels):
         """Return what an own network is taught."""

@@ -10,6 +10,7 @@ images that it has not seen, tells by its AUROC.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import pi, prod
 
 import numpy as np
@@ -185,7 +186,7 @@ def _sparsity(luma):
     k = torch.arange(_BLOCK, device=luma.device)
     diagonal = k[:, None] + k
     found = []
-    for low, high in zip(_DIAGONALS, _DIAGONALS[1:], strict=False):
+    for low, high in pairwise(_DIAGONALS):
         some = coefficients[..., (low <= diagonal) & (diagonal < high)].flatten(1)
         typical = some.mean(1) + _LEVEL
         found += [((q + _LEVEL) / typical).log() for q in _quantiles(some)]

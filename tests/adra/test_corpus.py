@@ -16,6 +16,7 @@ from sklearn.model_selection import KFold, cross_validate
 from skanomaly import ADRA
 from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
 from skanomaly.engine import MappedRows, Rows
+from skanomaly.exceptions import CorpusSourceWarning
 
 from .parts import (
     assert_same_state,
@@ -159,6 +160,7 @@ def test_a_corpus_by_name_is_brought_to_the_shape_of_the_images(images, monkeypa
         )
 
 
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
 def test_anomalies_of_y_and_a_corpus_take_part_in_equal_numbers(images):
     # Constant images have no sharpness to bring to that of others.
     normal, known, corpus = (
@@ -339,7 +341,9 @@ def test_detectors_see_the_corpus_damped(smooth_and_noisy):
     smooth, noisy = map(as_bytes, smooth_and_noisy)
     network, seen = watched(network_of())
     settings = {"normalization": None, "augment": None, "input_size": 20}
-    short(corpus=noisy, backbone=network, batch_size=200, **settings).fit(smooth)
+    detector = short(corpus=noisy, backbone=network, batch_size=200, **settings)
+    with pytest.warns(CorpusSourceWarning):
+        detector.fit(smooth)
     corpus = next(x for x in seen if len(x) == 200)[100:]
     high = [spectrum(part)[-1] for part in (scaled(smooth), corpus, scaled(noisy))]
     assert high[1] < high[2] / 4

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from skanomaly import load, save
+from skanomaly._adra._corpus import no_sharper
 from skanomaly._adra._likeness import likeness_auroc, statistics
+from skanomaly.datasets import fetch_mnist, one_vs_rest
 from skanomaly.engine import Rows
 from skanomaly.exceptions import CorpusSourceWarning
+from skanomaly.utils._scaling import ImageScaler
 
-from .parts import network_of, short
+from .parts import network_of, short, watched
 
 
 def drawn(seed, n=200, c=3, side=24, noise=0.02, coarse=2):
@@ -136,6 +139,37 @@ def test_it_is_measured_on_what_the_network_sees(brief):
         warnings.simplefilter("ignore", CorpusSourceWarning)
         found = brief(corpus=Q, scaling=None).fit(X).corpus_auroc_
     assert found < told(X, Q)
+
+
+def drawings(seed, size):
+    """Return smooth shapes on black ground, as digits are, in bytes."""
+    images = drawn(seed, n=300, c=1, side=28, noise=0)
+    side = torch.linspace(-1, 1, images.shape[-1]).numpy()
+    middle = np.exp(-size * (side**2 + side[:, None] ** 2))
+    return as_bytes(np.clip(3 * (images + 0.5) * middle - 1.2, -1, 1))
+
+
+def test_a_corpus_of_the_same_source_is_left_as_it_is(brief):
+    """What chance or content left of a difference was damped, and that left traces."""
+    X, Q = drawings(0, size=4), drawings(1, size=4.2)
+    network, seen = watched(network_of())
+    settings = {"augment": None, "batch_size": 200, "backbone": network}
+    settings["input_size"] = 28
+    assert brief(corpus=Q, **settings).fit(X).corpus_auroc_ < 0.75
+    given = next(x for x in seen if len(x) == 200)[100:, :1]
+    pixels = (127.5 * (given + 1)).round().byte().numpy()
+    known = {image.tobytes() for image in Q}
+    assert all(image.tobytes() in known for image in pixels)
+
+
+def test_digits_are_a_corpus_for_digits(brief, shared_data):
+    """Damping left ripples on black ground: with it, they are told beyond .99."""
+    X, y = fetch_mnist(data_home=shared_data, return_X_y=True)
+    X, *_, Q = one_vs_rest(X, y, 4, corpus_class=[0, 2, 5, 6, 7, 9], random_state=0)
+    X, Q = X[:500], Q[::70]
+    normal, corpus = (Rows(images, ImageScaler().fit(X)) for images in (X, Q))
+    assert likeness_auroc(normal, no_sharper(corpus, normal), 0) > 0.95
+    assert brief(corpus=Q, input_size=28).fit(X).corpus_auroc_ < 0.9
 
 
 def test_known_anomalies_are_no_corpus(brief):
