@@ -19,7 +19,6 @@ from torch import nn
 from .._base import BaseDeepDetector
 from .._mixins import EncodingMixin
 from ..engine import Rows, StepDecay
-from ..exceptions import CorpusSourceWarning
 from ..networks import built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
@@ -27,7 +26,7 @@ from ..utils._docstring import describe_common
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
-from ._corpus import AlteredRows, no_sharper, read_corpus
+from ._corpus import AlteredRows, read_corpus
 from ._images import (
     Augmentation,
     ImagePreparation,
@@ -36,7 +35,7 @@ from ._images import (
     shape_after,
     unchanged,
 )
-from ._likeness import likeness_auroc
+from ._likeness import like_normal
 from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
 from ._pretraining import (
     Denoising,
@@ -58,9 +57,6 @@ _TINY = 1e-9
 _SHARED = "backbone", "corpus"
 #: Rows that are enough to see where the normal ones are.
 _ENOUGH = 2000
-#: AUROC above which a corpus has another source. What images show alone brings one
-#: class of photographs to .88 against the others, and most single digits beyond .9.
-_TOLD_APART = 0.9
 
 
 @describe_common(
@@ -509,7 +505,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if given is not None and is_table:
             corpus.append(given)
         elif given is not None:
-            corpus.append(self._like_normal(rows, given, seed))
+            given, self.corpus_auroc_ = like_normal(rows, given, seed)
+            corpus.append(given)
         elif is_table and self.corpus is not None:
             n_before = self.net_.step_ if self._goes_on() else 0
             corpus.append(AlteredRows(rows, seed + 1 + n_before))
@@ -518,26 +515,6 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 f"{type(self).__name__} was given no corpus and no known anomalies: it "
                 "learns without supervision (UADRA). Give corpus, or mark rows by "
                 "y == -1; corpus=None says that there is none."
-            )
-        return corpus
-
-    def _like_normal(self, rows, corpus, seed):
-        """Return a corpus whose source is as like that of the rows as may be."""
-        found = likeness_auroc(rows, corpus, seed)
-        if found is None or found > _TOLD_APART:
-            # Where nothing tells the two apart, damping would leave a trace that does.
-            corpus = no_sharper(corpus, rows)
-            found = likeness_auroc(rows, corpus, seed)
-        self.corpus_auroc_ = found
-        if found is not None and found > _TOLD_APART:
-            warn(
-                "The corpus is told from the normal images by their spectrum, noise, "
-                "colours or traces of compression alone (corpus_auroc_ is "
-                f"{found:.2f}). {type(self).__name__} may learn to tell their sources, "
-                "and not what is normal. Take a corpus of the same camera, size and "
-                "format, such as images of other classes, and compare with "
-                "corpus=None.",
-                CorpusSourceWarning,
             )
         return corpus
 
