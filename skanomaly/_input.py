@@ -12,6 +12,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
+from .utils._domains import share_apart
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
 from .utils._range import ValueRange, kept_below
@@ -25,7 +26,7 @@ TABLE, IMAGES, CLIPS = 2, 4, 5  # dimensions of X
 FEWEST = 2  # rows to learn from
 _COLOURS = 4  # red, green, blue, and transparency
 _MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
-_ENOUGH = 1000  # rows to see whether units are the same
+_ENOUGH, _NUMBERS = 1000, 2**22  # rows, and numbers, to see whether units are the same
 _AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
 
 
@@ -175,17 +176,36 @@ class InputMixin:
             raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
         return y
 
-    def _check_units(self, rows, what, others):
-        """Warn if most rows lie where scaled columns are cut."""
-        if len(self._row_shape) > 1:
+    def _check_units(self, rows, base, what, others, factor):
+        """Warn if rows are hardly in the units of those that the scaling comes from.
+
+        They may be so far out that they are cut when scaled, or so close together that
+        scaling leaves nothing of them; or their columns are apart by a factor.
+        """
+        if rows.X.dtype == np.uint8:
             return
-        scaled = rows[rows.evenly(_ENOUGH)]
-        cut = float((scaled != self._clipping()(scaled)).float().mean())
+        cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
+        some, some_others = (part.raw(part.evenly(n)) for part in (rows, base))
+        if some.ndim > TABLE:  # which have one unit for all pixels
+            some, some_others = some.reshape(-1, 1), some_others.reshape(-1, 1)
+        else:
+            scaled = rows[rows.evenly(n)]
+            cut = float((scaled != self._clipping()(scaled)).float().mean())
+        apart = share_apart(some, some_others, factor)
+        hint = (
+            "Are both in the same units? Steps of a pipeline transform X alone, save "
+            "with its transform_input and metadata routing."
+        )
         if cut > 0.5:
             warn(
                 f"{cut:.0%} of the numbers of {what} are so far from those of {others} "
-                "that they are cut off, at -10 or 10 when scaled. Are both in the same "
-                "units? Steps of a pipeline transform X alone."
+                f"that they are cut off, at -10 or 10 when scaled. {hint}"
+            )
+        elif apart > 0.5:
+            columns = f"{apart:.0%} of the columns" if apart < 1 else "The numbers"
+            warn(
+                f"{columns} of {what} and of {others} have spreads or locations that "
+                f"are apart by a factor of more than {factor:g}. {hint}"
             )
 
     def _check_pixels(self, X):

@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_common import DETECTORS, short
 
@@ -466,3 +468,72 @@ def test_an_offset_leaves_the_content(scaling, pictures, monkeypatch):
         np.testing.assert_allclose(made, plain.transform(pictures), atol=tolerance)
         back = scaler.inverse_transform(made) - offset
         np.testing.assert_allclose(back, pictures, atol=tolerance)
+
+
+# Units of two sets of rows (points 4 and 22) -----------------------------------------
+
+IN_OTHER_UNITS = {
+    "far larger": lambda X: X * 1e10,
+    "far smaller": lambda X: X * 1e-10,
+    "raw beside standardised": lambda X: 50 + 10 * X,
+    "another location": lambda X: X + 20,
+}
+
+
+@pytest.mark.parametrize("case", IN_OTHER_UNITS)
+@pytest.mark.parametrize("given", ["X_source", "sample_domain"])
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
+def test_a_source_in_other_units_is_noticed(case, given, X):
+    """All scores were equal, in silence, where the source has the larger numbers."""
+    source, rows, domain = IN_OTHER_UNITS[case](X), X, {}
+    if given == "X_source":
+        domain["X_source"] = source
+    else:
+        rows, domain["sample_domain"] = np.r_[source, X], np.repeat([1, -1], len(X))
+    with pytest.warns(UserWarning, match=r"target.*source.*Are both in the same units"):
+        short(TransferAD).fit(rows, **domain)
+
+
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
+def test_a_source_of_images_in_other_units_is_noticed(pictures):
+    both = np.concatenate([pictures, 1e-3 * pictures])
+    with pytest.warns(UserWarning, match=r"The numbers of the target .* same units"):
+        short(TransferAD).fit(both, sample_domain=np.repeat([1, -1], 60))
+    short(TransferAD).fit(pictures, X_source=pictures / 2 + 0.4)
+
+
+def test_domains_that_differ_are_not_in_other_units(X):
+    rng = np.random.default_rng(1)
+    short(TransferAD).fit(X, X_source=3 * X)
+    short(TransferAD).fit(X, X_source=X + 3)
+    short(TransferAD).fit(np.r_[X, 8 * rng.normal(size=(60, 4))], X_source=X)
+    sparse = np.where(rng.uniform(size=X.shape) < 0.9, 0, X)
+    short(TransferAD).fit(sparse, X_source=2 * sparse)
+    short(TransferAD).fit(np.c_[X, np.ones(120)], X_source=np.c_[X, np.zeros(120)])
+
+
+@pytest.mark.parametrize("factor", [1e-10, 1e10])
+def test_a_corpus_in_other_units_is_noticed_at_both_ends(factor, X):
+    with pytest.warns(UserWarning, match=r"the corpus .* Are both in the same units"):
+        short(ADRA, corpus=factor * X).fit(X)
+    short(ADRA, corpus=5 * X + 3).fit(X)
+
+
+def test_a_pipeline_that_does_not_transform_the_source_is_noticed(X):
+    """The steps of a pipeline transform X alone, which nothing said for arrays."""
+    raw, source = 50 + 10 * X, 52 + 11 * X
+    with pytest.warns(UserWarning, match=r"X alone, save with its transform_input"):
+        make_pipeline(StandardScaler(), short(TransferAD)).fit(
+            raw, transferad__X_source=source
+        )
+    with config_context(enable_metadata_routing=True):
+        detector = short(TransferAD).set_fit_request(X_source=True, sample_domain=False)
+        steps = [("scale", StandardScaler()), ("detect", detector)]
+        pipeline = Pipeline(steps, transform_input=["X_source"])
+        pipeline.fit(raw, X_source=source)
+    scaler = StandardScaler().fit(raw)
+    by_hand = short(TransferAD).fit(
+        scaler.transform(raw), X_source=scaler.transform(source)
+    )
+    expected = by_hand.score_samples(scaler.transform(raw))
+    np.testing.assert_array_equal(pipeline.score_samples(raw), expected)

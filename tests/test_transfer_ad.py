@@ -435,6 +435,7 @@ def test_bad_domains_are_named(domains, arguments, message):
     assert vars(detector).keys() == detector.get_params().keys()
 
 
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
 def test_other_units_are_warned_about(domains):
     source, target, _ = domains
     with pytest.warns(UserWarning, match="same units"):

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from .._base import BaseDeepDetector
+from .._input import TABLE
 from .._mixins import EncodingMixin
 from ..engine import Rows, StepDecay
 from ..networks import built_by
@@ -50,6 +51,8 @@ _ROLES = ("backbone",)
 _OWN = "auto", "resnet26"
 _TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising}
 _PRETRAINING_RATE = 2e-3
+#: How far the columns of a corpus, which may be anything, are apart in other units.
+_UNITS = 100.0
 #: Rows to see by whether all codes come together.
 _HELD_OUT = 500
 _TINY = 1e-9
@@ -494,7 +497,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if labels is not None:
             labels = torch.from_numpy(labels).to(rows.device)
         given = Rows(X, self.scaler_, rows.device)
-        self._check_units(given, "the corpus", "the normal rows")
+        if given.X.ndim == TABLE:  # images of another scale are refused
+            self._check_units(given, rows, "the corpus", "the normal rows", _UNITS)
         return given, labels
 
     def _corpus(self, rows, others, given, seed):

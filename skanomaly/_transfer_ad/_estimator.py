@@ -32,6 +32,8 @@ _ROLES = "encoder", "decoder", "classifier"
 _CRITERIA = "combined", "reconstruction"
 #: Steps between two looks at the weights, if the length of an epoch is not given.
 _LOOK_EVERY = 50
+#: How far the columns of two domains are apart in other units.
+_UNITS = 5.0
 #: Share of the target rows that are taken for normal, if nothing is said of it.
 _TRUSTED = 0.4
 #: Weights with a mean beyond these say nothing.
@@ -319,7 +321,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         UserWarning
             If neither `sample_domain` nor `X_source` is given: all rows are then of
             one domain, and the detector is a plain autoencoder. If most numbers of the
-            target are so far from the source that they are cut off.
+            target are so far from the source that they are cut off, or most columns are
+            hardly of one unit: of other spreads, or elsewhere.
         SaturatedWeightsWarning
             If the weights of the target rows are nearly all 0, or all 1.
         """
@@ -464,7 +467,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _train(self, rows, others, seed):
         self._check_criterion()
-        self._check_units(rows, "the target", "the source")
+        if len(others):
+            self._check_units(rows, others, "the target", "the source", _UNITS)
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
         # Without another domain this one is both, and eq. 7 that of an autoencoder.

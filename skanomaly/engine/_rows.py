@@ -84,6 +84,10 @@ class Rows:
         n = min(n, len(self))
         return torch.arange(n, device=self.device) * len(self) // max(n, 1)
 
+    def raw(self, index: Tensor) -> np.ndarray:
+        """Return the rows at `index` as they were given."""
+        return self.X[self.chosen[index].cpu().numpy()]
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
