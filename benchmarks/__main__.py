@@ -7,6 +7,7 @@ from . import (
     aa_bigan,
     aa_bigan_step,
     adra,
+    adra_experts,
     adra_step,
     defects,
     engine_overhead,
@@ -30,6 +31,7 @@ EXPERIMENTS = [
     *transfer.EXPERIMENTS,
     *adra_step.EXPERIMENTS,
     *adra.EXPERIMENTS,
+    *adra_experts.EXPERIMENTS,
 ]
 
 

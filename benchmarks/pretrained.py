@@ -2,7 +2,7 @@
 
 Both take RGB images (n, 3, h, w) scaled to [-1, 1], of 32 pixels a side or more, and
 return features averaged over the image. They are sequences of stages, so that
-``network[:n]`` is the part below stage n.
+``network[:n]`` is the part below stage n. A third is pretrained on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from torch import nn
 
 MOBILENET = "mobilenet_v2_1.0_224_imagenet_float32.npz"
 SQUEEZENET = "squeezenet_v1.0_imagenet_float32.npz"
+RESNET = "resnet20_cifar10.th"
+#: Mean and deviation of channels, of pixels in [0, 1].
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def mobilenet_v2(folder, classify=False):
@@ -95,6 +98,59 @@ def squeezenet(folder, classify=False):
         stages["classes"] = nn.Sequential(conv, nn.ReLU())
     stages["pool"] = _pool()
     return nn.Sequential(stages).eval()
+
+
+def resnet20(folder):
+    """Return ResNet20, pretrained on CIFAR-10 with its labels, for other images.
+
+    Parameters
+    ----------
+    folder : str or path
+        Data folder, as above.
+
+    Returns
+    -------
+    network : torch.nn.Module
+        Maps images, normalised by `IMAGENET`, to 64 features.
+    """
+    path = Path(folder) / "weights" / RESNET
+    weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    weights = {k.removeprefix("module."): v for k, v in weights.items()}
+    network = ResNet20()
+    network.load_state_dict({k: v for k, v in weights.items() if "linear" not in k})
+    return network.eval()
+
+
+class ResNet20(nn.Module):
+    """Three stages of three blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = _conv3(3, 16, 1), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(_Block(16, 16) for _ in range(3)))
+        self.layer2 = nn.Sequential(_Block(16, 32), _Block(32, 32), _Block(32, 32))
+        self.layer3 = nn.Sequential(_Block(32, 64), _Block(64, 64), _Block(64, 64))
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+
+class _Block(nn.Module):
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.stride, self.n_more = n_out // n_in, (n_out - n_in) // 2
+        self.conv1, self.bn1 = _conv3(n_in, n_out, self.stride), nn.BatchNorm2d(n_out)
+        self.conv2, self.bn2 = _conv3(n_out, n_out, 1), nn.BatchNorm2d(n_out)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(F.pad(x, (0, 0, 0, 0, self.n_more, self.n_more)) + y)
+
+
+def _conv3(n_in, n_out, stride):
+    return nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
 
 
 class Shortcut(nn.Sequential):

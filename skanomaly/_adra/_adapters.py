@@ -17,6 +17,7 @@ from ._convolutions import (
     convolved,
     fold,
     is_plain,
+    is_slow_in_halves,
     may_mix,
     mean_pixel,
     mixed,
@@ -225,7 +226,11 @@ class AdaptedConvolution(AdaptedLayer):
 
     def corrected(self, x: Tensor, correction: Correction) -> Tensor:
         """Return the output of both."""
-        conv, one = cast(nn.Conv2d, self.frozen), correction.n_experts == 1
+        conv, kind = cast(nn.Conv2d, self.frozen), x.device.type
+        if torch.is_autocast_enabled(kind) and is_slow_in_halves(conv, kind):
+            with torch.autocast(kind, enabled=False):
+                return self.corrected(x.float(), correction)
+        one = correction.n_experts == 1
         alike = correction.groups == conv.groups
         if not (is_plain(conv) if one else may_mix(conv) and alike):
             return self._added_up(x, correction)

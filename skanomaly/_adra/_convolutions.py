@@ -201,6 +201,14 @@ def is_product(conv: nn.Conv2d) -> bool:
     return own == {1} and not any(conv.padding)
 
 
+def is_slow_in_halves(conv: nn.Conv2d, device_type: str) -> bool:
+    """Return whether the way back takes many times as long as it does in float32.
+
+    On a processor, that of convolutions in groups with a stride does.
+    """
+    return device_type == "cpu" and conv.groups > 1 and max(conv.stride) > 1
+
+
 def is_plain(conv: nn.Conv2d) -> bool:
     """Return whether a convolution pads with zeros, by numbers, and does no more."""
     return (

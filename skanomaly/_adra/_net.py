@@ -211,6 +211,40 @@ class StopAtCollapse(Callback):
                 raise StopTraining
 
 
+class BegunRows:
+    """What a network begins with of rows, computed when a row is drawn first.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows.
+    begun : callable
+        Maps them to that.
+    """
+
+    def __init__(self, rows, begun):
+        self.rows, self.begun, self.device = rows, begun, rows.device
+        self.made = None
+        self.missing = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        self.n_missing = len(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return it of the rows at `index`, of shape (m,)."""
+        # To look at what is missing waits for the device; at last there is nothing.
+        new = index[self.missing[index]].unique() if self.n_missing else index[:0]
+        if len(new):
+            made = self.begun(self.rows[new])
+            if self.made is None:
+                self.made = made.new_empty(len(self), *made.shape[1:])
+            self.made[new] = made
+            self.missing[new] = False
+            self.n_missing -= len(new)
+        return self.made[index]
+
+
 class ResidualAdaptation(AlternatingNet):
     """Eq. 4: the loss of eq. 1, reduced by the adapters alone."""
 
@@ -303,15 +337,6 @@ class ResidualAdaptation(AlternatingNet):
         some = self.begun(sources[0][torch.arange(1, device=self.device)])
         return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
 
-    def kept(self, rows) -> Tensor:
-        """Return what the network begins with of all rows."""
-        index = torch.arange(len(rows), device=self.device)
-        first = self.begun(rows[index[:1]])
-        made = first.new_empty(len(rows), *first.shape[1:])
-        for part in index.split(_AT_ONCE):
-            made[part] = self.begun(rows[part])
-        return made
-
     @torch.no_grad()
     def validate(self):
         codes = torch.cat([self.coded(part) for part in self.held_out_.split(_AT_ONCE)])
@@ -339,7 +364,7 @@ class ResidualAdaptation(AlternatingNet):
         sources = [rows, *corpus]
         self.is_kept_ = self._may_keep(sources)
         if self.is_kept_:
-            sources = [self.kept(source) for source in sources]
+            sources = [BegunRows(source, self.begun) for source in sources]
         rows, *corpus = sources
         with self.lent(corpus_=corpus, streams_=None, held_out_=held_out):
             return super().run(rows, **plan)

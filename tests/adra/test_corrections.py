@@ -454,3 +454,24 @@ def test_gates_see_small_differences_in_half_precision():
     images[1, :, :4] += 1  # the means are 100 and 100.0625, between which there is none
     means = mean_pixel(images.bfloat16())
     torch.testing.assert_close(means, torch.tensor([[100.0], [100.0625]]))
+
+
+@pytest.mark.parametrize("n_experts", [1, 2])
+def test_halves_are_left_where_they_are_slow(n_experts):
+    """The way back through strided depthwise convolutions took 20 times as long."""
+    for layer, dtype in (
+        (nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.float32),
+        (nn.Conv2d(8, 8, 3, (1, 2), 1, groups=4), torch.float32),
+        (nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.bfloat16),
+        (nn.Conv2d(8, 8, 3, 2, 1), torch.bfloat16),
+    ):
+        place = adapted(layer.requires_grad_(False))
+        place.correct_by(stirred(correction_of(layer, n_experts)))
+        x = torch.randn(2, 8, 9, 9).bfloat16().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = place(x)
+        assert y.dtype == dtype
+        if dtype == torch.float32:
+            torch.testing.assert_close(y, place(x.float()))
+        y.float().sum().backward()
+        assert x.grad.dtype == torch.bfloat16

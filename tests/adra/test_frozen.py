@@ -15,7 +15,8 @@ from skanomaly._adra._adapters import (
 )
 from skanomaly._adra._backbones import perceptrons
 from skanomaly._adra._frozen import FrozenNetwork
-from skanomaly._adra._net import Adapters, Head
+from skanomaly._adra._net import Adapters, BegunRows, Head
+from skanomaly.engine import Batches, Rows
 
 from .parts import (
     SHORT,
@@ -352,6 +353,37 @@ def test_what_comes_before_the_corrections_is_computed_once(images):
     changed, n_steps = seen_by(lambda batch: batch)
     once, _ = seen_by(None)
     assert changed - once > 0.9 * n_steps * SHORT["batch_size"]
+
+
+def test_what_comes_before_the_corrections_is_computed_of_drawn_rows_only(images):
+    """All of a corpus passed the network before the first step."""
+    stem, rows = network_of()[:3], []
+    network = nn.Sequential(stem, network_of(6)[:6])
+    corpus = np.tile(images[1], (20, 1, 1, 1))
+    stem.register_forward_hook(lambda module, given, _: rows.append(len(given[0])))
+    detector = short(backbone=network, adapt_from="1", augment=None, corpus=corpus)
+    detector.set_params(batch_size=8, max_epochs=2).fit(images[0])
+    assert detector.net_.step_ == 20
+    drawn = 40 + 4 * 20
+    # The network is tried, the head, steps, and the threshold, in batches of one size.
+    assert drawn < sum(rows) <= 8 + 40 + drawn + 256 < len(corpus)
+
+
+@pytest.mark.parametrize("n_rows", [3, 40])
+def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
+    seen = []
+
+    def begun(rows):
+        seen.extend(rows[:, 0].tolist())
+        return 2 * rows
+
+    X = np.arange(2.0 * n_rows).reshape(-1, 2)
+    rows, expected = BegunRows(Rows(X), begun), 2 * torch.from_numpy(X).float()
+    assert len(rows) == n_rows
+    rng = torch.Generator().manual_seed(0)
+    for index in Batches(torch.arange(n_rows), 16, 3, 0, rng):
+        assert torch.equal(rows[index], expected[index])
+    assert len(seen) == len(set(seen)) == n_rows
 
 
 @pytest.mark.parametrize("n_copies", [1, 2])

@@ -1,0 +1,171 @@
+"""ADRA with one, two and four experts, where normal rows are of many kinds.
+
+The corpus is of the same source as all other images: classes that are neither normal
+nor anomalous. Two networks: MobileNetV2, pretrained on ImageNet, with CIFAR-10 at 64
+pixels a side; and ResNet20, pretrained on CIFAR-10 with its labels, for Fashion-MNIST
+at 16. Neither has seen the images. The gates of a fitted detector are replaced by their
+means over the test rows, to see how much of the ranking is theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import numpy as np
+
+from skanomaly import ADRA, datasets
+from skanomaly.metrics import detector_roc_auc_score
+
+from . import pretrained
+from .detection import TABLES, detect, fit_and_score, images
+from .runner import Experiment, grid
+
+EXPERTS = [1, 2, 4]
+#: By network: the images, their side, and what the network wants of pixels.
+SETTINGS = {
+    "ResNet20": ("fashion_mnist", 16, pretrained.IMAGENET),
+    "MobileNetV2": ("cifar10", 64, None),
+}
+#: Anomalous classes, each with those of the corpus; the other six or so are normal.
+CORPORA = {
+    "ResNet20": {6: (1, 3, 5, 8), 2: (0, 7, 8, 9), 5: (0, 1, 2, 8), 3: (4, 5, 6, 8)},
+    "MobileNetV2": {0: (1, 5, 8), 5: (2, 7, 9), 3: (0, 4, 6)},
+}
+#: First class, other classes, of which there are few images, and anomalous classes.
+MODES = {"shirts": (0, (5, 9), (2, 7)), "boots": (9, (3, 8), (1, 7))}
+
+
+@cache
+def network_of(name):
+    """Return a pretrained network."""
+    make = {
+        "ResNet20": pretrained.resnet20,
+        "MobileNetV2": pretrained.mobilenet_v2,
+    }[name]
+    return make(os.environ["SKANOMALY_DATA"])
+
+
+def chosen(rng, n, *arrays):
+    """Return some rows of arrays, the same of each."""
+    index = rng.permutation(len(arrays[0]))[:n]
+    return tuple(array[index] for array in arrays)
+
+
+def detector_of(network, corpus, n_experts, seed, n_steps, n_normal):
+    """Return a detector that makes about so many steps, of 64 rows each."""
+    _, side, normalization = SETTINGS[network]
+    return ADRA(
+        backbone=network_of(network),
+        normalization=normalization,
+        input_size=side,
+        corpus=corpus,
+        n_experts=n_experts,
+        batch_size=64,
+        max_epochs=max(round(n_steps / (n_normal // 32)), 1),
+        random_state=seed,
+    )
+
+
+def many_modes(network, anomaly, n_experts, seed, n_train, n_steps, n_test=1200):
+    """Classes of many kinds are normal, and one is anomalous (Table 2)."""
+    rng = np.random.default_rng(seed)
+    name = SETTINGS[network][0]
+    X_test, y_test = images(name, "test")
+    X, X_test, _, y_test, Q = datasets.hold_one_out(
+        *images(name, "train"),
+        anomaly,
+        corpus_class=CORPORA[network][anomaly],
+        X_test=X_test,
+        y_test=y_test,
+    )
+    (X,), (Q,) = chosen(rng, n_train, X), chosen(rng, n_train, Q)
+    X_test, y_test = chosen(rng, n_test, X_test, y_test)
+    model = detector_of(network, Q, n_experts, seed, n_steps, len(X))
+    scores, figures = fit_and_score(model, [X], X_test, y_test)
+    figures["loss"] = model.history_[-1]["adapters_loss"]
+    return figures | {"gates": without_gates(model, X_test, scores)}
+
+
+def few_modes(modes, n_experts, seed, n_train, n_steps, ratio, network="ResNet20"):
+    """Images of two other classes are normal too, but there are few (Fig. 2)."""
+    rng = np.random.default_rng(seed)
+    name = SETTINGS[network][0]
+    first, others, odd = MODES[modes]
+    X, y = images(name, "train")
+    few = round(ratio * n_train)
+    normal = [chosen(rng, n_train, X[y == first])[0]]
+    normal += [chosen(rng, few, X[y == other])[0] for other in others]
+    normal = np.concatenate(normal)
+    kept = np.isin(y, [first, *others, *odd])
+    (Q,) = chosen(rng, n_train, X[~kept])
+    X_test, y_test = images(name, "test")
+    kept = np.isin(y_test, [first, *others, *odd])
+    X_test, y_test = chosen(rng, 2500, X_test[kept], y_test[kept])
+    model = detector_of(network, Q, n_experts, seed, n_steps, len(normal))
+    labels = np.where(np.isin(y_test, odd), -1, 1)
+    scores, figures = fit_and_score(model, [normal], X_test, labels)
+    for title, classes in (("primary", [first]), ("secondary", others)):
+        rows = np.isin(y_test, [*classes, *odd])
+        figures[f"auroc_{title}"] = detector_roc_auc_score(labels[rows], scores[rows])
+    figures["loss"] = model.history_[-1]["adapters_loss"]
+    return figures | {"gates": without_gates(model, X_test, scores)}
+
+
+def without_gates(model, X, scores):
+    """Return the rank correlation of scores with those of gates that are their means.
+
+    A single expert has no gates, and it is 1.
+    """
+    gates = [one.gate for one in model.net_.adapters_.corrections if one.n_experts > 1]
+
+    def averaged(gate, given, shares):
+        return shares.mean(0, keepdim=True).expand_as(shares)
+
+    handles = [gate.register_forward_hook(averaged) for gate in gates]
+    alike = model.decision_function(X) if gates else scores
+    for handle in handles:
+        handle.remove()
+    ranks = [np.argsort(np.argsort(one)) for one in (scores, alike)]
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def table(n_experts, **cell):
+    """Detect in a table."""
+    return detect(
+        problem="table", detector="ADRA", params={"n_experts": n_experts}, **cell
+    )
+
+
+def modes(network, n_steps, n_train, seed=(0,)):
+    return grid(
+        network=[network],
+        anomaly=CORPORA[network],
+        n_experts=EXPERTS,
+        seed=seed,
+        n_train=[n_train],
+        n_steps=[n_steps],
+    )
+
+
+EXPERIMENTS = [
+    Experiment("adra_experts", many_modes, modes("ResNet20", 150, 1600)),
+    Experiment("adra_experts", many_modes, modes("MobileNetV2", 90, 1000), "long"),
+    Experiment(
+        "adra_experts_few",
+        few_modes,
+        grid(
+            modes=MODES,
+            n_experts=EXPERTS,
+            seed=[0],
+            n_train=[1500],
+            n_steps=[150],
+            ratio=[0.03],
+        ),
+    ),
+    Experiment(
+        "adra_experts_tables",
+        table,
+        grid(name=TABLES, n_experts=EXPERTS, seed=[0, 1]),
+    ),
+]
