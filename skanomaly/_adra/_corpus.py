@@ -212,6 +212,12 @@ def read_corpus(corpus, X):
         raise ValueError(
             f"corpus is no array of rows, nor a tuple of two, (rows, classes): {error}"
         ) from error
+    if not corpus.size:
+        raise ValueError("corpus has no rows; corpus=None says that there is none.")
+    if np.iscomplexobj(corpus):
+        raise ValueError(
+            "corpus holds complex numbers: give real ones, of which X is made too."
+        )
     if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)

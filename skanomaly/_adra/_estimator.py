@@ -370,6 +370,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
         prepare, batch_size = self._preparation(source), self._normal_per_batch()
+        self._check_decay()
         example = prepare(self._example(source))
         builders = {
             "backbone": partial(frozen, source.build, example, self.adapt_from),
@@ -405,6 +406,14 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             return self.lr
         return self._value("lr" if self._has_corpus else "lone_lr")
 
+    def _check_decay(self):
+        rate, decay = self._rate(), self._value("weight_decay")
+        if decay > 0 and rate * decay >= 1:
+            raise ValueError(
+                f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
+                "take all away from the corrections, and more. Make one of them lower."
+            )
+
     def _normal_per_batch(self):
         whole = self._value("batch_size")
         return whole - whole // 2 if self._has_corpus else whole
@@ -422,7 +431,14 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             asked = source.normalization if self._bounded() else None
         if asked is None:
             return ImagePreparation(sides)
-        return ImagePreparation(sides, *checked_pair(asked, self._row_shape[0]))
+        n_channels = self._row_shape[0]
+        prepare = ImagePreparation(sides, *checked_pair(asked, n_channels))
+        if self._is_own() and prepare.n_channels not in (1, n_channels):
+            raise ValueError(
+                f"normalization is for {prepare.n_channels} channels, and the own "
+                f"network for images of {n_channels}: give one for these, or None."
+            )
+        return prepare
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
@@ -430,7 +446,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             return unchanged
         if callable(self.augment):
             return partial(changed_by, self.augment)
-        if unknown := sorted(set(self.augment) - {"flip", "crop"}):
+        if unknown := [k for k in self.augment if k not in ("flip", "crop")]:
             raise ValueError(f"augment has {unknown}; it may have 'flip' and 'crop'.")
         return Augmentation(tuple(self.augment))
 
@@ -563,6 +579,12 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             net.resume(self.net_)
             return net
         net.initialize()
+        if missed := net.backbone_.uncorrected:
+            warn(
+                f"{type(self).__name__} corrects a part of backbone only, {missed}. "
+                "Corrections stand beside convolutions of images and linear layers "
+                "that are called, and torch reads those of nn.MultiheadAttention."
+            )
         features = net.first_features(rows.take(rows.evenly(_ENOUGH)))
         self._check_finite(features.numpy(force=True))
         net.adapters_.head.fit(net.by_network(features))

@@ -8,9 +8,16 @@ from math import ceil, inf
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._adapters import ADAPTABLE, AdaptedConvolution, AdaptedLayer, adapted
+from ._adapters import (
+    ADAPTABLE,
+    AdaptedConvolution,
+    AdaptedLayer,
+    adapted,
+    correction_of,
+)
 
 #: Channels that grey images are repeated to, for networks that do not take grey.
 _COLOURS = 3
@@ -19,6 +26,10 @@ _ROUNDING = 1e-3
 #: Largest output of a layer, in bytes, on a host. When a few that are larger have been
 #: used, memory goes back to the system, and comes from there cleared page by page.
 _LARGEST = 3 * 2**23
+#: Names of parts that make class scores of features.
+_CLASSIFIERS = {"classifier", "classes", "fc", "head", "logits"}
+#: Share of the weights beside which corrections stand, from which on they all do.
+_MOST = 0.9
 
 
 class FrozenNetwork(nn.Module):
@@ -42,6 +53,8 @@ class FrozenNetwork(nn.Module):
     ----------
     layers : dict of str to AdaptedLayer
         The layers that can be corrected, in the order in which they compute.
+    uncorrected : str
+        What has weights and cannot be corrected, if that is much; empty if not.
     n_fixed : int
         Parts, of a network that is a sequence of parts, before the first correction.
     features_shape : tuple of int
@@ -50,14 +63,16 @@ class FrozenNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, example: Tensor, adapt_from=0):
         super().__init__()
+        _refuse_what_cannot_be_wrapped(network)
         self.network = sharing_copy(network).float()
+        self._call_layers(True)
         self.layers: dict[str, AdaptedLayer] = {}
         self.n_channels, self.n_fixed, self.n_at_once = None, 0, inf
         self.eval()
         _refuse_batch_statistics(network)
         calls = self._watch(example)
-        if calls and calls[-1].ends:
-            self._replace({calls.pop().layer: nn.Identity()})
+        left_out = [calls.pop().layer] if calls and calls[-1].ends else []
+        self._replace({layer: nn.Identity() for layer in left_out})
         if not calls:
             raise ValueError(
                 f"backbone, a {type(network).__name__}, has no convolution and no "
@@ -75,6 +90,8 @@ class FrozenNetwork(nn.Module):
                 f"backbone, a {type(network).__name__}, computes something else when "
                 "its layers are wrapped: it looks at their classes, or at hooks."
             )
+        self._check_gradients(example)
+        self.uncorrected = self._uncorrected([call.layer for call in calls])
         # The row is the first axis, or the second for networks side by side.
         self.features_shape = features.movedim(-2, 0)[0].shape
 
@@ -89,11 +106,8 @@ class FrozenNetwork(nn.Module):
             for name, layer in self.network.named_modules()
             if isinstance(layer, tuple(ADAPTABLE))
         }
-        # Of these, torch reads the weights, and may not call the layers.
-        for whole in self.network.modules():
-            if isinstance(whole, nn.MultiheadAttention | nn.TransformerEncoderLayer):
-                for layer in whole.modules():
-                    names.pop(layer, None)
+        for layer in self._read():
+            names.pop(layer, None)
         outputs, final = self._outputs(names, example)
         _check_features(final, example)
         if not final.isfinite().all():
@@ -119,9 +133,53 @@ class FrozenNetwork(nn.Module):
                     "of a row when another is there: its score would depend on others."
                 )
         return [
-            _Call(names[layer], layer, output is final and isinstance(layer, nn.Linear))
+            _Call(names[layer], layer, _ends(names[layer], layer, output, final))
             for layer, output in outputs.items()
         ]
+
+    def _read(self):
+        """Return layers of which torch reads the weights, and does not call them."""
+        wholes = (
+            m for m in self.network.modules() if isinstance(m, nn.MultiheadAttention)
+        )
+        return {layer for whole in wholes for layer in whole.modules()}
+
+    def _call_layers(self, called: bool) -> None:
+        """Have torch's encoders call their layers, not read them on a fast path."""
+        for whole in self.network.modules():
+            if isinstance(whole, nn.TransformerEncoderLayer):
+                whole.activation_relu_or_gelu = 0 if called else _fast_kind(whole)
+
+    def _check_gradients(self, example):
+        """Refuse a network through which no correction could be trained."""
+        some = [correction_of(layer.frozen, 1) for layer in self.layers.values()]
+        self.correct_by(nn.ModuleList(some).to(example.device))
+        with torch.enable_grad():
+            reached = self(example).requires_grad
+        self.correct_by([None] * len(some))
+        if not (reached or torch.is_inference_mode_enabled()):
+            raise ValueError(
+                f"backbone, a {type(self.network).__name__}, computes without "
+                "gradients, by torch.no_grad, inference_mode or detach: corrections "
+                "could not be trained. Take these out of its forward."
+            )
+
+    def _uncorrected(self, corrected):
+        """Return what has weights and no correction, in words, if that is much."""
+        read, sizes = self._read(), {}
+        for name, module in self.network.named_modules():
+            module = getattr(module, "frozen", module)
+            other = isinstance(module, tuple(ADAPTABLE)) and module not in read
+            if not other:
+                own = module.parameters(recurse=False)
+                sizes[name] = sum(p.numel() for p in own if p.ndim > 1)
+        most, few = sum(layer.weight.numel() for layer in corrected), 3
+        share = most / (most + sum(sizes.values()))
+        if share >= _MOST:
+            return ""
+        names = sorted((n for n in sizes if sizes[n]), key=lambda n: -sizes[n])
+        more = f" and {len(names) - few} more" if len(names) > few else ""
+        return f"{share:.0%} of the weights; not in {', '.join(names[:few])}{more}"
 
     def _outputs(self, layers, x):
         """Return what layers make of rows, in their order, and what all do."""
@@ -148,7 +206,8 @@ class FrozenNetwork(nn.Module):
             if n_channels > 1:
                 raise ValueError(
                     f"The images have {n_channels} channels, but backbone takes "
-                    f"{taken[0]}; those of one channel would be repeated."
+                    f"{taken[0]}; those of one channel would be repeated. (A "
+                    "normalization for three channels makes three of one.)"
                 ) from error
         self.n_channels = _COLOURS
         return self.network(self._colours(example))
@@ -221,6 +280,7 @@ class FrozenNetwork(nn.Module):
         other = deepcopy(self, _sharing_memo(self))
         other._replace(other.places)
         other._replace({layer: layer.frozen for layer in other.layers.values()})
+        other._call_layers(False)
         return other.network
 
     def train(self, mode: bool = True) -> FrozenNetwork:
@@ -306,7 +366,48 @@ def watched(layers, called):
 class _Call(NamedTuple):
     name: str
     layer: nn.Module
-    ends: bool  # whether it is linear, and its output is that of the network
+    ends: bool  # whether it makes class scores
+
+
+def _ends(name, layer, output, final):
+    """Return whether a layer makes class scores, which are what a network returns."""
+    if isinstance(layer, nn.Linear):
+        return output is final
+    return (
+        isinstance(layer, nn.Conv2d)
+        and set(layer.kernel_size) == {1}
+        and layer.out_channels == final.shape[1]
+        and not _CLASSIFIERS.isdisjoint(name.split("."))
+    )
+
+
+def _fast_kind(whole):
+    """Return how torch numbers the activation of an encoder that has a fast path."""
+    kinds = (F.relu, nn.ReLU), (F.gelu, nn.GELU)
+    for number, (function, module) in enumerate(kinds, 1):
+        if whole.activation is function or isinstance(whole.activation, module):
+            return number
+    return 0
+
+
+def _refuse_what_cannot_be_wrapped(network):
+    """Refuse modules whose layers cannot be exchanged, with the reason."""
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                "backbone is scripted or traced (torch.jit), so that its layers cannot "
+                "be corrected: give the module that it was made of."
+            )
+        if "_orig_mod" in module._modules:
+            raise ValueError(
+                "backbone is compiled (torch.compile), so that its layers cannot be "
+                "corrected: give the module that it was made of, its _orig_mod."
+            )
+    if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
+        raise ValueError(
+            "backbone has lazy layers, which have no weights before their first call: "
+            "call it on a batch."
+        )
 
 
 def sharing_copy(network: nn.Module) -> nn.Module:

@@ -31,6 +31,11 @@ class ImagePreparation(NamedTuple):
     mean: tuple[float, ...] | None = None
     spread: tuple[float, ...] | None = None
 
+    @property
+    def n_channels(self) -> int:
+        """Channels that it is for; 1 for any number of them."""
+        return max(len(self.mean or "1"), len(self.spread or "1"))
+
     def __call__(self, images: Tensor) -> Tensor:
         """Map scaled images (n, c, h, w) to images with those sides."""
         if images.shape[2:] != self.sides:
@@ -129,12 +134,26 @@ class Augmentation(NamedTuple):
 def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
     """Return what a function of the user, which draws by itself, makes of images."""
     made = function(images)
+    if not isinstance(made, Tensor) or made.is_complex():
+        what = f"a {type(made).__name__}"
+        what = "complex numbers" if isinstance(made, Tensor) else what
+        raise ValueError(
+            f"augment returns {what}; it has to return images, a tensor of real "
+            "numbers of the shape that it is given."
+        )
     if made.shape != images.shape:
         raise ValueError(
             f"augment returns {tuple(made.shape)} for images of shape "
             f"{tuple(images.shape)}; it has to return as many, of the same size."
         )
-    return made
+    if not made.is_floating_point():
+        raise ValueError(
+            f"augment returns {made.dtype}; it is given scaled images, floats around "
+            "0, and has to return such ones."
+        )
+    if not made.isfinite().all():
+        raise ValueError("augment returns NaN, or infinite numbers.")
+    return made.to(images)
 
 
 def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 import sys
 import types
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .parts import (
     layers_of,
     n_weights,
     network_of,
+    normalised,
     scaled,
     short,
     state_of,
@@ -499,3 +501,125 @@ def test_without_torchvision_a_name_is_explained(monkeypatch, images):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match=r"backbone='resnet18'.*skanomaly\[vision\]"):
         short(backbone="resnet18").fit(images[0])
+
+
+class Attention(nn.Module):
+    """An encoder of torch, or attention as timm has it, of patches of images."""
+
+    def __init__(self, by_torch, **options):
+        super().__init__()
+        self.patches, self.by_torch = nn.Conv2d(3, 16, 2, 2), by_torch
+        if by_torch:
+            self.encoder = nn.TransformerEncoderLayer(
+                16, 2, 32, batch_first=True, **options
+            )
+        else:
+            self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        if self.by_torch:
+            return self.encoder(x).mean(1)
+        query, key, value = self.qkv(x).chunk(3, -1)
+        weights = (query @ key.mT / 4).softmax(-1)
+        return (x + self.proj(weights @ value)).mean(1)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_feed_forward_layers_of_encoders_are_corrected(activation, images):
+    """torch reads them on a fast path, and they were left out without a word."""
+    network = Attention(True, activation=activation)
+    detector = short(backbone=network, corpus=images[1], lr=0.05, max_epochs=3)
+    with pytest.warns(UserWarning, match=r"5\d% of the weights; not in enc"):
+        detector.fit(images[0])
+    names = ["patches", "encoder.linear1", "encoder.linear2"]
+    assert layers_of(detector) == names
+    for one in detector.net_.adapters_.corrections:
+        assert one.maps.detach().abs().max() > 0
+    # Scoring, without gradients, does what training does.
+    x = normalised(images[0])
+    with torch.no_grad():
+        fast = detector.net_.backbone_(x)
+    torch.testing.assert_close(fast, detector.net_.backbone_(x))
+    bare, fast = detector.backbone_.encoder, network.encoder.activation_relu_or_gelu
+    assert bare.activation_relu_or_gelu == fast == {"relu": 1, "gelu": 2}[activation]
+
+
+def test_attention_of_linear_layers_is_corrected(images):
+    detector = short(backbone=Attention(False), corpus=images[1]).fit(images[0])
+    assert layers_of(detector) == ["patches", "qkv", "proj"]
+
+
+def test_class_scores_of_a_convolution_are_left_out(images):
+    """Those of SqueezeNet counted as features."""
+    ends = nn.Dropout(), nn.Conv2d(8, 11, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    network = nn.Sequential()
+    network.add_module("features", network_of()[:-2])
+    network.add_module("classifier", nn.Sequential(*ends))
+    network.add_module("flat", nn.Flatten())
+    detector = short(backbone=network, corpus=images[1]).fit(images[0])
+    assert detector.encode(images[0]).shape == (40, 8)
+    assert layers_of(detector) == ["features.0", "features.3"]
+    mixing = nn.Sequential(network_of()[:-2], ends[1], *network_of()[-2:])
+    detector = short(backbone=mixing, corpus=images[1]).fit(images[0])
+    assert detector.encode(images[0]).shape == (40, 11)
+
+
+class WithoutGradients(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = network_of()
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.network(x)
+
+
+def traced():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates it
+        return torch.jit.trace(network_of(), torch.zeros(1, 3, 10, 12))
+
+
+class Compiled(nn.Module):
+    """What torch.compile returns holds a module like this, and takes time to make."""
+
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = network_of()
+
+    def forward(self, x):
+        return self._orig_mod(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (traced, "scripted or traced"),
+        (Compiled, "compiled .*_orig_mod"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 3), *network_of()[-2:]), "lazy layers"),
+        (WithoutGradients, "without gradients"),
+    ],
+)
+def test_networks_that_cannot_be_corrected_are_refused_with_the_cause(
+    make, cause, images
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = make()
+    with pytest.raises(ValueError, match=cause):
+        short(backbone=network, corpus=images[1]).fit(images[0])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_normalization_of_colours_is_refused_for_a_grey_network(own, images):
+    grey, colours = images[:, :, :1], ((0.5,) * 3, (0.2,) * 3)
+    backbone = "auto" if own else network_of(1)
+    detector = short(backbone=backbone, corpus=grey[1], normalization=colours)
+    with pytest.raises(ValueError, match="normalization"):
+        detector.fit(grey[0])
+
+
+def test_a_decay_that_leaves_nothing_is_refused(X):
+    with pytest.raises(ValueError, match=r"lr=0.1 times weight_decay=1e\+10 is 1 or"):
+        short(lr=0.1, weight_decay=1e10).fit(X)

@@ -366,7 +366,7 @@ def test_what_comes_before_the_corrections_is_computed_of_drawn_rows_only(images
     assert detector.net_.step_ == 20
     drawn = 40 + 4 * 20
     # The network is tried, the head, steps, and the threshold, in batches of one size.
-    assert drawn < sum(rows) <= 8 + 40 + drawn + 256 < len(corpus)
+    assert drawn < sum(rows) <= 10 + 40 + drawn + 256 < len(corpus)
 
 
 @pytest.mark.parametrize("n_rows", [3, 40])

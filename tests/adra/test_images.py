@@ -167,3 +167,38 @@ def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, image
     first = still(backbone=backbone, corpus=corpus, normalization=normalization)
     other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
     np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("augment", "cause"),
+    [
+        (lambda batch: None, "augment returns a NoneType"),
+        (lambda batch: batch.numpy(), "augment returns a ndarray"),
+        (lambda batch: batch + 0j, "complex"),
+        (lambda batch: batch.long(), "int64"),
+        (lambda batch: batch * np.nan, "NaN"),
+        ([["flip"]], r"augment has \[\['flip'\]\]"),
+    ],
+)
+def test_what_augment_may_not_return_is_named(augment, cause, images):
+    detector = short(backbone=network_of(), corpus=images[1], augment=augment)
+    with pytest.raises(ValueError, match=cause):
+        detector.fit(images[0])
+
+
+def test_augment_may_return_floats_of_any_size(images):
+    scores = []
+    for change in (lambda batch: batch.double(), lambda batch: batch.clone()):
+        torch.manual_seed(0)
+        detector = short(backbone=network_of(), corpus=images[1], augment=change)
+        scores.append(detector.fit(images[0]).score_samples(images[0]))
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("kind", ["X", "images"])
+def test_a_corpus_without_rows_or_of_complex_numbers_is_named(kind, request):
+    data = request.getfixturevalue(kind)
+    rows = data if kind == "X" else data[0]
+    for corpus, cause in ((rows[:0], "corpus has no rows"), (rows + 0j, "complex")):
+        with pytest.raises(ValueError, match=cause):
+            short(corpus=corpus).fit(rows)
