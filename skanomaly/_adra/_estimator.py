@@ -29,11 +29,11 @@ from ..utils._warnings import warn
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
 from ._corpus import AlteredRows, read_corpus
 from ._images import (
-    Augmentation,
     ImagePreparation,
-    changed_by,
-    checked_pair,
+    augmentation_of,
+    normalizing,
     shape_after,
+    sides_for,
     unchanged,
 )
 from ._likeness import like_normal
@@ -422,33 +422,19 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return what is done to scaled rows: columns are clipped, images resized."""
         if len(self._row_shape) == 1:
             return self._clipping()
-        sides, wanted = self._row_shape[1:], self.input_size
-        if wanted == "auto":
-            wanted = max(min(sides), source.least_side)
-        sides = tuple(round(side * wanted / min(sides)) for side in sides)
         asked = self.normalization
         if isinstance(asked, str):
             asked = source.normalization if self._bounded() else None
+        sides = sides_for(self._row_shape, self.input_size, source.least_side)
         if asked is None:
             return ImagePreparation(sides)
-        n_channels = self._row_shape[0]
-        prepare = ImagePreparation(sides, *checked_pair(asked, n_channels))
-        if self._is_own() and prepare.n_channels not in (1, n_channels):
-            raise ValueError(
-                f"normalization is for {prepare.n_channels} channels, and the own "
-                f"network for images of {n_channels}: give one for these, or None."
-            )
-        return prepare
+        # The own network takes as many channels as there are, others grey in colour.
+        return normalizing(sides, asked, self._row_shape[0], self._is_own())
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
-        if len(self._row_shape) == 1 or not self.augment:
-            return unchanged
-        if callable(self.augment):
-            return partial(changed_by, self.augment)
-        if unknown := [k for k in self.augment if k not in ("flip", "crop")]:
-            raise ValueError(f"augment has {unknown}; it may have 'flip' and 'crop'.")
-        return Augmentation(tuple(self.augment))
+        is_table = len(self._row_shape) == 1
+        return unchanged if is_table else augmentation_of(self.augment)
 
     # Training
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,6 @@ class ImagePreparation(NamedTuple):
     mean: tuple[float, ...] | None = None
     spread: tuple[float, ...] | None = None
 
-    @property
-    def n_channels(self) -> int:
-        """Channels that it is for; 1 for any number of them."""
-        return max(len(self.mean or "1"), len(self.spread or "1"))
-
     def __call__(self, images: Tensor) -> Tensor:
         """Map scaled images (n, c, h, w) to images with those sides."""
         if images.shape[2:] != self.sides:
@@ -47,6 +43,43 @@ class ImagePreparation(NamedTuple):
             )
             images = ((images + 1) / 2 - mean) / spread
         return images.contiguous(memory_format=torch.channels_last)
+
+
+def sides_for(row_shape, input_size, least_side: int) -> tuple[int, int]:
+    """Return the sides to which images are brought; "auto" is at least `least_side`."""
+    _, height, width = row_shape
+    short = min(height, width)
+    wanted = max(short, least_side) if input_size == "auto" else input_size
+    return round(height * wanted / short), round(width * wanted / short)
+
+
+def normalizing(sides, normalization, n_channels: int, as_many: bool):
+    """Return a preparation with means and deviations, if they are that.
+
+    Parameters
+    ----------
+    sides : tuple of int
+        To which images are brought.
+    normalization : pair of array-like
+        What was given.
+    n_channels : int
+        Of the images.
+    as_many : bool
+        Whether the network takes no other number of channels.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or for other channels.
+    """
+    means, spreads = checked_pair(normalization, n_channels)
+    n_given = max(len(means), len(spreads))
+    if as_many and n_given not in (1, n_channels):
+        raise ValueError(
+            f"normalization is for {n_given} channels, and the own network for images "
+            f"of {n_channels}: give one for these, or None."
+        )
+    return ImagePreparation(sides, means, spreads)
 
 
 def checked_pair(normalization, n_channels: int) -> tuple[tuple, tuple]:
@@ -129,6 +162,17 @@ class Augmentation(NamedTuple):
         image = torch.arange(n, device=device)[:, None, None]
         moved = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]]
         return moved.permute(0, 3, 1, 2)
+
+
+def augmentation_of(augment):
+    """Return what changes images at random, for the names of changes, or a function."""
+    if callable(augment):
+        return partial(changed_by, augment)
+    if not augment:
+        return unchanged
+    if unknown := [kind for kind in augment if kind not in ("flip", "crop")]:
+        raise ValueError(f"augment has {unknown}; it may have 'flip' and 'crop'.")
+    return Augmentation(tuple(augment))
 
 
 def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
