@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
-from tqdm import tqdm
 
 from skanomaly import HistoryAD
 from skanomaly.datasets import hold_one_out
+from skanomaly.engine import Bar
 from skanomaly.metrics import (
     ScoreDistributionDisplay,
     detector_average_precision_score,
@@ -34,16 +34,16 @@ def main():
     """Run the comparison."""
     X, y = load_digits(return_X_y=True)
     figures, shown = {}, {}
-    with tqdm(total=10 * len(DETECTORS), desc="fitting", unit="fit") as bar:
+    with Bar("fitting", 10 * len(DETECTORS)) as bar:
         for digit in range(10):
             split = hold_one_out(X, y, digit, random_state=0)
             for name, build in DETECTORS.items():
-                bar.set_description(f"without {digit}: {name}")
+                bar.tell(f"without {digit}, {name}")
                 scores, seconds = fit_and_score(build(), *split[:2])
                 figures[digit, name] = measure(split[3], scores, seconds)
                 if digit == SHOWN:
                     shown[name] = scores
-                bar.update()
+                bar.step()
     print_table(figures)
     print(
         "\nOn images this small a distance between pixels is hard to beat; the "

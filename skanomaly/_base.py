@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from ._version import __version__
-from .engine import AlternatingNet, ProgressBar, Rows
+from .engine import AlternatingNet, Bar, ProgressBar, Rows
 from .exceptions import (
     ConstantScoresWarning,
     FitInterruptedWarning,
@@ -360,9 +360,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         if not self.verbose:
             yield lambda stage: own
             return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=n_steps, unit="step") as bar:
+        with Bar(type(self).__name__, n_steps) as bar:
             yield lambda stage: [*own, ProgressBar(bar, stage)]
 
     def _family(self, roles):

@@ -1,5 +1,6 @@
 """The training engine: rows on a device, players that take turns, callbacks."""
 
+from ._bar import Bar
 from ._callbacks import (
     AverageWeights,
     KeepBest,
@@ -15,6 +16,7 @@ __all__ = [
     "HOST_BYTES",
     "AlternatingNet",
     "AverageWeights",
+    "Bar",
     "Batches",
     "KeepBest",
     "LinearDecay",

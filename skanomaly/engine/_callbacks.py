@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from ..exceptions import StopTraining
+from ._bar import Bar
 
 
 class RateSchedule(Callback, ABC):
@@ -205,27 +206,31 @@ class ProgressBar(Callback):
 
     Parameters
     ----------
-    bar : tqdm.tqdm
+    bar : Bar
         Counts steps; whoever made it closes it.
     label : str
         Name of the stage.
     """
 
-    def __init__(self, bar, label: str):
+    def __init__(self, bar: Bar, label: str):
         self.bar = bar
         self.label = label
 
     def on_epoch_begin(self, net, **kwargs):
         """Show stage and epoch."""
-        epoch = f"{len(net.history) - net.run_start_}/{net.max_epochs}"
-        self.bar.set_description(f"{self.label}, epoch {epoch}", refresh=False)
+        self._tell(net)
 
     def on_batch_end(self, net, **kwargs):
         """Count a step."""
-        self.bar.update()
+        self.bar.step()
 
     def on_epoch_end(self, net, **kwargs):
         """Show the epoch's losses."""
-        row = net.history[-1]
-        shown = {k: f"{v:.3g}" for k, v in row.items() if k.endswith("_loss")}
-        self.bar.set_postfix(shown, refresh=False)
+        row = net.history[-1].items()
+        self._tell(
+            net, {k.removesuffix("_loss"): v for k, v in row if k.endswith("_loss")}
+        )
+
+    def _tell(self, net, losses=None):
+        epoch = f"{len(net.history) - net.run_start_}/{net.max_epochs}"
+        self.bar.tell(f"{self.label}, epoch {epoch}", losses)

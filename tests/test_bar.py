@@ -1,0 +1,91 @@
+"""The bar of ``verbose=1``: who, which stage, no wider than the line, whole lines."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from test_common import every_detector, short
+
+from skanomaly.engine import Bar, _bar
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(no corpus|no domains)",
+    "ignore::skanomaly.exceptions.CoverageWarning",
+)
+
+
+class Terminal(io.StringIO):
+    """Something that says of itself that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def lines_of(text):
+    return [line for line in re.split("[\r\n]", text) if line.strip()]
+
+
+@pytest.fixture(params=["X", "images"])
+def data(request):
+    rng = np.random.default_rng(0)
+    if request.param == "X":
+        return rng.normal(size=(80, 4))
+    return rng.integers(0, 256, (40, 1, 16, 16)).astype(np.uint8)
+
+
+@every_detector
+def test_a_file_gets_whole_lines_a_few(cls, data, capsys):
+    # It was one line of a hundred thousand characters, without a name.
+    short(cls, verbose=1).fit(data)
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    assert shown.endswith("\n")
+    lines = shown.splitlines()
+    assert 2 <= len(lines) <= 5
+    assert all(re.match(rf"{cls.__name__}\b", line) for line in lines)
+    assert re.search(r": [\w ]+, epoch (\d+)/\1 100% .*, loss: \w+ -?\d", lines[-1])
+    assert max(map(len, lines)) <= 80
+
+
+@every_detector
+def test_a_terminal_of_eighty_columns_is_not_overrun(cls, data, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda fp: (80, 24))
+    short(cls, verbose=1).fit(data)
+    lines = lines_of(terminal.getvalue())
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert all(line.startswith(cls.__name__) for line in lines)
+    *_, last = lines
+    assert re.search(r": [\w ]+, epoch (\d+)/\1 100%\|[█#]+\| \d\d:\d\d<\d\d:\d\d", last)
+    assert re.search(r", loss: \w+ -?[\d.e+-]+(, \w+ -?[\d.e+-]+)*\s*$", last)
+
+
+def test_losses_are_shown_as_far_as_they_have_room():
+    terminal = Terminal()
+    many = {f"player_{k}": 1 / 3 for k in range(9)}
+    with Bar("Detector", 2, terminal) as bar:
+        bar.bar.dynamic_ncols = lambda file: (80, 24)
+        bar.tell("stage, epoch 1/2", many)
+        bar.step()
+        bar.tell("stage, epoch 2/2")
+        bar.step()
+    *_, last = lines_of(terminal.getvalue())
+    assert "player_0 0.333" in last
+    assert "player_4" not in last
+    assert len(last.rstrip()) <= 80
+
+
+def test_lines_come_at_a_decent_rate(monkeypatch):
+    monkeypatch.setattr(_bar, "_EVERY", 3600.0)
+    file = io.StringIO()
+    with Bar("Detector", 1000, file) as bar:
+        for _ in range(1000):
+            bar.step()
+    assert len(file.getvalue().splitlines()) == 2
+    monkeypatch.setattr(_bar, "_EVERY", 0.0)
+    with Bar("Detector", 20, file) as bar:
+        for _ in range(20):
+            bar.step()
+    assert len(file.getvalue().splitlines()) > 10
