@@ -58,7 +58,7 @@ def test_a_terminal_of_eighty_columns_is_not_overrun(cls, data, monkeypatch):
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert all(line.startswith(cls.__name__) for line in lines)
     *_, last = lines
-    assert re.search(r": [\w ]+, epoch (\d+)/\1 100%\|[█#]+\| \d\d:\d\d<\d\d:\d\d", last)
+    assert re.search(r": [\w ]+, epoch (\d+)/\1 100%\|[█#]+\| \d\d:\d\d<\d\d", last)
     assert re.search(r", loss: \w+ -?[\d.e+-]+(, \w+ -?[\d.e+-]+)*\s*$", last)
 
 
