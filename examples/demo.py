@@ -43,7 +43,7 @@ def main():
                 figures[digit, name] = measure(split[3], scores, seconds)
                 if digit == SHOWN:
                     shown[name] = scores
-                bar.step()
+                bar.advance()
     print_table(figures)
     print(
         "\nOn images this small a distance between pixels is hard to beat; the "

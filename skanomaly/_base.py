@@ -22,6 +22,7 @@ from .exceptions import (
     TrainingDivergedError,
 )
 from .networks import SideBySide, built_for
+from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._memory import run_or_recall
 from .utils._process import one_thread, single_precision, without_modes
@@ -180,7 +181,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
             rows = self._rows_to_scale_by(X, apart, X_apart)
             self._report_pixels(fit_by_parts(self.scaler_, *rows))
-        with _computing(X.ndim == TABLE, device):
+        with _computing(X.ndim == TABLE, device), self._advising():
             rows = Rows(X, self.scaler_, device)
             self._row_shape = rows.row_shape
             rows, others = (
@@ -195,6 +196,17 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             scores = self._score_rows(rows)
             self._check_finite(scores)
             self._set_threshold(self._learn_range(X, apart, X_apart, scores))
+
+    @contextmanager
+    def _advising(self):
+        """Add to an error of divergence what would help, by the settings in force."""
+        try:
+            yield
+        except TrainingDivergedError as error:
+            given, defaults = self.get_params(deep=False), type(self)().get_params()
+            rates = {name: self._value(name) for name in given if name.endswith("lr")}
+            hint = advice(given, defaults, rates)
+            raise TrainingDivergedError(f"{error} {hint}") from error
 
     def _rows_to_scale_by(self, X, apart, X_apart):
         """Return rows, and which of them the scaling is learned from."""
@@ -505,8 +517,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
     def _check_finite(scores):
         if not np.isfinite(scores).all():
             raise TrainingDivergedError(
-                "The scores of some training rows are not finite. A lower `lr` or "
-                "scaled inputs (`scaling='auto'`) help."
+                "The scores of some training rows are not finite."
             )
 
     def _set_threshold(self, scores):

@@ -68,9 +68,9 @@ def test_losses_are_shown_as_far_as_they_have_room():
     with Bar("Detector", 2, terminal) as bar:
         bar.bar.dynamic_ncols = lambda file: (80, 24)
         bar.tell("stage, epoch 1/2", many)
-        bar.step()
+        bar.advance()
         bar.tell("stage, epoch 2/2")
-        bar.step()
+        bar.advance()
     *_, last = lines_of(terminal.getvalue())
     assert "player_0 0.333" in last
     assert "player_4" not in last
@@ -82,10 +82,10 @@ def test_lines_come_at_a_decent_rate(monkeypatch):
     file = io.StringIO()
     with Bar("Detector", 1000, file) as bar:
         for _ in range(1000):
-            bar.step()
+            bar.advance()
     assert len(file.getvalue().splitlines()) == 2
     monkeypatch.setattr(_bar, "_EVERY", 0.0)
     with Bar("Detector", 20, file) as bar:
         for _ in range(20):
-            bar.step()
+            bar.advance()
     assert len(file.getvalue().splitlines()) > 10

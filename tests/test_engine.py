@@ -154,7 +154,7 @@ def test_divergence_is_named(rows, bad):
         def turns(self, batch):
             yield "second", self.second_.weight.sum() * bad
 
-    with pytest.raises(TrainingDivergedError, match=r"second_loss.*epoch 1.*`lr`"):
+    with pytest.raises(TrainingDivergedError, match=r"second_loss.*epoch 1\."):
         make(Diverging).run(rows, max_epochs=3, epoch_steps=2)
 
 

@@ -164,8 +164,7 @@ class HeldOut(NamedTuple):
         values = torch.cat(parts).numpy(force=True)
         if not np.isfinite(values).all():
             raise TrainingDivergedError(
-                f"{criterion!r} of held-out rows is not finite. A lower `lr` or scaled "
-                "inputs (`scaling='auto'`) help."
+                f"{criterion!r} of held-out rows is not finite."
             )
         return roc_auc_score(y, values)
 

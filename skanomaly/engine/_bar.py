@@ -74,7 +74,7 @@ class Bar:
         bar.set_description_str(text, refresh=False)
         bar.set_postfix_str(shown, refresh=False)
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """Count a step."""
         self.bar.update()
 

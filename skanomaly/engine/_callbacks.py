@@ -222,7 +222,7 @@ class ProgressBar(Callback):
 
     def on_batch_end(self, net, **kwargs):
         """Count a step."""
-        self.bar.step()
+        self.bar.advance()
 
     def on_epoch_end(self, net, **kwargs):
         """Show the epoch's losses."""

@@ -389,9 +389,7 @@ class AlternatingNet(NeuralNet, ABC):
         for name, value in zip(means, values.tolist(), strict=True):
             if not np.isfinite(value):
                 raise TrainingDivergedError(
-                    f"{name} became {value} in epoch {len(self.history)}. A lower "
-                    "`lr`, scaled inputs (`scaling='auto'`) or `precision='float32'` "
-                    "help."
+                    f"{name} became {value} in epoch {len(self.history)}."
                 )
             self.history.record(name, value)
             if name.endswith("_loss"):  # as callbacks that keep the best want it
