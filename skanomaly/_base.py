@@ -190,6 +190,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
             )
             if X_apart is not None:
                 others = Rows(X_apart, self.scaler_, device)
+            self._check_scaled(rows, others)
             self.history_ = self.history_ if self._goes_on() else []
             self.interrupted_ = False
             self._train(rows, others, seed)

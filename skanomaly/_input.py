@@ -7,6 +7,7 @@ from math import prod
 from numbers import Real
 
 import numpy as np
+import torch
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import column_or_1d, validate_data
 
@@ -27,6 +28,7 @@ FEWEST = 2  # rows to learn from
 _COLOURS = 4  # red, green, blue, and transparency
 _MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
 _ENOUGH, _NUMBERS = 1000, 2**22  # rows, and numbers, to see whether units are the same
+_MOST = 1e15  # of scaled numbers whose squares can be summed in single precision
 _AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
 
 
@@ -207,6 +209,26 @@ class InputMixin:
                 f"{columns} of {what} and of {others} have spreads or locations that "
                 f"are apart by a factor of more than {factor:g}. {hint}"
             )
+
+    def _check_scaled(self, *sets):
+        """Raise an error if scaling makes no numbers of rows that nets compute with."""
+        # Scaled columns are cut, and any number will do.
+        most = _MOST if len(self._row_shape) > 1 else torch.finfo(torch.float32).max
+        for rows in sets:
+            if rows.X.dtype == np.uint8 or self.scaling is None:
+                continue
+            for index in torch.arange(len(rows), device=rows.device).split(
+                max(_NUMBERS // prod(rows.row_shape), 1)
+            ):
+                # NaN is not below either.
+                if not (rows[index].abs() <= most).all():
+                    low, high = np.min(rows.X), np.max(rows.X)
+                    raise ValueError(
+                        f"X holds numbers from {low:g} to {high:g}, which lose all "
+                        "their digits, or all sense of scale, when they are scaled. "
+                        "Are single ones wrong? If not, bring X nearer to 1 by a power "
+                        "of ten."
+                    )
 
     def _check_pixels(self, X):
         """Warn if images are of another scale than those of the first fit."""

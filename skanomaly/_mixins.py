@@ -41,8 +41,25 @@ class EncodingMixin:
         ndarray of shape (n, k * l), float32
             What the networks make of each row. Of k networks side by side (`n_copies`)
             each makes a code of length l, one after the other.
+
+        Raises
+        ------
+        ValueError
+            If a row is so far out that nothing finite comes of it.
         """
-        return self._compute(self._encode_batch, X)
+        return self._finite(self._compute(self._encode_batch, X))
+
+    @staticmethod
+    def _finite(made):
+        """Return what was made of rows; raise an error if some of it is not finite."""
+        lost = ~np.isfinite(made).reshape(len(made), -1).all(1)
+        if lost.any():
+            raise ValueError(
+                f"{lost.sum()} rows of X, the first of them X[{lost.argmax()}], are so "
+                "far from those of fit that nothing finite comes of them. Such rows "
+                "have the lowest score there is."
+            )
+        return made
 
 
 class ReconstructionMixin(EncodingMixin):
@@ -66,8 +83,14 @@ class ReconstructionMixin(EncodingMixin):
         ndarray of the shape of `X`
             What the generator makes of the code of each row, in the units of the
             training data.
+
+        Raises
+        ------
+        ValueError
+            If a row is so far out that nothing finite comes of it.
         """
-        return self._unscaled(self._compute(self._reconstruct_batch, X))
+        made = self._finite(self._compute(self._reconstruct_batch, X))
+        return self._unscaled(made)
 
     @of_one_state
     def anomaly_map(self, X):
@@ -88,7 +111,8 @@ class ReconstructionMixin(EncodingMixin):
         Raises
         ------
         ValueError
-            If the detector was fitted on tables.
+            If the detector was fitted on tables, or an image is so far out that nothing
+            finite comes of it.
         """
         check_is_fitted(self)
         if self.image_shape_ is None:
@@ -96,7 +120,7 @@ class ReconstructionMixin(EncodingMixin):
                 f"{type(self).__name__} was fitted on tables, which have no pixels. "
                 f"Errors of columns are {self._errors_of_columns()}."
             )
-        return self._compute(self._squared_errors, X)
+        return self._finite(self._compute(self._squared_errors, X))
 
     def _errors_of_columns(self):
         """Return the expression for errors that do not depend on units of columns."""

@@ -10,7 +10,15 @@ import scipy.sparse
 import torch
 from sklearn.exceptions import DataConversionWarning
 
-from skanomaly import ADRA, AABiGAN, HistoryAD, load, save
+from skanomaly import (
+    ADRA,
+    AABiGAN,
+    HistoryAD,
+    JointEncoderGAN,
+    TransferAD,
+    load,
+    save,
+)
 from skanomaly.utils._numbers import as_numbers
 
 ROWS = np.random.default_rng(0).normal(size=(20, 3))
@@ -75,6 +83,7 @@ def test_what_becomes_numbers(X, expected):
         (np.zeros(3, dtype=[("a", "f8")]), "X holds named fields"),
         (np.zeros((3, 2), "datetime64[s]"), "X holds dates"),
         (np.zeros((3, 2), "timedelta64[s]"), "X holds spans of time"),
+        (ROWS + 1j, "Complex data not supported: X is of dtype complex128"),
         (np.ma.masked_greater(ROWS, 1), "X is a masked array"),
         (torch.tensor(ROWS).to_sparse(), "X is a tensor that is sparse"),
         (torch.tensor(ROWS).to("meta"), "X is a tensor without data"),
@@ -126,3 +135,66 @@ def test_paths_are_strings(path):
         load(path)
     with pytest.raises(TypeError, match="path is of type"):
         save(HistoryAD(), path)
+
+
+# Numbers that nothing can be computed with --------------------------------------------
+
+DETECTORS = AABiGAN, ADRA, HistoryAD, JointEncoderGAN, TransferAD
+STAGES = {
+    "ADRA": {"pretrain_epochs": 1},
+    "HistoryAD": {"detector_epochs": 1},
+    "TransferAD": {"transfer_epochs": 1},
+}
+
+
+def tiny(cls):
+    common = {"max_epochs": 1, "width": 4, "n_copies": 1, "random_state": 0}
+    return cls(**common, **STAGES.get(cls.__name__, {}))
+
+
+every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
+quiet = pytest.mark.filterwarnings("ignore:.* was given no:UserWarning")
+
+
+@quiet
+@every_detector
+@pytest.mark.parametrize(
+    "X",
+    [
+        ROWS * 1e300,
+        np.r_[ROWS, np.full((1, 3), -1e300)],
+        np.random.default_rng(0).random((20, 1, 8, 8)) * 1e-310,
+    ],
+    ids=["large", "one", "images"],
+)
+def test_numbers_that_lose_their_digits_are_refused(cls, X):
+    """The losses became NaN, NumPy warned, and a lower `lr` was advised."""
+    with pytest.raises(ValueError, match=r"X holds numbers from .* lose all"):
+        tiny(cls).fit(X)
+
+
+@quiet
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning")
+@pytest.mark.filterwarnings("ignore:X holds floats:UserWarning")
+@pytest.mark.parametrize("factor", [1e-150, 1e40, 1e150])
+@every_detector
+def test_images_of_any_unit_are_scaled(cls, factor):
+    """In single precision the scale was infinite, and the losses became NaN."""
+    X = np.random.default_rng(0).random((20, 1, 8, 8))
+    detector = tiny(cls).fit(X * factor)
+    assert np.ptp(detector.score_samples(X * factor)) > 0
+    detector.score_samples(X * factor * 1e100)  # without a warning of NumPy
+
+
+@pytest.mark.filterwarnings("ignore:X holds floats:UserWarning")
+@pytest.mark.parametrize("cls", [AABiGAN, JointEncoderGAN, TransferAD])
+@quiet
+def test_what_is_made_of_rows_is_finite_or_refused(cls):
+    """Codes and reconstructions of rows far out were NaN, in silence."""
+    X = np.random.default_rng(0).random((20, 1, 8, 8))
+    detector = tiny(cls).fit(X)
+    X[3] *= 1e300
+    for method in ("encode", "reconstruct", "anomaly_map"):
+        with pytest.raises(ValueError, match=r"1 rows of X, the first of them X\[3\]"):
+            getattr(detector, method)(X)
+    assert np.isfinite(detector.score_samples(X)).all()

@@ -540,7 +540,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             Residual (eq. 2) and distance of the code (eq. 4, or Mahalanobis), both
             higher for the more anomalous.
         """
-        return self._compute(self._terms_batch, X)
+        return self._finite(self._compute(self._terms_batch, X))
 
     def _draw_rows(self, n, seed):
         return self.net_.shown(self.net_.clip(self.net_.draw(n, seed)))

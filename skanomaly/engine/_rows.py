@@ -130,7 +130,9 @@ class Rows:
 
     def _scaled(self, rows: np.ndarray) -> Tensor:
         if self.scaler is not None and len(rows):  # scikit-learn takes no empty table
-            rows = self.scaler.transform(rows)
+            # What is not finite is looked at by those who gave the rows.
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = self.scaler.transform(rows)
         rows = np.ascontiguousarray(rows)
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 

@@ -43,6 +43,8 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     if hasattr(X, "columns"):
         return _checked_columns(X, name)
     kind = getattr(X.dtype, "kind", None)
+    if kind == "c":  # in the words that scikit-learn's own checks look for
+        raise ValueError(f"Complex data not supported: {name} is of dtype {X.dtype}.")
     if kind in _NO_NUMBERS:
         raise TypeError(f"{name} holds {_NO_NUMBERS[kind]}, and has to hold numbers.")
     if np.ma.is_masked(X):

@@ -163,8 +163,10 @@ def fit_by_parts(scaler, X, chosen):
     left_out = None
     if isinstance(scaler, ImageScaler) and X.dtype != np.uint8:
         scaler.clip_, left_out = _usual_range(X, chosen)
-    for rows in parts_of(X, chosen):
-        scaler.partial_fit(rows)
+    # Who scales looks at what comes of numbers whose squares are none.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for rows in parts_of(X, chosen):
+            scaler.partial_fit(rows)
     return left_out
 
 
@@ -195,7 +197,9 @@ def _usual_range(X, chosen):
         (part.min(1), part.max(1))
         for part in (rows.reshape(len(rows), -1) for rows in parts_of(X, chosen))
     ]
-    lows, highs = (np.concatenate(values) for values in zip(*ends, strict=True))
+    lows, highs = (
+        np.concatenate(values).astype(np.float64) for values in zip(*ends, strict=True)
+    )
     low = np.quantile(lows, _RARE, method="higher")
     high = np.quantile(highs, 1 - _RARE, method="lower")
     reach = _BEYOND * (high - low)
@@ -252,7 +256,7 @@ def refuse_other_scale(name, others, X):
             "none.)"
         )
     if X.ndim > 2 and len(others) and X.dtype != np.uint8:
-        both = (others.min(), others.max()), (X.min(), X.max())
+        both = [(float(rows.min()), float(rows.max())) for rows in (others, X)]
         reach = [max(abs(low), abs(high)) for low, high in both]
         if max(reach) > _FAR * min(reach) > 0:
             (low, high), (own_low, own_high) = both
