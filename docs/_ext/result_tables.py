@@ -185,6 +185,12 @@ def mebibytes(values: list[float]) -> str:
     return middle(2)([value / 2**20 for value in values])
 
 
+def with_experts(record: dict) -> dict:
+    """Return a record with its number of experts in words."""
+    return record | {"experts": f"K = {record['n_experts']}"}
+
+
+GATES = Value("gates", "Rank correlation with the scores of mean gates", mean)
 ADRA_SCORES = (
     AUROC._replace(average=True),
     Value("loss", "Loss of the training at its end", mean),
@@ -339,6 +345,39 @@ TABLES = (
             Value("auroc_primary", "AUROC of the first class"),
         ),
         "Ratio",
+    ),
+    Table(
+        "adra_experts",
+        ("network", "anomaly"),
+        "experts",
+        (
+            *(v._replace(average=True) for v in (AUROC, AVERAGE_PRECISION)),
+            Value("loss", "Loss of the training at its end", mean, average=True),
+            GATES,
+        ),
+        "Network, class held out",
+        changed=with_experts,
+    ),
+    Table(
+        "adra_experts_few",
+        ("modes",),
+        "experts",
+        (
+            Value("auroc_secondary", "AUROC of the small modes", mean, average=True),
+            Value("auroc_primary", "AUROC of the first class", mean, average=True),
+            Value("loss", "Loss of the training at its end", mean, average=True),
+            GATES,
+        ),
+        "First class",
+        changed=with_experts,
+    ),
+    Table(
+        "adra_experts_tables",
+        ("name",),
+        "experts",
+        (AUROC._replace(average=True),),
+        "Table",
+        changed=with_experts,
     ),
     *(
         Table(

@@ -194,6 +194,15 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     skanomaly.datasets.fetch_tiny_imagenet : A corpus of small photographs.
     skanomaly.save : Writes a detector with or without its backbone.
 
+    Notes
+    -----
+    Fixed are the form of the gates, a softmax of a linear map of standardised means;
+    the head; momentum .9 of SGD, which trains on images, where gradients longer than
+    10 are shortened to that, and Adam (AdamW) on tables; and when `lr` falls. Of a
+    given network, `backbone`, convolutions of images and linear layers are corrected
+    that are called: not those of ``torch.nn.MultiheadAttention``, whose weights torch
+    reads. A warning says how much is left out.
+
     References
     ----------
     .. [1] L. Deecke, L. Ruff, R. A. Vandermeulen and H. Bilen, "Deep anomaly detection
