@@ -379,7 +379,6 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
         prepare, batch_size = self._preparation(source), self._normal_per_batch()
-        self._check_decay()
         example = prepare(self._example(source))
         builders = {
             "backbone": partial(frozen, source.build, example, self.adapt_from),
@@ -414,14 +413,6 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if self.lr != "auto":
             return self.lr
         return self._value("lr" if self._has_corpus else "lone_lr")
-
-    def _check_decay(self):
-        rate, decay = self._rate(), self._value("weight_decay")
-        if decay > 0 and rate * decay >= 1:
-            raise ValueError(
-                f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
-                "take all away from the corrections, and more. Make one of them lower."
-            )
 
     def _normal_per_batch(self):
         whole = self._value("batch_size")

@@ -273,6 +273,12 @@ class ResidualAdaptation(AlternatingNet):
         return self
 
     def players(self):
+        rate, decay = self.lr, self.weight_decay
+        if decay > 0 and rate * decay >= 1:
+            raise ValueError(
+                f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
+                "take all away from the corrections, and more. Make one of them lower."
+            )
         optimizer = partial(
             OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
         )
