@@ -17,6 +17,7 @@ from skanomaly import ADRA, load, save
 from skanomaly._adra import _net
 from skanomaly._adra._net import ResidualAdaptation
 from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
+from skanomaly.exceptions import CorpusSourceWarning
 from skanomaly.objectives import hypersphere_classification_loss
 
 from .parts import (
@@ -238,7 +239,8 @@ def test_a_network_of_photographs_finds_cars(shared_data):
         batch_size=32,
         random_state=0,
     )
-    detector.fit(X[y == 1][: 20 * 16])
+    with pytest.warns(CorpusSourceWarning):  # it is of another source
+        detector.fit(X[y == 1][: 20 * 16])
     assert detector.net_.step_ == 20
     some = np.random.default_rng(0).permutation(len(X_test))[:500]
     auroc = roc_auc_score(y_test[some] == 1, detector.score_samples(X_test[some]))
