@@ -165,6 +165,8 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         -----
         ConstantScoresWarning
             If all training rows have the same score.
+        PixelRangeWarning
+            If a few float images have pixels far beyond those of all others.
         """
         with self._built_aside() as new:
             X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
@@ -226,6 +228,7 @@ class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
         -------
         ndarray of shape (n,), float64
             Higher is more normal. A row's score does not depend on the other rows.
+            Rows beyond the range of the training rows are not more normal for it.
             Rows so far out that nothing finite comes of them have the lowest number
             of float32.
         """
