@@ -274,7 +274,7 @@ class ResidualAdaptation(AlternatingNet):
 
     def players(self):
         rate, decay = self.lr, self.weight_decay
-        if decay > 0 and rate * decay >= 1:
+        if rate < 1 <= rate * decay:  # a higher rate alone diverges
             raise ValueError(
                 f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
                 "take all away from the corrections, and more. Make one of them lower."
