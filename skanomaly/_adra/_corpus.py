@@ -213,7 +213,7 @@ def read_corpus(corpus, X):
             f"corpus is no array of rows, nor a tuple of two, (rows, classes): {error}"
         ) from error
     if not corpus.size:
-        raise ValueError("corpus has no rows; corpus=None says that there is none.")
+        raise ValueError("corpus has 0 samples; corpus=None says that there is none.")
     if np.iscomplexobj(corpus):
         raise ValueError(
             "corpus holds complex numbers: give real ones, of which X is made too."

@@ -199,6 +199,6 @@ def test_augment_may_return_floats_of_any_size(images):
 def test_a_corpus_without_rows_or_of_complex_numbers_is_named(kind, request):
     data = request.getfixturevalue(kind)
     rows = data if kind == "X" else data[0]
-    for corpus, cause in ((rows[:0], "corpus has no rows"), (rows + 0j, "complex")):
+    for corpus, cause in ((rows[:0], "corpus has 0 samples"), (rows + 0j, "complex")):
         with pytest.raises(ValueError, match=cause):
             short(corpus=corpus).fit(rows)
