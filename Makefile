@@ -13,7 +13,7 @@ demo: .venv/demo.done
 	$(BIN)/python examples/demo.py
 
 test: .venv/tests.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 OLDEST := .venv-oldest/bin/python
 PIP_OLDEST := $(OLDEST) -m pip --disable-pip-version-check install --quiet \
