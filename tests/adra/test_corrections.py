@@ -342,6 +342,7 @@ def patterns(rng, n, seed):
     return (kinds[rng.integers(0, 3, n)] + noise).astype(np.uint8)
 
 
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CorpusSourceWarning")
 @pytest.mark.parametrize("kind", ["columns", "images"])
 @pytest.mark.parametrize("n_experts", [2, 4])
 def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
