@@ -1,6 +1,6 @@
 """Cases for `test_odd_inputs.py`: detectors, and what no one should give them.
 
-A case is an ordinary one with one or two oddities: of the shape, the values, the type
+A case is an ordinary one with one to three oddities: of the shape, the values, the type
 of the numbers, what holds them, the labels, the other rows (domains, a corpus), the
 parameters, what follows the fit, or a file. Which ones is drawn by the case's number,
 so that a case can be looked at alone:
@@ -23,6 +23,9 @@ import polars as pl
 import scipy.sparse
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import skanomaly
@@ -104,6 +107,8 @@ IMAGE_SHAPES = {
     "3 x 3": lambda X, rng: X[..., :3, :3],
     "4 x 4": lambda X, rng: X[..., 2:6, 2:6],
     "5 x 7": lambda X, rng: X[..., :5, :7],
+    "5 x 5": lambda X, rng: X[..., :5, :5],
+    "6 x 6": lambda X, rng: X[..., :6, :6],
     "9 x 9": lambda X, rng: pictures(rng, (20, 1, 9, 9)),
     "17 x 5": lambda X, rng: pictures(rng, (20, 1, 17, 5)),
     "4 x 40": lambda X, rng: pictures(rng, (20, 1, 4, 40)),
@@ -269,15 +274,29 @@ def _frame(X, rng, **changes):
     return frame
 
 
+def _flat(X):
+    """Return flat rows, of a type that other libraries know."""
+    known = X.dtype.isnative and X.dtype.itemsize in (1, 4, 8)
+    return (X if known else X.astype(np.float64)).reshape(len(X), -1)
+
+
+def _tensor(X):
+    known = X.dtype.isnative and X.dtype.itemsize <= 8
+    return torch.tensor(X if known else X.astype(np.float64))
+
+
 def _polars(X, rng, **columns):
-    simple = (
-        X if X.dtype.isbuiltin and X.dtype.itemsize in (1, 4, 8) else X.astype("f8")
-    )
-    flat = simple.reshape(len(X), -1)
+    flat = _flat(X)
     frame = pl.DataFrame({f"c{k}": flat[:, k] for k in range(flat.shape[1])})
     return frame.with_columns(**columns)
 
 
+#: Those that leave the numbers and their type as they are, and so all scores.
+SAME = {
+    *("Fortran's order", "backwards", "every second of", "locked", "memory map"),
+    *("tuple of arrays", "masked, nothing hidden", "tensor", "pandas", "polars"),
+    *("pandas, names of numbers", "pandas, index twice", "matrix"),
+}
 #: Where memory maps are written; the test puts its own folder here.
 HOLDERS_FOLDER = [""]
 HOLDERS = {
@@ -298,15 +317,15 @@ HOLDERS = {
     "matrix": lambda X, rng: np.asmatrix(X.reshape(len(X), -1)),
     "masked": lambda X, rng: np.ma.masked_less(X, X.mean()),
     "masked, nothing hidden": lambda X, rng: np.ma.masked_array(X),
-    "tensor": lambda X, rng: torch.tensor(X),
-    "tensor, bfloat16": lambda X, rng: torch.tensor(X).bfloat16(),
-    "tensor, half": lambda X, rng: torch.tensor(X).half(),
-    "tensor with a gradient": lambda X, rng: torch.tensor(X).float().requires_grad_(),
-    "tensor without data": lambda X, rng: torch.tensor(X).to("meta"),
-    "tensor, sparse": lambda X, rng: torch.tensor(X).to_sparse(),
-    "list of tensors": lambda X, rng: list(torch.tensor(X)),
-    "sparse rows": lambda X, rng: scipy.sparse.csr_matrix(X.reshape(len(X), -1)),
-    "sparse array": lambda X, rng: scipy.sparse.coo_array(X.reshape(len(X), -1)),
+    "tensor": lambda X, rng: _tensor(X),
+    "tensor, bfloat16": lambda X, rng: _tensor(X).bfloat16(),
+    "tensor, half": lambda X, rng: _tensor(X).half(),
+    "tensor with a gradient": lambda X, rng: _tensor(X).float().requires_grad_(),
+    "tensor without data": lambda X, rng: _tensor(X).to("meta"),
+    "tensor, sparse": lambda X, rng: _tensor(X).to_sparse(),
+    "list of tensors": lambda X, rng: list(_tensor(X)),
+    "sparse rows": lambda X, rng: scipy.sparse.csr_matrix(_flat(X)),
+    "sparse array": lambda X, rng: scipy.sparse.coo_array(_flat(X)),
     "pandas": _frame,
     "pandas, text": lambda X, rng: _frame(X, rng, c0="cat"),
     "pandas, category": lambda X, rng: _frame(
@@ -434,8 +453,8 @@ OTHER_ROWS = {
     "empty list": lambda X, rng: [],
     "list": lambda X, rng: X.tolist(),
     "pandas": _frame,
-    "tensor": lambda X, rng: torch.tensor(X),
-    "sparse": lambda X, rng: scipy.sparse.csr_matrix(X.reshape(len(X), -1)),
+    "tensor": lambda X, rng: _tensor(X),
+    "sparse": lambda X, rng: scipy.sparse.csr_matrix(_flat(X)),
     "a dict": lambda X, rng: {"a": X},
     "a tuple of numbers": lambda X, rng: (1, 2),
 }
@@ -486,7 +505,8 @@ def _besides():
     return {
         "width": {"10**12": 10**12},
         "latent_dim": {"10**12": 10**12, "300": 300},
-        "batch_size": {"2": 2, "1000": 1000},
+        "batch_size": {"2": 2, "3": 3, "1000": 1000},
+        "known_per_batch": {"2": 2, "5": 5, "100": 100},
         "device": {
             "cpu:0": "cpu:0",
             "meta": "meta",
@@ -606,7 +626,9 @@ def asking(method, change):
     def then(detector, case, folder):
         if hasattr(detector, method):
             rows = np.asarray(case.plain).astype(np.float64)
-            return getattr(detector, method)(change(rows))
+            with np.errstate(all="ignore"):
+                changed = change(rows)
+            return getattr(detector, method)(changed)
         return None
 
     return then
@@ -682,6 +704,20 @@ AFTER = {
     "is set to another scaling": setting(scaling=None),
     "is set to another device": setting(device="cuda:99"),
     "is set to another image_shape": setting(image_shape=(1, 2, 2)),
+    "is fitted and predicts": lambda d, c, f: clone(d).fit_predict(
+        c.X, c.y, **c.fit_params
+    ),
+    "stands in a pipeline": lambda d, c, f: (
+        make_pipeline(StandardScaler(), clone(d))
+        .fit(np.reshape(c.plain, (len(c.plain), -1)))
+        .decision_function(np.reshape(c.plain, (len(c.plain), -1)))
+    ),
+    "is cross-validated": lambda d, c, f: cross_val_predict(
+        clone(d), c.plain, method="score_samples", cv=2
+    ),
+    "is fitted in half precision": lambda d, c, f: (
+        clone(d).set_params(precision="bfloat16").fit(c.plain).score_samples(c.plain)
+    ),
     "is copied": _copied(lambda d: pickle.loads(pickle.dumps(d))),
     "is cloned and not fitted": lambda d, c, f: clone(d).score_samples(c.plain),
     "is fitted by its clone": lambda d, c, f: _copied(
@@ -822,15 +858,15 @@ LOTS = (*AXES, "params", "params", "then", "then", "values", "dtype")
 def drawn(name, number):
     """Return the case of a detector that has this number.
 
-    The first oddity goes through all axes, and on each through all there are; a second
-    one, of half of the cases, is drawn.
+    The first oddity goes through all axes, and on each through all there are; up to two
+    more are drawn.
     """
     position = list(TINY).index(name)
     rng = np.random.default_rng([20261130, position, number])
     case = _ordinary(name, rng)
     axis, turn = _turn(number + 100 * position)
     chosen = {axis: turn}
-    if rng.random() < 0.5:
+    for _ in range(rng.choice(3, p=[0.5, 0.35, 0.15])):
         chosen.setdefault(AXES[rng.integers(len(AXES))], rng.integers(2**30))
     for axis in AXES:
         if axis in chosen:
@@ -858,6 +894,8 @@ def _ordinary(name, rng):
         channels = 3 if rng.random() < 0.2 else 1
         case.X = pictures(rng, (rng.integers(20, 31), channels, 8, 8), dtype)
         case.params["augment"] = None
+    if name == "TransferAD" and kind > 0.9:
+        case.X = np.stack([case.X, np.roll(case.X, 1, -1)] * 2, axis=2)
     if name != "ADRA":
         case.params.pop("augment", None)
     return case

@@ -147,9 +147,9 @@ STAGES = {
 }
 
 
-def tiny(cls):
+def tiny(cls, **params):
     common = {"max_epochs": 1, "width": 4, "n_copies": 1, "random_state": 0}
-    return cls(**common, **STAGES.get(cls.__name__, {}))
+    return cls(**common, **STAGES.get(cls.__name__, {}), **params)
 
 
 every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
@@ -198,3 +198,8 @@ def test_what_is_made_of_rows_is_finite_or_refused(cls):
         with pytest.raises(ValueError, match=r"1 rows of X, the first of them X\[3\]"):
             getattr(detector, method)(X)
     assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_an_empty_tuple_is_no_corpus():
+    with pytest.raises(ValueError, match="corpus is a tuple of 0; a pair"):
+        tiny(ADRA, corpus=()).fit(pd.DataFrame(ROWS, columns=list("abc")))

@@ -352,6 +352,20 @@ def test_detail_is_what_enlarged_means_of_cells_lack(shape, n_codes, side):
     torch.testing.assert_close(detail_of(5 * x - 2, n_codes), 25 * expected)
 
 
+@pytest.mark.parametrize("short_axis", [0, 1])
+def test_cells_are_no_longer_than_images(short_axis):
+    """With few numbers in a code, cells were longer than clips, and torch refused."""
+    x = torch.randn(4, 1, 1, 16, generator=torch.Generator().manual_seed(0))
+    few, many = (x.repeat(1, 1, n, 1) for n in (2, 4))
+    if short_axis:
+        few, many = few.transpose(2, 3), many.transpose(2, 3)
+    torch.testing.assert_close(detail_of(few, 2), detail_of(many, 4))
+    clips = np.random.default_rng(0).random((20, 1, 4, 8, 8))
+    domain = np.repeat([1, -1], 10)
+    detector = short(latent_dim=2).fit(clips, sample_domain=domain)
+    assert np.ptp(detector.score_samples(clips)) > 0
+
+
 # Domains ------------------------------------------------------------------------------
 
 

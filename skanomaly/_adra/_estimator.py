@@ -489,7 +489,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return the rows that `corpus` gives, and their classes, if it does."""
         if not self._gives_corpus():
             return None, None
-        frame = self.corpus[0] if isinstance(self.corpus, tuple) else self.corpus
+        given = self.corpus
+        frame = given[0] if isinstance(given, tuple) and given else given
         if hasattr(frame, "columns") and hasattr(self, "feature_names_in_"):
             try:
                 validate_data(self, frame, reset=False, skip_check_array=True)

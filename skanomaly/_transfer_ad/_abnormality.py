@@ -141,9 +141,10 @@ def detail_of(rows: Tensor, n_codes: int) -> Tensor:
     side = max(ceil((prod(sides) / n_codes) ** (1 / len(sides))), 2)
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
     # Cells of one size, and enlarged by that factor: else both would be out of step.
-    means = pool(rows, side, ceil_mode=True, count_include_pad=False)
+    cell = [min(side, n) for n in sides]
+    means = pool(rows, cell, ceil_mode=True, count_include_pad=False)
     for axis, n in enumerate(sides, 2):
-        enlarge = _enlargement(means.shape[axis], side, n).to(means)
+        enlarge = _enlargement(means.shape[axis], cell[axis - 2], n).to(means)
         means = (means.transpose(axis, -1) @ enlarge).transpose(axis, -1)
     return means.sub_(rows).square_().flatten(1).mean(1)  # in place: memory costs time
 
