@@ -322,7 +322,7 @@ HOLDERS = {
     "tensor, half": lambda X, rng: _tensor(X).half(),
     "tensor with a gradient": lambda X, rng: _tensor(X).float().requires_grad_(),
     "tensor without data": lambda X, rng: _tensor(X).to("meta"),
-    "tensor, sparse": lambda X, rng: _tensor(X).to_sparse(),
+    "tensor, sparse": lambda X, rng: _tensor(X).double().to_sparse(),
     "list of tensors": lambda X, rng: list(_tensor(X)),
     "sparse rows": lambda X, rng: scipy.sparse.csr_matrix(_flat(X)),
     "sparse array": lambda X, rng: scipy.sparse.coo_array(_flat(X)),

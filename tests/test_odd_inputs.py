@@ -37,7 +37,8 @@ OWN_ERRORS = tuple(
     for name in exceptions.__all__
     if not issubclass(one := getattr(exceptions, name), Warning)
 )
-ERRORS = ValueError, TypeError, OSError, NotFittedError, *OWN_ERRORS
+#: The one of an import says what to install.
+ERRORS = ValueError, TypeError, OSError, ImportError, NotFittedError, *OWN_ERRORS
 HERE = {__file__, odd_inputs.__file__}
 
 
