@@ -212,7 +212,10 @@ class StopAtCollapse(Callback):
 
 
 class BegunRows:
-    """What a network begins with of rows, computed when a row is drawn first.
+    """What a network begins with of rows, each computed once.
+
+    On a host a row is computed when it is drawn first. Elsewhere to look which rows are
+    new would have each step wait for the device: all are computed ahead.
 
     Parameters
     ----------
@@ -227,22 +230,28 @@ class BegunRows:
         self.made = None
         self.missing = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         self.n_missing = len(rows)
+        if self.device.type != "cpu":
+            for part in torch.arange(len(rows), device=self.device).split(_AT_ONCE):
+                self._make(part)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return it of the rows at `index`, of shape (m,)."""
-        # To look at what is missing waits for the device; at last there is nothing.
-        new = index[self.missing[index]].unique() if self.n_missing else index[:0]
-        if len(new):
-            made = self.begun(self.rows[new])
-            if self.made is None:
-                self.made = made.new_empty(len(self), *made.shape[1:])
-            self.made[new] = made
-            self.missing[new] = False
-            self.n_missing -= len(new)
+        if self.n_missing:
+            new = index[self.missing[index]].unique()
+            if len(new):
+                self._make(new)
         return self.made[index]
+
+    def _make(self, new):
+        made = self.begun(self.rows[new])
+        if self.made is None:
+            self.made = made.new_empty(len(self), *made.shape[1:])
+        self.made[new] = made
+        self.missing[new] = False
+        self.n_missing -= len(new)
 
 
 class ResidualAdaptation(AlternatingNet):
@@ -333,13 +342,16 @@ class ResidualAdaptation(AlternatingNet):
         """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
         return self.codes_of(self.begun(rows))
 
-    def _may_keep(self, sources):
+    def _may_keep(self, sources, n_steps):
         """Return whether what nothing corrects is to be computed once for all steps."""
         same = self.augment is unchanged and all(
             isinstance(source, Rows | MappedRows) for source in sources
         )
         if self.n_copies or not (same and self.backbone_.n_fixed):
             return False
+        n_drawn = n_steps * (self.batch_size + self.corpus_batch)
+        if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
+            return False  # all would be computed ahead, and most never drawn
         some = self.begun(sources[0][torch.arange(1, device=self.device)])
         return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
 
@@ -365,12 +377,13 @@ class ResidualAdaptation(AlternatingNet):
         while True:
             yield from Batches(rows, size, n_batches, self.n_copies, self.rng_)
 
-    def run(self, rows, *, corpus, held_out=None, **plan):
+    def run(self, rows, *, corpus, max_epochs, epoch_steps, held_out=None, **settings):
         """Train on `rows`, against the rows of each source in `corpus`."""
         sources = [rows, *corpus]
-        self.is_kept_ = self._may_keep(sources)
+        self.is_kept_ = self._may_keep(sources, max_epochs * epoch_steps)
         if self.is_kept_:
             sources = [BegunRows(source, self.begun) for source in sources]
         rows, *corpus = sources
         with self.lent(corpus_=corpus, streams_=None, held_out_=held_out):
-            return super().run(rows, **plan)
+            plan = {"max_epochs": max_epochs, "epoch_steps": epoch_steps}
+            return super().run(rows, **plan, **settings)
