@@ -168,7 +168,8 @@ def test_what_cannot_be_written_is_told(rows, tmp_path):
         def write(self, data):
             raise OSError("no space left")
 
-    checkpoint = Checkpoint(monitor=None, f_params=Full(), f_history=None)
+    nothing = dict.fromkeys(("f_optimizer", "f_criterion", "f_history"))
+    checkpoint = Checkpoint(monitor=None, f_params=Full(), **nothing)
     with pytest.warns(UserWarning, match="could not save a net"):
         make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[checkpoint])
 
