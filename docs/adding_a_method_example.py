@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from skanomaly._base import BaseDeepDetector
 from skanomaly.engine import AlternatingNet, Player, Rows
+from skanomaly.utils._docstring import describe
+from skanomaly.utils._parameters import Auto, parameter
+from skanomaly.utils._sklearn_compat import AUTO_COUNT
 
-# In the package these two lines read: from ._base import ..., from .engine import ...
+# In the package these lines read: from ._base import ..., from .engine import ...
 
 __all__ = ["Autoencoder"]
 
@@ -51,10 +54,21 @@ class AutoencoderNet(AlternatingNet):
 # 3. The estimator -----------------------------------------------------------------
 
 
+@describe(
+    auto_steps="500",
+    auto_batch="",
+    auto_lr='"auto" is 1e-3.',
+    roles="there is none",
+    width='Hidden units. "auto" is 32.',
+    auto_offset="the median of the training scores less five times its distance to "
+    "their first quartile",
+)
 class Autoencoder(BaseDeepDetector):
     """Detector for tables: the error of an autoencoder's reconstruction.
 
-    Its parameters are those that every detector has.
+    Parameters
+    ----------
+    %(parameters)s
     """
 
     # What "auto" stands for: for tables, for images. For max_epochs it is a number of
@@ -67,42 +81,9 @@ class Autoencoder(BaseDeepDetector):
     }
     _accepted_ndim = (2,)
 
-    def __init__(
-        self,
-        *,
-        latent_dim="auto",
-        max_epochs="auto",
-        batch_size=32,
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.latent_dim = latent_dim
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    latent_dim: int | Auto = parameter(
+        AUTO_COUNT, default="auto", doc="Length of the codes."
+    )
 
     def _make_nets(self, device: str, seed: int):
         sizes = *self._row_shape, self._value("width"), self._value("latent_dim")

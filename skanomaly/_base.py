@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import ceil, prod
+from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
+from ._parameters import CommonParameters
 from ._version import __version__
 from .engine import AlternatingNet, Bar, ProgressBar, Rows
 from .exceptions import (
@@ -28,17 +29,8 @@ from .utils._memory import run_or_recall
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
-from .utils._sklearn_compat import (
-    AUTO,
-    AUTO_COUNT,
-    AUTO_POSITIVE,
-    Integral,
-    Interval,
-    Options,
-    Real,
-    StrOptions,
-    fit_context,
-)
+from .utils._sklearn_compat import fit_context
+from .utils._sklearn_types import BaseEstimator, OutlierMixin
 from .utils._state import of_one_state, twin
 from .utils._warnings import warn
 
@@ -49,58 +41,34 @@ _SMALLEST_SIDE = 4
 _CLIP = 10.0  # where scaled columns are cut
 
 
-class BaseDeepDetector(InputMixin, OutlierMixin, BaseEstimator, ABC):
+class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator, ABC):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
-    A child writes ``__init__``, :meth:`_make_nets`, :meth:`_train` and
-    :meth:`_score_batch`; it adds its own parameters to ``_parameter_constraints``, and
-    says in ``_auto_values`` what "auto" stands for.
+    A child declares its own parameters, and writes :meth:`_make_nets`, :meth:`_train`
+    and :meth:`_score_batch`; it says in ``_auto_values`` what "auto" stands for.
     """
-
-    _parameter_constraints: dict = {  # noqa: RUF012
-        "latent_dim": AUTO_COUNT,
-        "max_epochs": AUTO_COUNT,
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "lr": AUTO_POSITIVE,
-        "scaling": [StrOptions({"auto", "minmax", "standard"}), None],
-        "image_shape": [tuple, list, None],
-        "architecture": [StrOptions({"auto", "mlp", "conv"}), dict],
-        "width": AUTO_COUNT,
-        "contamination": [
-            Interval(Real, 0, 0.5, closed="right"),
-            Options(Real, {0}),
-            AUTO,
-        ],
-        "device": [str],
-        "precision": [StrOptions({"float32", "bfloat16"})],
-        "callbacks": [list, tuple, None],
-        "on_interrupt": [StrOptions({"raise", "keep"})],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "random_state": ["random_state"],
-    }
 
     # What a child writes ------------------------------------------------------------
 
     #: What "auto" stands for, by parameter: for tables, images and, if it is not the
     #: same as for images, clips. For epochs it is a number of steps. Settings that no
     #: parameter changes stand here too.
-    _auto_values: dict[str, tuple]
+    _auto_values: ClassVar[dict[str, tuple]]
     #: Whether ``fit`` reads which rows are known to be anomalous.
     _reads_labels = False
     #: Dimensions of X for which there are networks.
-    _accepted_ndim: tuple[int, ...] = (TABLE, IMAGES)
+    _accepted_ndim: ClassVar[tuple[int, ...]] = (TABLE, IMAGES)
 
     #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
-    _kept_classes: tuple[type, ...] = ()
+    _kept_classes: ClassVar[tuple[type, ...]] = ()
 
     #: Modules of the nets that training does not change, and others may share.
-    _frozen_modules: tuple[str, ...] = ()
+    _frozen_modules: ClassVar[tuple[str, ...]] = ()
     #: Parameters that ``fit`` alone reads, and a file need not have.
-    _only_to_fit: tuple[str, ...] = ()
+    _only_to_fit: ClassVar[tuple[str, ...]] = ()
     #: Parameters that scaler, networks and threshold were made by: after ``fit`` they
     #: are facts. Others take effect when rows are scored, or trained on again.
-    _fixed_by_fit: tuple[str, ...] = (
+    _fixed_by_fit: ClassVar[tuple[str, ...]] = (
         *("contamination", "scaling", "image_shape"),
         *("architecture", "latent_dim", "width", "n_copies"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 from numbers import Real
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class InputMixin:
     `_reads_labels` whether y is read.
     """
 
-    _accepted_ndim: tuple[int, ...]
-    _reads_labels: bool
+    _accepted_ndim: ClassVar[tuple[int, ...]]
+    _reads_labels: ClassVar[bool]
 
     def _check_rows(self, X, *, reset, fewest=1):
         """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""

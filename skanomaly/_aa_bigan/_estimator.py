@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AverageWeights, KeepBest, LinearDecay
 from ..networks import Role, SideBySide
 from ..utils import _sklearn_compat as sk
-from ..utils._docstring import describe_common
+from ..utils._docstring import describe
+from ..utils._parameters import Auto, parameter
 from ._net import AnomalyAwareBiGAN, HeldOut
 from ._networks import image_networks, table_networks, working_shape
 
@@ -29,9 +31,8 @@ _ENOUGH, _PATIENCE = 1000, 10
 _ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
 
 
-@describe_common(
+@describe(
     auto_steps="500",
-    batch_size="int, default=64",
     auto_batch=" Those of `known_per_batch` join them.",
     auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
     '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
@@ -70,47 +71,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     Parameters
     ----------
-    criterion : {"reconstruction", "latent_norm", "map", "auto"}, optional
-        What makes a row anomalous. "reconstruction", the default, is the error of its
-        reconstruction, :math:`\|x - G(E(x))\|^2`; "latent_norm" the distance of its
-        code from the middle of the prior, :math:`\|E(x)\|^2`. For images it may be the
-        map where it is highest, which small defects raise, and the whole error may
-        miss: "map" takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3
-        pixels, and of these the logarithm of the mean of the highest 2 %
-        (:ref:`defects`). "auto" holds out a tenth of the training rows and of the known
-        anomalies, and takes the norm rather than the error if its AUROC on them is
-        higher by more than 0.01. Without known anomalies, or with a single one, it is
-        "reconstruction".
-    a : float, default=1.0
-        What the discriminators aim at for normal pairs (eq. 15).
-    b : float, default=0.0
-        What they aim at for generated pairs; halfway to `a` for known anomalies.
-    c : float, default=0.75
-        What generator and encoder want them to say of every pair (eq. 16).
-    cycle_weight : float or "auto", default="auto"
-        Weight of the pairs (x, G(E(x))) in the loss of generator and encoder, at
-        least 0. "auto" is 1 for images; for tables it is 1/3 with known anomalies
-        and 1/2 without, as the authors' code has it for images.
-    known_per_batch : int or "auto", default="auto"
-        Known anomalies that join each batch, drawn with replacement. "auto" is a
-        quarter of `batch_size`.
-    n_copies : int or "auto", default="auto"
-        Games that are played side by side, each with networks of its own; the score
-        is the mean of theirs. "auto" is 1 for images; for tables 8, and fewer from 257
-        columns on (2048 / d).
-    averaging : float or "auto", default="auto"
-        In [0, 1): the share of itself that the moving average of the weights keeps
-        at each step. The average is what scores; 0 takes the last weights, as in the
-        paper. "auto" is 0.9 for tables, 0.98 for images.
-    early_stopping : bool, default=False
-        Whether to hold out a tenth of the training rows and of the known anomalies,
-        to stop when for a fifth of the epochs, and at least ten, these have not been
-        told apart better, and to keep the best epoch. Without known anomalies, the
-        error of reconstruction is what counts.
-    latent_dim : int or "auto", default="auto"
-        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
-        d columns, 100 for grey images and 128 for others.
-    %(common_parameters)s
+    %(parameters)s
 
     Attributes
     ----------
@@ -155,73 +116,93 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "criterion")
 
-    _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseDeepDetector._parameter_constraints,
-        "criterion": [sk.StrOptions({"auto", *_CRITERIA, "map"})],
-        "a": [sk.FINITE],
-        "b": [sk.FINITE],
-        "c": [sk.FINITE],
-        "cycle_weight": sk.AUTO_NONNEGATIVE,
-        "known_per_batch": sk.AUTO_COUNT,
-        "n_copies": sk.AUTO_COUNT,
-        "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
-        "early_stopping": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        *,
-        criterion="reconstruction",
-        a=1.0,
-        b=0.0,
-        c=0.75,
-        cycle_weight="auto",
-        known_per_batch="auto",
-        n_copies="auto",
-        averaging="auto",
-        early_stopping=False,
-        latent_dim="auto",
-        max_epochs="auto",
-        batch_size=64,
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.criterion = criterion
-        self.a = a
-        self.b = b
-        self.c = c
-        self.cycle_weight = cycle_weight
-        self.known_per_batch = known_per_batch
-        self.n_copies = n_copies
-        self.averaging = averaging
-        self.early_stopping = early_stopping
-        self.latent_dim = latent_dim
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    criterion: Literal["reconstruction", "latent_norm", "map", "auto"] = parameter(
+        [sk.StrOptions({"auto", *_CRITERIA, "map"})],
+        default="reconstruction",
+        doc=r"""
+        What makes a row anomalous. "reconstruction", the default, is the error of its
+        reconstruction, :math:`\|x - G(E(x))\|^2`; "latent_norm" the distance of its
+        code from the middle of the prior, :math:`\|E(x)\|^2`. For images it may be the
+        map where it is highest, which small defects raise, and the whole error may
+        miss: "map" takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3
+        pixels, and of these the logarithm of the mean of the highest 2 %
+        (:ref:`defects`). "auto" holds out a tenth of the training rows and of the known
+        anomalies, and takes the norm rather than the error if its AUROC on them is
+        higher by more than 0.01. Without known anomalies, or with a single one, it is
+        "reconstruction".
+        """,
+    )
+    a: float = parameter(
+        [sk.FINITE],
+        default=1.0,
+        doc="What the discriminators aim at for normal pairs (eq. 15).",
+    )
+    b: float = parameter(
+        [sk.FINITE],
+        default=0.0,
+        doc="""
+        What they aim at for generated pairs; halfway to `a` for known anomalies.
+        """,
+    )
+    c: float = parameter(
+        [sk.FINITE],
+        default=0.75,
+        doc="What generator and encoder want them to say of every pair (eq. 16).",
+    )
+    cycle_weight: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc="""
+        Weight of the pairs (x, G(E(x))) in the loss of generator and encoder, at
+        least 0. "auto" is 1 for images; for tables it is 1/3 with known anomalies
+        and 1/2 without, as the authors' code has it for images.
+        """,
+    )
+    known_per_batch: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Known anomalies that join each batch, drawn with replacement. "auto" is a
+        quarter of `batch_size`.
+        """,
+    )
+    n_copies: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Games that are played side by side, each with networks of its own; the score
+        is the mean of theirs. "auto" is 1 for images; for tables 8, and fewer from 257
+        columns on (2048 / d).
+        """,
+    )
+    averaging: float | Auto = parameter(
+        [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
+        default="auto",
+        doc="""
+        In [0, 1): the share of itself that the moving average of the weights keeps
+        at each step. The average is what scores; 0 takes the last weights, as in the
+        paper. "auto" is 0.9 for tables, 0.98 for images.
+        """,
+    )
+    early_stopping: bool = parameter(
+        ["boolean"],
+        default=False,
+        doc="""
+        Whether to hold out a tenth of the training rows and of the known anomalies,
+        to stop when for a fifth of the epochs, and at least ten, these have not been
+        told apart better, and to keep the best epoch. Without known anomalies, the
+        error of reconstruction is what counts.
+        """,
+    )
+    latent_dim: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc=r"""
+        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
+        d columns, 100 for grey images and 128 for others.
+        """,
+    )
+    batch_size: int = 64
 
     # Networks
 

@@ -7,11 +7,15 @@ with its corrections, h the radius of what it makes of a row.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from math import log, prod
+from os import PathLike
+from typing import Any, Literal
 
 import torch
+from joblib import Memory
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -23,7 +27,8 @@ from ..engine import Rows, StepDecay
 from ..networks import built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
-from ..utils._docstring import describe_common
+from ..utils._docstring import describe
+from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
@@ -62,9 +67,8 @@ _SHARED = "backbone", "corpus"
 _ENOUGH = 2000
 
 
-@describe_common(
+@describe(
     auto_steps="300 (20 for images without a corpus)",
-    batch_size="int, default=128",
     auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
     "of several sources each has its part.",
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
@@ -112,68 +116,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     Parameters
     ----------
-    backbone : torch.nn.Module, str or path-like, default="auto"
-        The pretrained network. A module with convolutions, or with linear layers,
-        which returns features (n, l) or maps (n, l, h, w), such as those of torchvision
-        and timm: a linear layer at its very end, a classifier, is left out. The module
-        is not changed; its weights are used, not copied. A name that
-        ``torchvision.models.get_model`` knows takes that network with its default
-        weights. A path to a ``.safetensors`` file has the weights of a ResNet26, the
-        ``state_dict`` of `backbone_`. "resnet26" is the package's own network of the
-        paper, which has to be pretrained: see `pretrain`. "auto" is that for images,
-        and perceptrons of three layers for tables.
-    pretrain : {"auto", "supervised", "rotation", "denoising"} or None, default="auto"
-        What an own network is taught before it is frozen. "supervised": the classes of
-        the corpus, if it has any. "rotation": by how many quarters an image was turned.
-        "denoising", for tables: rows from the same rows with noise. "auto" is
-        "denoising" for tables, and for images "supervised" where the corpus has
-        classes, else "rotation"; None leaves the weights random. Rotations are of all
-        images that there are, the normal ones among them.
-    corpus : array-like, tuple, str or None, default="auto"
-        Rows of the same shape as those of ``fit``, m by any number, which
-        cross-validation does not split; a pair (rows, classes); or the name of a data
-        set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose
-        images are brought to the size and the colours of yours. It may contain normal
-        rows. Images of the source of yours are best (`corpus_auroc_`); those that are
-        told by how they were made are damped to be no sharper than the normal ones.
-        "auto", for tables, is made of normal rows: a half have some columns from other
-        rows, a quarter have noise added to some columns, a quarter are anywhere in a
-        box around the data. For images "auto" is None.
-    n_experts : int, default=2
-        K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
-        costs nothing when scoring. Of convolutions, those with larger kernels have
-        mixtures; 1 x 1 ones have them only where nearly all others are depthwise.
-    adapt_from : int or str, default=0
-        Where corrections begin: a number of layers that have none, or the name of the
-        part of the network, "stage_2" for one, before which none has. Training is
-        faster, since gradients end there. If images are not augmented, and the network
-        is a sequence of parts, those before are computed once for all steps.
-    n_copies : int or "auto", default="auto"
-        Own networks for tables, which learn side by side; the score is the geometric
-        mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).
-    augment : sequence of {"flip", "crop"}, callable or None, default=("flip", "crop")
-        How images are changed at random in training: mirrored from left to right, moved
-        by up to an eighth. A callable maps scaled images to images. None, or an empty
-        sequence, leaves them as they are.
-    input_size : int or "auto", default="auto"
-        Shorter side to which images are interpolated for the network, in pixels.
-        "auto" enlarges those below 64 for a given network, except for a ResNet26.
-    normalization : pair of (mean, std), None or "auto", default="auto"
-        What the network expects of the channels, for pixels in [0, 1]; None gives it
-        pixels in [-1, 1]. "auto" is what torchvision or timm say of theirs, ImageNet's
-        for other modules, None for own networks and if `scaling` is not to a range.
-    weight_decay : float or "auto", default="auto"
-        Of the adapters, at least 0. "auto" is 0.1 for images, which draws corrections
-        back about as strongly as L2-SP's penalty of 1e-2 draws weights, and 1e-4, the
-        paper's, for tables.
-    pretrain_epochs : int or "auto", default="auto"
-        Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
-        images, 400 for tables.
-    memory : str, joblib.Memory or None, default=None
-        Where to keep the pretrained network, so that a search over `n_experts` or `lr`
-        shares it, and so do detectors with other normal rows, if it is taught the
-        classes of the corpus. Needs an integer `random_state`.
-    %(common_parameters)s
+    %(parameters)s
 
     Attributes
     ----------
@@ -239,81 +182,132 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         "optimizer": ("adam", "sgd"),
     }
 
-    _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseDeepDetector._parameter_constraints,
-        "backbone": [nn.Module, str, sk.HasMethods(["__fspath__"])],
-        "pretrain": [sk.StrOptions({"auto", *_TASKS}), None],
-        "corpus": ["array-like", tuple, str, None],
-        "n_experts": [sk.COUNT],
-        "adapt_from": [sk.Interval(sk.Integral, 0, None, closed="left"), str],
-        "n_copies": sk.AUTO_COUNT,
-        "augment": [tuple, list, callable, None],
-        "input_size": sk.AUTO_COUNT,
-        "normalization": [tuple, list, sk.StrOptions({"auto"}), None],
-        "weight_decay": sk.AUTO_NONNEGATIVE,
-        "pretrain_epochs": sk.AUTO_COUNT,
-        "memory": sk.MEMORY,
-    }
-    del _parameter_constraints["latent_dim"]
-
-    def __init__(
-        self,
-        *,
-        backbone="auto",
-        pretrain="auto",
-        corpus="auto",
-        n_experts=2,
-        adapt_from=0,
-        n_copies="auto",
-        augment=("flip", "crop"),
-        input_size="auto",
-        normalization="auto",
-        weight_decay="auto",
-        pretrain_epochs="auto",
-        memory=None,
-        max_epochs="auto",
-        batch_size=128,
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.backbone = backbone
-        self.pretrain = pretrain
-        self.corpus = corpus
-        self.n_experts = n_experts
-        self.adapt_from = adapt_from
-        self.n_copies = n_copies
-        self.augment = augment
-        self.input_size = input_size
-        self.normalization = normalization
-        self.weight_decay = weight_decay
-        self.pretrain_epochs = pretrain_epochs
-        self.memory = memory
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    backbone: nn.Module | str | PathLike = parameter(
+        [nn.Module, str, sk.HasMethods(["__fspath__"])],
+        default="auto",
+        doc="""
+        The pretrained network. A module with convolutions, or with linear layers,
+        which returns features (n, l) or maps (n, l, h, w), such as those of torchvision
+        and timm: a linear layer at its very end, a classifier, is left out. The module
+        is not changed; its weights are used, not copied. A name that
+        ``torchvision.models.get_model`` knows takes that network with its default
+        weights. A path to a ``.safetensors`` file has the weights of a ResNet26, the
+        ``state_dict`` of `backbone_`. "resnet26" is the package's own network of the
+        paper, which has to be pretrained: see `pretrain`. "auto" is that for images,
+        and perceptrons of three layers for tables.
+        """,
+        type_text="torch.nn.Module, str or path-like",
+    )
+    pretrain: Literal["auto", "supervised", "rotation", "denoising"] | None = parameter(
+        [sk.StrOptions({"auto", *_TASKS}), None],
+        default="auto",
+        doc="""
+        What an own network is taught before it is frozen. "supervised": the classes of
+        the corpus, if it has any. "rotation": by how many quarters an image was turned.
+        "denoising", for tables: rows from the same rows with noise. "auto" is
+        "denoising" for tables, and for images "supervised" where the corpus has
+        classes, else "rotation"; None leaves the weights random. Rotations are of all
+        images that there are, the normal ones among them.
+        """,
+    )
+    corpus: Any = parameter(
+        ["array-like", tuple, str, None],
+        default="auto",
+        doc="""
+        Rows of the same shape as those of ``fit``, m by any number, which
+        cross-validation does not split; a pair (rows, classes); or the name of a data
+        set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose
+        images are brought to the size and the colours of yours. It may contain normal
+        rows. Images of the source of yours are best (`corpus_auroc_`); those that are
+        told by how they were made are damped to be no sharper than the normal ones.
+        "auto", for tables, is made of normal rows: a half have some columns from other
+        rows, a quarter have noise added to some columns, a quarter are anywhere in a
+        box around the data. For images "auto" is None.
+        """,
+        type_text="array-like, tuple, str or None",
+    )
+    n_experts: int = parameter(
+        [sk.COUNT],
+        default=2,
+        doc="""
+        K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
+        costs nothing when scoring. Of convolutions, those with larger kernels have
+        mixtures; 1 x 1 ones have them only where nearly all others are depthwise.
+        """,
+    )
+    adapt_from: int | str = parameter(
+        [sk.Interval(sk.Integral, 0, None, closed="left"), str],
+        default=0,
+        doc="""
+        Where corrections begin: a number of layers that have none, or the name of the
+        part of the network, "stage_2" for one, before which none has. Training is
+        faster, since gradients end there. If images are not augmented, and the network
+        is a sequence of parts, those before are computed once for all steps.
+        """,
+    )
+    n_copies: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Own networks for tables, which learn side by side; the score is the geometric
+        mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).
+        """,
+    )
+    augment: Sequence[str] | Callable | None = parameter(
+        [tuple, list, callable, None],
+        default=("flip", "crop"),
+        doc="""
+        How images are changed at random in training: mirrored from left to right, moved
+        by up to an eighth. A callable maps scaled images to images. None, or an empty
+        sequence, leaves them as they are.
+        """,
+        type_text='sequence of {"flip", "crop"}, callable or None',
+    )
+    input_size: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Shorter side to which images are interpolated for the network, in pixels.
+        "auto" enlarges those below 64 for a given network, except for a ResNet26.
+        """,
+    )
+    normalization: Sequence | Auto | None = parameter(
+        [tuple, list, sk.StrOptions({"auto"}), None],
+        default="auto",
+        doc="""
+        What the network expects of the channels, for pixels in [0, 1]; None gives it
+        pixels in [-1, 1]. "auto" is what torchvision or timm say of theirs, ImageNet's
+        for other modules, None for own networks and if `scaling` is not to a range.
+        """,
+        type_text='pair of (mean, std), None or "auto"',
+    )
+    weight_decay: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc="""
+        Of the adapters, at least 0. "auto" is 0.1 for images, which draws corrections
+        back about as strongly as L2-SP's penalty of 1e-2 draws weights, and 1e-4, the
+        paper's, for tables.
+        """,
+    )
+    pretrain_epochs: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
+        images, 400 for tables.
+        """,
+    )
+    memory: str | Memory | None = parameter(
+        sk.MEMORY,
+        default=None,
+        doc="""
+        Where to keep the pretrained network, so that a search over `n_experts` or `lr`
+        shares it, and so do detectors with other normal rows, if it is taught the
+        classes of the corpus. Needs an integer `random_state`.
+        """,
+    )
+    batch_size: int = 128
 
     def __sklearn_clone__(self):
         """Return an unfitted twin, which shares the network and the corpus."""

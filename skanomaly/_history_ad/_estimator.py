@@ -7,8 +7,10 @@ adversarial approach to anomaly detection", 2020; equation numbers are its own.
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
+from joblib import Memory
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseDeepDetector
@@ -17,7 +19,8 @@ from ..exceptions import CoverageWarning
 from ..networks import ConvCritic, ConvGenerator, Role, SideBySide, StackedCritic
 from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
-from ..utils._docstring import describe_common
+from ..utils._docstring import describe
+from ..utils._parameters import Auto, parameter
 from ..utils._random import own_random_state
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
@@ -36,9 +39,8 @@ _PATIENCE = 20
 _VALIDATE_EVERY = 100
 
 
-@describe_common(
+@describe(
     auto_steps="1200 (tables) or 3000 (images)",
-    batch_size="int, default=32",
     auto_batch=" Steps of the detector take twice as many.",
     auto_lr='It falls to a tenth. "auto" is 2e-3 for tables, 5e-4 for images.',
     roles='``{"generator": f, "critic": g}``, where ``f(latent_dim, shape)`` and '
@@ -66,52 +68,7 @@ class HistoryAD(BaseDeepDetector):
 
     Parameters
     ----------
-    lam : float, default=10.0
-        Weight of the bound on the detector's values (eqs 9 and 10), at least 0.
-    alpha : float or "auto", default="auto"
-        Time before which the history does not count (eq. 3), at least 0. "auto" is
-        the start for tables, and 0.3 of the run for images.
-    beta : float or "auto", default="auto"
-        Rate at which later states count less (eq. 3), per unit of time, at least 0.
-        "auto" is 1 per run for tables, and 0 for images.
-    time_unit : {"run", "epoch"}, default="run"
-        Unit of `alpha` and `beta`: the whole run, or an epoch as in the paper.
-    saves_per_epoch : int or "auto", default="auto"
-        Save points of the history in each epoch. "auto" spreads 60 over the run, or
-        with ``time_unit="epoch"`` takes the paper's 50 per epoch.
-    n_copies : int or "auto", default="auto"
-        GANs that are trained side by side, each with a history of its own; the
-        score is the mean of their detectors. "auto" is 1 for images; for tables 8,
-        and fewer from 65 columns on (512 / d).
-    spread : float or None, default=5.0
-        Standard deviation of the generated rows before training, in standard
-        deviations of scaled data; for tables. A history that starts narrower than
-        the data lies inside them, and the scores are wrong. None leaves the usual
-        initial weights, as in the paper.
-    wide_latent : float or None, default=None
-        Above 1: standard deviation of the noise for every other sample of the
-        history (the paper's experimental case 2). None is case 1.
-    init : {"auto", "average", "random"}, default="auto"
-        Start of the detector: the average of the critics (eq. 14), or fresh weights.
-        "auto" is "random" for images if the detector is trained, else "average".
-    detector_epochs : int or "auto", default="auto"
-        Epochs of the detector, each of as many steps as one of the GAN; 0 leaves it at
-        its start (the paper's "no training"). "auto" is 0 for tables, where training
-        spoils a good start as often as it helps, and 1500 steps for images. The weights
-        with the least loss on held-out rows are kept.
-    detector_lr : float or "auto", default="auto"
-        Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
-    weight_decay : float, default=0.01
-        Of the detector's weights (AdamW), in [0, 1]. The paper names none.
-    n_critic : int, default=1
-        Steps of the critic for each one of the generator.
-    memory : str or joblib.Memory, default=None
-        Where to keep the trained GAN and its history, so that fits which differ only
-        in later parameters (a grid search over `lam`, say) share it. Needs an integer
-        `random_state`.
-    latent_dim : int or "auto", default="auto"
-        Length of the generators' noise. "auto" is 16 for tables, 64 for images.
-    %(common_parameters)s
+    %(parameters)s
 
     Attributes
     ----------
@@ -159,88 +116,121 @@ class HistoryAD(BaseDeepDetector):
 
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "spread")
 
-    _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseDeepDetector._parameter_constraints,
-        "lam": [sk.NONNEGATIVE],
-        "alpha": sk.AUTO_NONNEGATIVE,
-        "beta": sk.AUTO_NONNEGATIVE,
-        "time_unit": [sk.StrOptions({"run", "epoch"})],
-        "saves_per_epoch": sk.AUTO_COUNT,
-        "n_copies": sk.AUTO_COUNT,
-        "spread": [sk.Interval(sk.Real, 0, _WIDEST, closed="right"), None],
-        "wide_latent": [sk.Interval(sk.Real, 1, _WIDEST, closed="right"), None],
-        "init": [sk.StrOptions({"auto", "average", "random"})],
-        "detector_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
-        "detector_lr": sk.AUTO_POSITIVE,
-        "weight_decay": [sk.Interval(sk.Real, 0, 1, closed="both")],
-        "n_critic": [sk.COUNT],
-        "memory": sk.MEMORY,
-    }
-
-    def __init__(
-        self,
-        *,
-        lam=10.0,
-        alpha="auto",
-        beta="auto",
-        time_unit="run",
-        saves_per_epoch="auto",
-        n_copies="auto",
-        spread=5.0,
-        wide_latent=None,
-        init="auto",
-        detector_epochs="auto",
-        detector_lr="auto",
-        weight_decay=0.01,
-        n_critic=1,
-        memory=None,
-        latent_dim="auto",
-        max_epochs="auto",
-        batch_size=32,
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.lam = lam
-        self.alpha = alpha
-        self.beta = beta
-        self.time_unit = time_unit
-        self.saves_per_epoch = saves_per_epoch
-        self.n_copies = n_copies
-        self.spread = spread
-        self.wide_latent = wide_latent
-        self.init = init
-        self.detector_epochs = detector_epochs
-        self.detector_lr = detector_lr
-        self.weight_decay = weight_decay
-        self.n_critic = n_critic
-        self.memory = memory
-        self.latent_dim = latent_dim
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    lam: float = parameter(
+        [sk.NONNEGATIVE],
+        default=10.0,
+        doc="""
+        Weight of the bound on the detector's values (eqs 9 and 10), at least 0.
+        """,
+    )
+    alpha: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc="""
+        Time before which the history does not count (eq. 3), at least 0. "auto" is
+        the start for tables, and 0.3 of the run for images.
+        """,
+    )
+    beta: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc="""
+        Rate at which later states count less (eq. 3), per unit of time, at least 0.
+        "auto" is 1 per run for tables, and 0 for images.
+        """,
+    )
+    time_unit: Literal["run", "epoch"] = parameter(
+        [sk.StrOptions({"run", "epoch"})],
+        default="run",
+        doc="Unit of `alpha` and `beta`: the whole run, or an epoch as in the paper.",
+    )
+    saves_per_epoch: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Save points of the history in each epoch. "auto" spreads 60 over the run, or
+        with ``time_unit="epoch"`` takes the paper's 50 per epoch.
+        """,
+    )
+    n_copies: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        GANs that are trained side by side, each with a history of its own; the
+        score is the mean of their detectors. "auto" is 1 for images; for tables 8,
+        and fewer from 65 columns on (512 / d).
+        """,
+    )
+    spread: float | None = parameter(
+        [sk.Interval(sk.Real, 0, _WIDEST, closed="right"), None],
+        default=5.0,
+        doc="""
+        Standard deviation of the generated rows before training, in standard
+        deviations of scaled data; for tables. A history that starts narrower than
+        the data lies inside them, and the scores are wrong. None leaves the usual
+        initial weights, as in the paper.
+        """,
+    )
+    wide_latent: float | None = parameter(
+        [sk.Interval(sk.Real, 1, _WIDEST, closed="right"), None],
+        default=None,
+        doc="""
+        Above 1: standard deviation of the noise for every other sample of the
+        history (the paper's experimental case 2). None is case 1.
+        """,
+    )
+    init: Literal["auto", "average", "random"] = parameter(
+        [sk.StrOptions({"auto", "average", "random"})],
+        default="auto",
+        doc="""
+        Start of the detector: the average of the critics (eq. 14), or fresh weights.
+        "auto" is "random" for images if the detector is trained, else "average".
+        """,
+    )
+    detector_epochs: int | Auto = parameter(
+        [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
+        default="auto",
+        doc="""
+        Epochs of the detector, each of as many steps as one of the GAN; 0 leaves it at
+        its start (the paper's "no training"). "auto" is 0 for tables, where training
+        spoils a good start as often as it helps, and 1500 steps for images. The weights
+        with the least loss on held-out rows are kept.
+        """,
+    )
+    detector_lr: float | Auto = parameter(
+        sk.AUTO_POSITIVE,
+        default="auto",
+        doc="""
+        Learning rate of the detector. "auto" is 3e-5 for tables, 1e-3 for images.
+        """,
+    )
+    weight_decay: float = parameter(
+        [sk.Interval(sk.Real, 0, 1, closed="both")],
+        default=0.01,
+        doc="Of the detector's weights (AdamW), in [0, 1]. The paper names none.",
+    )
+    n_critic: int = parameter(
+        [sk.COUNT],
+        default=1,
+        doc="Steps of the critic for each one of the generator.",
+    )
+    memory: str | Memory | None = parameter(
+        sk.MEMORY,
+        default=None,
+        doc="""
+        Where to keep the trained GAN and its history, so that fits which differ only
+        in later parameters (a grid search over `lam`, say) share it. Needs an integer
+        `random_state`.
+        """,
+    )
+    latent_dim: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Length of the generators' noise. "auto" is 16 for tables, 64 for images.
+        """,
+    )
+    batch_size: int = 32
 
     # Networks
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
+from typing import Literal
 
 import numpy as np
 import torch
+from joblib import Memory
 from sklearn.metrics import roc_auc_score
 
 from .._base import BaseDeepDetector
@@ -20,7 +22,8 @@ from ..exceptions import NormDirectionWarning
 from ..networks import Role, SideBySide
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
-from ..utils._docstring import describe_common
+from ..utils._docstring import describe
+from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._abnormality import DISTANCES, Abnormality, Figures
@@ -39,10 +42,9 @@ _MISLEADS = 0.5
 _PAPER_EPOCHS = 4
 
 
-@describe_common(
+@describe(
     auto_steps="600 (tables), or for images 200 at the first resolution, 75 in each "
     "phase of growth and 250 in the last,",
-    batch_size='int or "auto", default="auto"',
     auto_batch=' For images, those at the finest resolution. "auto" is 32 for tables, '
     '16 for images, and 2048 over the longer side for images with ``preset="paper"``.',
     auto_lr='"auto" is 1e-3 for tables, 3e-3 for images, and 1e-3 for images with '
@@ -87,75 +89,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     Parameters
     ----------
-    lam : float or "auto", default="auto"
-        Weight of the residual in the score (eq. 5), in [0, 1]. "auto" is 0.25, and
-        0.05 with ``preset="paper"``.
-    residual_norm : {"auto", "paper", "rms"}, default="auto"
-        What the norm of a residual is divided by: "paper" is the number of pixels
-        :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
-        term; "rms" is :math:`\sqrt{N_X}`. It makes no difference once the terms are
-        standardised. "auto" is "rms", and "paper" with ``preset="paper"``.
-    distance : {"auto", "mahalanobis", "origin"}, default="auto"
-        What is measured on codes: the distance from the bulk of those of the training
-        rows, of which the furthest fifth, or `contamination` if that is more, is left
-        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis",
-        and "origin" with ``preset="paper"``. With "origin", a
-        :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
-        to be the normal ones; the sign is never changed.
-    standardize : bool or "auto", default="auto"
-        Whether the terms are replaced by their logarithms, less the median and over
-        the interquartile range of training rows. "auto" is True, and False
-        with ``preset="paper"``.
-    criterion : {"combined", "map"}, default="combined"
-        What the score is made of: both terms (eq. 5); or, for images, the map where it
-        is highest, which small defects raise, and the sum may miss. "map" takes
-        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of these
-        the mean of the highest 2 %. The score is minus its logarithm. A fitted detector
-        can be set to another one; its ``offset_`` stays what it was. See
-        :ref:`defects`.
-    encoder_loss : {"image", "latent"}, default="image"
-        What the encoder minimises: the difference of images (eq. 6) or that of codes,
-        :math:`\|z - E(G(z))\|_1` (eq. 7).
-    encoder_training : {"joint", "separate"}, default="joint"
-        "separate" trains the encoder when the game is over, on a generator that does
-        not change any more, as other methods do.
-    cycle_updates_generator : bool, default=False
-        Whether the generator minimises the third term of eq. 1 too, as the equation
-        has it. The authors' code, and so the figures in the paper, have it for the
-        encoder alone.
-    cycle_weight : float or "auto", default="auto"
-        Weight of the third term of eq. 1 in the loss of the generator, at least 0: of
-        the norm as printed, which is a sum over the numbers of an image. It needs
-        ``cycle_updates_generator=True``; the steps of the encoder, which has no other
-        term, do not depend on it. "auto" is 1 over those numbers, c h w at the
-        present resolution, which makes the term a mean; and 1, as printed, for images
-        with ``preset="paper"``.
-    n_copies : int or "auto", default="auto"
-        Games that are played side by side, each with networks of its own; the score
-        is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
-        from 257 columns on (2048 / d).
-    averaging : float or "auto", default="auto"
-        In [0, 1): the share of itself that the moving average of the weights keeps at
-        each step of the last phase. The average is what scores. "auto" is 0.99, and
-        0.999 for images with ``preset="paper"``.
-    preset : {"paper"} or None, default=None
-        "paper" makes "auto" stand for the paper's networks and score: codes of 512
-        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
-        from 8 x 8, four epochs in each phase, eqs 2 to 5 as printed. On images of
-        32 x 32 these are 62 million parameters, for a GPU. For tables it is the score
-        alone.
-    max_width : int or "auto", default="auto"
-        The most channels at any resolution of images. "auto" is 64, and 512 with
-        ``preset="paper"``.
-    memory : str or joblib.Memory, default=None
-        Where to keep the trained networks, so that fits which differ only in the
-        score (`lam`, `distance`, `standardize`, `residual_norm`, `criterion`) share
-        them. Needs an
-        integer `random_state`.
-    latent_dim : int or "auto", default="auto"
-        Length of noise and codes. "auto" is 64, and 512 for images with
-        ``preset="paper"``.
-    %(common_parameters)s
+    %(parameters)s
 
     Attributes
     ----------
@@ -246,89 +180,154 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "preset", "max_width")
 
-    _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseDeepDetector._parameter_constraints,
-        "lam": [sk.Interval(sk.Real, 0, 1, closed="both"), sk.AUTO],
-        "residual_norm": [sk.StrOptions({"auto", "paper", "rms"})],
-        "distance": [sk.StrOptions({"auto", *DISTANCES})],
-        "standardize": ["boolean", sk.AUTO],
-        "criterion": [sk.StrOptions({"combined", "map"})],
-        "encoder_loss": [sk.StrOptions({"image", "latent"})],
-        "encoder_training": [sk.StrOptions({"joint", "separate"})],
-        "cycle_updates_generator": ["boolean"],
-        "cycle_weight": sk.AUTO_NONNEGATIVE,
-        "n_copies": sk.AUTO_COUNT,
-        "batch_size": [*BaseDeepDetector._parameter_constraints["batch_size"], sk.AUTO],
-        "averaging": [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
-        "preset": [sk.StrOptions({"paper"}), None],
-        "max_width": sk.AUTO_COUNT,
-        "memory": sk.MEMORY,
-    }
-
-    def __init__(
-        self,
-        *,
-        lam="auto",
-        residual_norm="auto",
-        distance="auto",
-        standardize="auto",
-        criterion="combined",
-        encoder_loss="image",
-        encoder_training="joint",
-        cycle_updates_generator=False,
-        cycle_weight="auto",
-        n_copies="auto",
-        averaging="auto",
-        preset=None,
-        max_width="auto",
-        memory=None,
-        latent_dim="auto",
-        max_epochs="auto",
-        batch_size="auto",
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.lam = lam
-        self.residual_norm = residual_norm
-        self.distance = distance
-        self.standardize = standardize
-        self.criterion = criterion
-        self.encoder_loss = encoder_loss
-        self.encoder_training = encoder_training
-        self.cycle_updates_generator = cycle_updates_generator
-        self.cycle_weight = cycle_weight
-        self.n_copies = n_copies
-        self.averaging = averaging
-        self.preset = preset
-        self.max_width = max_width
-        self.memory = memory
-        self.latent_dim = latent_dim
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    lam: float | Auto = parameter(
+        [sk.Interval(sk.Real, 0, 1, closed="both"), sk.AUTO],
+        default="auto",
+        doc="""
+        Weight of the residual in the score (eq. 5), in [0, 1]. "auto" is 0.25, and
+        0.05 with ``preset="paper"``.
+        """,
+    )
+    residual_norm: Literal["auto", "paper", "rms"] = parameter(
+        [sk.StrOptions({"auto", "paper", "rms"})],
+        default="auto",
+        doc=r"""
+        What the norm of a residual is divided by: "paper" is the number of pixels
+        :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
+        term; "rms" is :math:`\sqrt{N_X}`. It makes no difference once the terms are
+        standardised. "auto" is "rms", and "paper" with ``preset="paper"``.
+        """,
+    )
+    distance: Literal["auto", "mahalanobis", "origin"] = parameter(
+        [sk.StrOptions({"auto", *DISTANCES})],
+        default="auto",
+        doc="""
+        What is measured on codes: the distance from the bulk of those of the training
+        rows, of which the furthest fifth, or `contamination` if that is more, is left
+        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis",
+        and "origin" with ``preset="paper"``. With "origin", a
+        :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
+        to be the normal ones; the sign is never changed.
+        """,
+    )
+    standardize: bool | Auto = parameter(
+        ["boolean", sk.AUTO],
+        default="auto",
+        doc="""
+        Whether the terms are replaced by their logarithms, less the median and over
+        the interquartile range of training rows. "auto" is True, and False
+        with ``preset="paper"``.
+        """,
+    )
+    criterion: Literal["combined", "map"] = parameter(
+        [sk.StrOptions({"combined", "map"})],
+        default="combined",
+        doc="""
+        What the score is made of: both terms (eq. 5); or, for images, the map where it
+        is highest, which small defects raise, and the sum may miss. "map" takes
+        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of these
+        the mean of the highest 2 %. The score is minus its logarithm. A fitted detector
+        can be set to another one; its ``offset_`` stays what it was. See
+        :ref:`defects`.
+        """,
+    )
+    encoder_loss: Literal["image", "latent"] = parameter(
+        [sk.StrOptions({"image", "latent"})],
+        default="image",
+        doc=r"""
+        What the encoder minimises: the difference of images (eq. 6) or that of codes,
+        :math:`\|z - E(G(z))\|_1` (eq. 7).
+        """,
+    )
+    encoder_training: Literal["joint", "separate"] = parameter(
+        [sk.StrOptions({"joint", "separate"})],
+        default="joint",
+        doc="""
+        "separate" trains the encoder when the game is over, on a generator that does
+        not change any more, as other methods do.
+        """,
+    )
+    cycle_updates_generator: bool = parameter(
+        ["boolean"],
+        default=False,
+        doc="""
+        Whether the generator minimises the third term of eq. 1 too, as the equation
+        has it. The authors' code, and so the figures in the paper, have it for the
+        encoder alone.
+        """,
+    )
+    cycle_weight: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc="""
+        Weight of the third term of eq. 1 in the loss of the generator, at least 0: of
+        the norm as printed, which is a sum over the numbers of an image. It needs
+        ``cycle_updates_generator=True``; the steps of the encoder, which has no other
+        term, do not depend on it. "auto" is 1 over those numbers, c h w at the
+        present resolution, which makes the term a mean; and 1, as printed, for images
+        with ``preset="paper"``.
+        """,
+    )
+    n_copies: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Games that are played side by side, each with networks of its own; the score
+        is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
+        from 257 columns on (2048 / d).
+        """,
+    )
+    averaging: float | Auto = parameter(
+        [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
+        default="auto",
+        doc="""
+        In [0, 1): the share of itself that the moving average of the weights keeps at
+        each step of the last phase. The average is what scores. "auto" is 0.99, and
+        0.999 for images with ``preset="paper"``.
+        """,
+    )
+    preset: Literal["paper"] | None = parameter(
+        [sk.StrOptions({"paper"}), None],
+        default=None,
+        doc="""
+        "paper" makes "auto" stand for the paper's networks and score: codes of 512
+        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
+        from 8 x 8, four epochs in each phase, eqs 2 to 5 as printed. On images of
+        32 x 32 these are 62 million parameters, for a GPU. For tables it is the score
+        alone.
+        """,
+    )
+    max_width: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        The most channels at any resolution of images. "auto" is 64, and 512 with
+        ``preset="paper"``.
+        """,
+    )
+    memory: str | Memory | None = parameter(
+        sk.MEMORY,
+        default=None,
+        doc="""
+        Where to keep the trained networks, so that fits which differ only in the
+        score (`lam`, `distance`, `standardize`, `residual_norm`, `criterion`) share
+        them. Needs an
+        integer `random_state`.
+        """,
+    )
+    latent_dim: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Length of noise and codes. "auto" is 64, and 512 for images with
+        ``preset="paper"``.
+        """,
+    )
+    batch_size: int | Auto = parameter(  # type: ignore[assignment]
+        [sk.Interval(sk.Integral, 2, None, closed="left"), sk.AUTO],
+        default="auto",
+        doc="Rows per optimiser step, at least 2.{auto_batch}",
+    )
 
     # Networks
 

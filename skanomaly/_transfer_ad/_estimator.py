@@ -7,10 +7,13 @@ decoder, C the classifier of domains; L is the loss of reconstruction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import ceil, exp, log
+from typing import Literal
 
 import numpy as np
+from joblib import Memory
 from torch import Tensor
 
 from .._base import BaseDeepDetector
@@ -20,8 +23,9 @@ from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
 from ..networks import Role
 from ..utils import _sklearn_compat as sk
-from ..utils._docstring import describe_common
+from ..utils._docstring import describe
 from ..utils._domains import checked_domains
+from ..utils._parameters import Auto, parameter
 from ..utils._scaling import refuse_other_scale
 from ..utils._warnings import warn
 from ._abnormality import Abnormality
@@ -43,9 +47,8 @@ _SATURATED = 0.01, 0.99
 # The estimator --------------------------------------------------------------------
 
 
-@describe_common(
+@describe(
     auto_steps="300 (tables, images) or 200 (clips)",
-    batch_size="int, default=32",
     auto_batch=" Where there are two domains, of each.",
     auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
     "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
@@ -95,58 +98,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     Parameters
     ----------
-    lam : float or "auto", default="auto"
-        What target rows count in the first stage, beside 1 for source rows
-        (:math:`\lambda` of eq. 1), at least 0. "auto" is 0.001 for tables, 0.1 for
-        images, 0 for clips.
-    transfer_lam : float, "auto" or None, default="auto"
-        What weighted target rows count in the second stage (:math:`\lambda'` above),
-        at least 0. None takes `lam`, as eq. 8 does. "auto" is 0.3 for tables, 1 for
-        images and clips.
-    eta : float or None, default=None
-        Slope of the weights (eq. 5), below 0, per unit of g. None stands for
-        ``-beta / tau_``, which makes the weights :math:`\sigma(\beta (1 - g/\tau))`,
-        whatever the unit: half the weight is at :math:`\tau`, the 40 % quantile of g
-        among the target rows. If `contamination` is a number, :math:`\tau` leaves that
-        share of them above it.
-    beta : float or pair of float, default=20.0
-        Position of the weights (eq. 5), or their sharpness if `eta` is None; above 0.
-        A pair is where beta starts and where it is going to: it comes 0.46 of the way,
-        as in the authors' code.
-    adversarial_weight : float, default=5e-4
-        Weight of the classifier's game in the loss of the encoder, at least 0. The
-        strength of the reversed gradient rises from 0 to 0.46 in the course of the
-        stage.
-    gate : {"auto", "combined", "reconstruction"}, default="auto"
-        What g is in the weights: both terms above, or the loss L. "auto" is
-        "reconstruction" for tables, "combined" for others.
-    criterion : {"auto", "combined", "reconstruction", "map"}, default="auto"
-        What g is in the score; "auto" as above. For images and clips it may be the map
-        where it is highest, which small defects raise, and the others may miss: "map"
-        takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of
-        these the mean of the highest 2 % (:ref:`defects`). A fitted detector can be set
-        to another one; its ``offset_`` stays what it was.
-    weight_source : bool, default=False
-        Whether source rows are weighted too, as the authors' code has it for digits.
-    normalize_weights : bool, default=False
-        Whether the weights of the target are divided by their mean. The value of the
-        game is then a Jensen-Shannon divergence.
-    n_copies : int or "auto", default="auto"
-        Autoencoders that are trained side by side; g is the mean of theirs. "auto"
-        is 1 for images and clips; for tables 8, and fewer from 257 columns on
-        (2048 / d).
-    transfer_epochs : int or "auto", default="auto"
-        Passes over the larger domain in the second stage; 0 leaves it out. "auto" makes
-        as many optimiser steps as that of `max_epochs`, which is for the first stage.
-        Weights are found anew at each epoch.
-    memory : str or joblib.Memory, default=None
-        Where to keep the first stage, so that fits which differ only in parameters of
-        the second (a grid search over `eta` and `beta`, say) share it. Needs an integer
-        `random_state`.
-    latent_dim : int or "auto", default="auto"
-        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
-        d columns, and for others what the convolutions leave: 72 for 28 x 28 pixels.
-    %(common_parameters)s
+    %(parameters)s
 
     Attributes
     ----------
@@ -207,82 +159,124 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         "width": (64, 32, 8),
     }
 
-    _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseDeepDetector._parameter_constraints,
-        "lam": sk.AUTO_NONNEGATIVE,
-        "transfer_lam": [*sk.AUTO_NONNEGATIVE, None],
-        "eta": [sk.Interval(sk.Real, None, 0, closed="neither"), None],
-        "beta": [sk.POSITIVE, tuple, list],
-        "adversarial_weight": [sk.NONNEGATIVE],
-        "gate": [sk.StrOptions({"auto", *_CRITERIA})],
-        "criterion": [sk.StrOptions({"auto", *_CRITERIA, "map"})],
-        "weight_source": ["boolean"],
-        "normalize_weights": ["boolean"],
-        "n_copies": sk.AUTO_COUNT,
-        "transfer_epochs": [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
-        "memory": sk.MEMORY,
-    }
-
-    def __init__(
-        self,
-        *,
-        lam="auto",
-        transfer_lam="auto",
-        eta=None,
-        beta=20.0,
-        adversarial_weight=5e-4,
-        gate="auto",
-        criterion="auto",
-        weight_source=False,
-        normalize_weights=False,
-        n_copies="auto",
-        transfer_epochs="auto",
-        memory=None,
-        latent_dim="auto",
-        max_epochs="auto",
-        batch_size=32,
-        lr="auto",
-        scaling="auto",
-        image_shape=None,
-        architecture="auto",
-        width="auto",
-        contamination="auto",
-        device="auto",
-        precision="float32",
-        callbacks=None,
-        on_interrupt="raise",
-        warm_start=False,
-        verbose=0,
-        random_state=None,
-    ):
-        self.lam = lam
-        self.transfer_lam = transfer_lam
-        self.eta = eta
-        self.beta = beta
-        self.adversarial_weight = adversarial_weight
-        self.gate = gate
-        self.criterion = criterion
-        self.weight_source = weight_source
-        self.normalize_weights = normalize_weights
-        self.n_copies = n_copies
-        self.transfer_epochs = transfer_epochs
-        self.memory = memory
-        self.latent_dim = latent_dim
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.scaling = scaling
-        self.image_shape = image_shape
-        self.architecture = architecture
-        self.width = width
-        self.contamination = contamination
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.on_interrupt = on_interrupt
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.random_state = random_state
+    lam: float | Auto = parameter(
+        sk.AUTO_NONNEGATIVE,
+        default="auto",
+        doc=r"""
+        What target rows count in the first stage, beside 1 for source rows
+        (:math:`\lambda` of eq. 1), at least 0. "auto" is 0.001 for tables, 0.1 for
+        images, 0 for clips.
+        """,
+    )
+    transfer_lam: float | Auto | None = parameter(
+        [*sk.AUTO_NONNEGATIVE, None],
+        default="auto",
+        doc=r"""
+        What weighted target rows count in the second stage (:math:`\lambda'` above),
+        at least 0. None takes `lam`, as eq. 8 does. "auto" is 0.3 for tables, 1 for
+        images and clips.
+        """,
+    )
+    eta: float | None = parameter(
+        [sk.Interval(sk.Real, None, 0, closed="neither"), None],
+        default=None,
+        doc=r"""
+        Slope of the weights (eq. 5), below 0, per unit of g. None stands for
+        ``-beta / tau_``, which makes the weights :math:`\sigma(\beta (1 - g/\tau))`,
+        whatever the unit: half the weight is at :math:`\tau`, the 40 % quantile of g
+        among the target rows. If `contamination` is a number, :math:`\tau` leaves that
+        share of them above it.
+        """,
+    )
+    beta: float | Sequence[float] = parameter(
+        [sk.POSITIVE, tuple, list],
+        default=20.0,
+        doc="""
+        Position of the weights (eq. 5), or their sharpness if `eta` is None; above 0.
+        A pair is where beta starts and where it is going to: it comes 0.46 of the way,
+        as in the authors' code.
+        """,
+        type_text="float or pair of float",
+    )
+    adversarial_weight: float = parameter(
+        [sk.NONNEGATIVE],
+        default=5e-4,
+        doc="""
+        Weight of the classifier's game in the loss of the encoder, at least 0. The
+        strength of the reversed gradient rises from 0 to 0.46 in the course of the
+        stage.
+        """,
+    )
+    gate: Literal["auto", "combined", "reconstruction"] = parameter(
+        [sk.StrOptions({"auto", *_CRITERIA})],
+        default="auto",
+        doc="""
+        What g is in the weights: both terms above, or the loss L. "auto" is
+        "reconstruction" for tables, "combined" for others.
+        """,
+    )
+    criterion: Literal["auto", "combined", "reconstruction", "map"] = parameter(
+        [sk.StrOptions({"auto", *_CRITERIA, "map"})],
+        default="auto",
+        doc="""
+        What g is in the score; "auto" as above. For images and clips it may be the map
+        where it is highest, which small defects raise, and the others may miss: "map"
+        takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of
+        these the mean of the highest 2 % (:ref:`defects`). A fitted detector can be set
+        to another one; its ``offset_`` stays what it was.
+        """,
+    )
+    weight_source: bool = parameter(
+        ["boolean"],
+        default=False,
+        doc="""
+        Whether source rows are weighted too, as the authors' code has it for digits.
+        """,
+    )
+    normalize_weights: bool = parameter(
+        ["boolean"],
+        default=False,
+        doc="""
+        Whether the weights of the target are divided by their mean. The value of the
+        game is then a Jensen-Shannon divergence.
+        """,
+    )
+    n_copies: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc="""
+        Autoencoders that are trained side by side; g is the mean of theirs. "auto"
+        is 1 for images and clips; for tables 8, and fewer from 257 columns on
+        (2048 / d).
+        """,
+    )
+    transfer_epochs: int | Auto = parameter(
+        [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
+        default="auto",
+        doc="""
+        Passes over the larger domain in the second stage; 0 leaves it out. "auto" makes
+        as many optimiser steps as that of `max_epochs`, which is for the first stage.
+        Weights are found anew at each epoch.
+        """,
+    )
+    memory: str | Memory | None = parameter(
+        sk.MEMORY,
+        default=None,
+        doc="""
+        Where to keep the first stage, so that fits which differ only in parameters of
+        the second (a grid search over `eta` and `beta`, say) share it. Needs an integer
+        `random_state`.
+        """,
+    )
+    latent_dim: int | Auto = parameter(
+        sk.AUTO_COUNT,
+        default="auto",
+        doc=r"""
+        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
+        d columns, and for others what the convolutions leave: 72 for 28 x 28 pixels.
+        """,
+    )
+    batch_size: int = 32
 
     @sk.fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, sample_domain=None, X_source=None):
