@@ -96,10 +96,13 @@ def code_lines(node, source_lines):
     docstrings = set()
     for part in ast.walk(node):
         body = getattr(part, "body", None)
+        value = None
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                docstrings |= set(range(value.lineno, value.end_lineno + 1))
+        elif isinstance(part, ast.keyword) and part.arg == "doc":
+            value = part.value  # of a parameter
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            docstrings |= set(range(value.lineno, value.end_lineno + 1))
     first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", None)
     numbered = enumerate(source_lines, 1)
     return sum(
