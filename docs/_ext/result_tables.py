@@ -311,7 +311,7 @@ TABLES = (
             "detector",
             (
                 AVERAGE_PRECISION._replace(average=True),
-                *ADRA_SCORES,
+                *ADRA_SCORES[:2],  # other work had its part of the machine
             ),
             "Class held out",
             changed=with_corpus,

@@ -232,7 +232,7 @@ def fetch_emnist_letters(
     MNIST, and have no class in common with it: they can stand for anomalies that are
     known beside digits. Nearly alike is not alike: a simple classifier of spectrum and
     noise tells them from digits (`corpus_auroc_` of :class:`~skanomaly.ADRA`), so that
-    as a corpus they are worse than other digits. They are read from ``emnist_letters.npz``, which nothing
+    as a corpus they may do worse than other digits. They are read from ``emnist_letters.npz``, which nothing
     downloads: the error for a missing file says where to get the images and what to
     store. The file is used as it is, so that it may hold a part of the set.
 
