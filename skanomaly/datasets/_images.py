@@ -232,9 +232,10 @@ def fetch_emnist_letters(
     MNIST, and have no class in common with it: they can stand for anomalies that are
     known beside digits. Nearly alike is not alike: a simple classifier of spectrum and
     noise tells them from digits (`corpus_auroc_` of :class:`~skanomaly.ADRA`), so that
-    as a corpus they may do worse than other digits. They are read from ``emnist_letters.npz``, which nothing
-    downloads: the error for a missing file says where to get the images and what to
-    store. The file is used as it is, so that it may hold a part of the set.
+    as a corpus they may do worse than other digits. They are read from
+    ``emnist_letters.npz``, which nothing downloads: the error for a missing file says
+    where to get the images and what to store. The file is used as it is, so that it may
+    hold a part of the set.
 
     Rights: no licence is stated; keep the data for evaluation, and cite Cohen et al.,
     "EMNIST: extending MNIST to handwritten letters", IJCNN 2017.
