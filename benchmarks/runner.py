@@ -1,7 +1,8 @@
-"""Runs experiments cell by cell, and keeps one JSON file per cell.
+"""Runs experiments cell by cell, and keeps one file of JSON lines per experiment.
 
-An experiment is a function and a list of cells, its keyword arguments. A cell whose
-file exists is not run again, so a run can be stopped and taken up at any time.
+An experiment is a function and a list of cells, its keyword arguments. A cell that has
+a line is not run again, so a run can be stopped and taken up at any time. Machine and
+versions stand in a file of their own, and lines refer to them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import date
 from importlib.metadata import version
 from itertools import product
@@ -22,6 +23,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
+_CIRCUMSTANCES = "circumstances"
 PACKAGES = ("skanomaly", "torch", "skorch", "scikit-learn", "numpy")
 
 
@@ -31,7 +33,7 @@ class Experiment(NamedTuple):
     Attributes
     ----------
     name : str
-        Names the folder of the results.
+        Names the file of the results.
     run : callable
         Takes a cell as keywords, returns a dict of figures.
     cells : list of dict
@@ -55,13 +57,12 @@ def grid(**axes: Iterable) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in combinations]
 
 
-def cell_path(experiment: Experiment, cell: dict) -> Path:
-    """Return where a cell's result is kept: readable, and different for each."""
+def cell_name(cell: dict) -> str:
+    """Return a name of a cell, by which results are sorted: readable, and unique."""
     text = json.dumps(cell, sort_keys=True)
     words = [str(value) for value in cell.values() if isinstance(value, str | int)]
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(words)).strip("-")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return RESULTS / experiment.name / f"{readable}_{digest}.json"
+    return f"{readable}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def run_cell(experiment: Experiment, cell: dict) -> None:
@@ -71,18 +72,12 @@ def run_cell(experiment: Experiment, cell: dict) -> None:
     # Side by side, cells share the cores; more threads would only get in the way.
     torch.set_num_threads(1)
     record = {
-        "experiment": experiment.name,
         "cell": cell,
         "result": experiment.run(**cell),
-        "machine": describe_machine(),
-        "versions": {name: version(name) for name in PACKAGES},
         "date": date.today().isoformat(),
+        "circumstances": _circumstances(),
     }
-    path = cell_path(experiment, cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    unfinished.rename(path)
+    _append(_path(experiment.name), record)
 
 
 def run(experiments: Iterable[Experiment], profile: str, n_jobs: int) -> None:
@@ -90,7 +85,8 @@ def run(experiments: Iterable[Experiment], profile: str, n_jobs: int) -> None:
     for experiment in experiments:
         if experiment.profile != profile:
             continue
-        cells = [c for c in experiment.cells if not cell_path(experiment, c).exists()]
+        done = {cell_name(record["cell"]) for record in _lines(_path(experiment.name))}
+        cells = [cell for cell in experiment.cells if cell_name(cell) not in done]
         jobs = (delayed(run_cell)(experiment, cell) for cell in cells)
         pool = Parallel(
             n_jobs=1 if experiment.alone else n_jobs, return_as="generator_unordered"
@@ -99,11 +95,66 @@ def run(experiments: Iterable[Experiment], profile: str, n_jobs: int) -> None:
             pass
 
 
-def results(name: str) -> Iterator[dict]:
-    """Yield the records of an experiment: each cell's keys and its figures."""
-    for path in sorted((RESULTS / name).glob("*.json")):
-        record = json.loads(path.read_text())
-        yield {**record["cell"], **record["result"], "date": record["date"]}
+def records(name: str) -> list[dict[str, Any]]:
+    """Return the records of an experiment, sorted by cell, the last one of each.
+
+    Parameters
+    ----------
+    name : str
+        Name of the experiment.
+
+    Returns
+    -------
+    list of dict
+        "name" and "cell", "result", "date", "machine" and "versions" of each.
+    """
+    known = {line.pop("id"): line for line in _lines(_path(_CIRCUMSTANCES))}
+    found = {
+        cell_name(line["cell"]): line | known[line.pop("circumstances")]
+        for line in _lines(_path(name))
+    }
+    return [{"name": key, **found[key]} for key in sorted(found)]
+
+
+def _circumstances() -> str:
+    """Return the identifier of machine and versions, which are written down once."""
+    facts = {
+        "machine": describe_machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    text = json.dumps(facts, sort_keys=True)
+    identifier = hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = _path(_CIRCUMSTANCES)
+    if identifier not in {line["id"] for line in _lines(path)}:
+        _append(path, {"id": identifier, **facts})
+    return identifier
+
+
+def _path(name):
+    return RESULTS / f"{name}.jsonl"
+
+
+def _lines(path):
+    """Return the records of a file; a line that a kill cut short is none."""
+    if not path.exists():
+        return []
+    whole = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole if line]
+
+
+def _append(path, record):
+    """Write a line, in one piece: several processes may do so at a time."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        if file.tell() and not _ends_on_a_line(file):
+            # Of a process that was killed: it must not swallow this line.
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        file.write((json.dumps(record) + "\n").encode())
+
+
+def _ends_on_a_line(file):
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def describe_machine() -> dict[str, Any]:

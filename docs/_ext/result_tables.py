@@ -1,12 +1,11 @@
 """Writes the tables of results from the files that the benchmarks leave.
 
-No number is typed: each is computed from ``benchmarks/results/<experiment>/*.json``
+No number is typed: each is computed from ``benchmarks/results/<experiment>.jsonl``
 when the documentation is built. An experiment is described by a :class:`Table`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -14,10 +13,10 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
+from benchmarks import runner
 from benchmarks.adra import ALL_OTHERS
 from benchmarks.defects import DEFECTS, DEVELOPMENT, OTHER_DATA
 from benchmarks.joint_encoder_gan import CLASSES as JOINT_CLASSES
-from benchmarks.runner import RESULTS
 
 NOT_RUN = "*Not run yet.*\n"
 COMPLETE = "Every experiment has been run.\n"
@@ -71,7 +70,7 @@ class Table(NamedTuple):
     Attributes
     ----------
     experiment : str
-        Name of the folder of the results, and of the file that is written.
+        Name of the file of the results, and of the one that is written.
     rows : tuple of str
         Keys of a cell that name a row; those that no cell has are left out.
     columns : str or None
@@ -712,16 +711,15 @@ def write_if_new(path: Path, text: str) -> None:
 
 def read(experiment: str, unfolded: str | None = None) -> list[dict]:
     """Return the records of an experiment: keys of the cell, figures, circumstances."""
-    records = []
-    for path in sorted((RESULTS / experiment).glob("*.json")):
-        kept = json.loads(path.read_text())
-        about = {key: kept[key] for key in ("machine", "versions", "date")}
+    made = []
+    for kept in runner.records(experiment):
+        about = {key: kept[key] for key in ("name", "machine", "versions", "date")}
+        about["run"] = about.pop("name")  # cells may have a name of their own
         parts = [kept["result"]]
         if unfolded:
             parts = [{unfolded: k} | part for k, part in kept["result"].items()]
-        about["path"] = path.name
-        records += [{**kept["cell"], **part, **about} for part in parts]
-    return differing(records)
+        made += [{**kept["cell"], **part, **about} for part in parts]
+    return differing(made)
 
 
 def differing(records: list[dict]) -> list[dict]:
@@ -874,7 +872,7 @@ def circumstances(records) -> str:
     )
     torches = sorted({record["versions"]["torch"] for record in records})
     dates = sorted({record["date"] for record in records})
-    n_runs = len({record["path"] for record in records})
+    n_runs = len({record["run"] for record in records})
     n_train = {record["n_train"] for record in records if "n_train" in record}
     seeds = {record["seed"] for record in records if "seed" in record}
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
