@@ -326,7 +326,10 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         """
         # What callbacks of the user do to a stage is in no key.
         memory = None if self.callbacks else self.memory
-        return run_or_recall(memory, __version__, stage, arguments, callbacks)
+        result = run_or_recall(memory, __version__, stage, arguments, callbacks)
+        # What is recalled comes without; later stages of this fit go by it.
+        result[0].on_interrupt = self.on_interrupt
+        return result
 
     @staticmethod
     def _hold_out(rows, seed, most=None):
@@ -505,12 +508,12 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
             self.offset_ = self._auto_offset(scores)
         else:
             self.offset_ = float(np.quantile(scores, self.contamination))
-        self._set_by = self.contamination
+        self._set_by = self.contamination, self.offset_
 
     def _check_contamination(self):
         """Warn if the threshold is that of another `contamination`."""
-        given = getattr(self, "_set_by", self.contamination)
-        if self.contamination != given:
+        given, offset = getattr(self, "_set_by", (self.contamination, None))
+        if self.contamination != given and self.offset_ == offset:
             warn(
                 f"contamination was changed to {self.contamination!r} after fit, which "
                 f"alone reads it: offset_ is still that of {given!r}. Fit again, or "

@@ -34,6 +34,29 @@ def data(request):
     return rng.integers(0, 256, (40, 1, 16, 16)).astype(np.uint8)
 
 
+class Plain:
+    """A file that can be written to, and cannot say what it is."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_file_that_cannot_say_whether_it_is_a_terminal_gets_lines(monkeypatch):
+    for stream in (Plain(), None):  # None: a program without a console
+        monkeypatch.setattr("sys.stderr", stream)
+        with Bar("Name", 2) as bar:
+            bar.tell("stage")
+            bar.advance()
+            bar.advance()
+        assert stream is None or "Name: stage 100%" in stream.text
+
+
 @every_detector
 def test_a_file_gets_whole_lines_a_few(cls, data, capsys):
     # It was one line of a hundred thousand characters, without a name.

@@ -333,3 +333,22 @@ def test_loggers_that_look_at_the_networks_find_them(X, monkeypatch):
     neptune = Numbers()
     fit(X, of_skorch.NeptuneLogger(neptune))
     assert "model/model_type" in neptune.calls
+
+
+@pytest.mark.parametrize(
+    "make_callback",
+    [
+        lambda path: of_skorch.TrainEndCheckpoint(dirname=path),
+        lambda path: EarlyStopping("generator_loss", load_best=True),
+    ],
+    ids=["TrainEndCheckpoint", "EarlyStopping"],
+)
+def test_a_stage_without_epochs_tells_callbacks_nothing(X, make_callback, tmp_path):
+    """The detector of HistoryAD has none by default, and its history is empty."""
+    detector = fit(X, make_callback(tmp_path), detector_epochs=0)
+    assert detector.net_.step_ == 0
+
+
+def test_a_monitor_that_one_stage_lacks_is_not_replaced_by_another(X):
+    with pytest.raises(ValueError, match=r"in each of them\..*passes over the others"):
+        fit(X, EarlyStopping("generator_loss"))

@@ -589,6 +589,8 @@ def test_a_contamination_that_was_changed_after_fit_is_no_threshold(cls, X):
     with pytest.warns(UserWarning, match=r"changed to 0.2 after fit.*that of 0.1"):
         np.testing.assert_array_equal(detector.predict(X), expected)
     assert np.sum(detector.fit(X).predict(X) == -1) == 16
+    detector.set_params(contamination=0.3).offset_ = expected.min() - 1.0
+    detector.predict(X)  # set by the user, it is that of no contamination
 
 
 @every_detector
@@ -731,6 +733,17 @@ def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
 
 def interrupted(net, batch):
     raise KeyboardInterrupt
+
+
+@every_staged_detector
+def test_what_an_interrupt_does_makes_no_other_entry(cls, X, tmp_path, monkeypatch):
+    plain = short(cls, memory=str(tmp_path)).fit(X).score_samples(X)
+    detector = short(cls, memory=str(tmp_path), on_interrupt="keep").fit(X)
+    np.testing.assert_array_equal(detector.score_samples(X), plain)
+    folders = list(tmp_path.rglob("output.pkl"))
+    assert len(folders) == 1
+    later = [n for n in vars(detector).values() if isinstance(n, AlternatingNet)]
+    assert all(net.on_interrupt == "keep" for net in later)
 
 
 @every_staged_detector

@@ -174,7 +174,7 @@ def frozen(build, example, adapt_from) -> FrozenNetwork:
         hint = "input_size enlarges images" if images else "images need image_shape"
         raise ValueError(
             f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
-            f"{shape}; {hint}. {error}"
+            f"{shape}, as they are given to it; {hint}. {error}"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from io import StringIO
 
 __all__ = ["Bar"]
 
@@ -32,10 +33,11 @@ class Bar:
     def __init__(self, name: str, total: int, file=None):
         from tqdm.auto import tqdm
 
-        file, self.name = file or sys.stderr, name
+        # There is no stderr in a program without a console.
+        file, self.name = file or sys.stderr or StringIO(), name
         self.losses: Mapping[str, float] = {}
         options = {"dynamic_ncols": True, "bar_format": _IN_PLACE}
-        if not (_is_widget(tqdm) or file.isatty()):
+        if not (_is_widget(tqdm) or _is_terminal(file)):
             options = {"mininterval": _EVERY, "ncols": _WIDTH, "bar_format": _IN_LINES}
             file = _Lines(file)
         self.bar = tqdm(total=total, desc=name, file=file, miniters=1, **options)
@@ -93,6 +95,11 @@ class _Lines:
     def flush(self) -> None:
         """Pass it on."""
         self.file.flush()
+
+
+def _is_terminal(file) -> bool:
+    """Return whether a file is a terminal; one that cannot tell is none."""
+    return hasattr(file, "isatty") and file.isatty()
 
 
 def _is_widget(tqdm) -> bool:

@@ -262,7 +262,8 @@ class AlternatingNet(NeuralNet, ABC):
             If the run was interrupted, and is not to be kept.
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
-        self.callbacks = [checked(callback) for callback in callbacks]
+        # Of a run without epochs there is nothing to be told.
+        self.callbacks = [checked(callback) for callback in callbacks if max_epochs]
         if self.initialized_:
             self._initialize_callbacks()
         else:
@@ -521,8 +522,14 @@ class AlternatingNet(NeuralNet, ABC):
     def __getstate__(self):
         # Callbacks hold what does not pickle, such as a progress bar, and serve
         # the run that they were made for alone. What builds the modules may hold
-        # modules itself, and has served as well.
-        gone = {"callbacks": [], "callbacks_": [], "modules": dict(self.modules)}
+        # modules itself, and has served as well. What an interrupt does is a matter of
+        # a run too: a cache is to find a net whatever it is.
+        gone = {
+            "callbacks": [],
+            "callbacks_": [],
+            "on_interrupt": "raise",
+            "modules": dict(self.modules),
+        }
         if self.initialized_:
             gone["modules"] = dict.fromkeys(self.modules)
         return super().__getstate__() | gone

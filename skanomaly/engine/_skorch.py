@@ -101,9 +101,11 @@ def check_monitor(callback, row: Mapping[str, Any]) -> None:
     if not losses or not isinstance(monitor, str) or monitor in row:
         return
     best = isinstance(callback, of_skorch.Checkpoint)
+    recorded = [f"{name}_best" if best else name for name in losses]
     raise ValueError(
-        f"{type(callback).__name__} of skorch watches {monitor!r}, which this stage "
-        f"does not record. monitor may be one of "
-        f"{[f'{name}_best' if best else name for name in losses]}"
-        + (", None or a function of the net." if best else ".")
+        f"{type(callback).__name__} of skorch watches {monitor!r}, which this stage of "
+        f"the training does not record; it has {recorded}. Callbacks are called in all "
+        "stages, and a monitor has to be recorded in each of them"
+        + ("; None, or a function of the net, always is." if best else ".")
+        + " To watch one stage, write a callback that passes over the others."
     )
