@@ -167,6 +167,7 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
             scores = self._score_rows(rows)
             self._check_finite(scores)
             self._set_threshold(self._learn_range(X, apart, X_apart, scores))
+            self._reach_threshold()
 
     @contextmanager
     def _advising(self):

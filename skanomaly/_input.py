@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import prod
+from math import log1p, prod
 from numbers import Real
 from typing import ClassVar
 
@@ -30,6 +30,9 @@ _COLOURS = 4  # red, green, blue, and transparency
 _MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
 _ENOUGH, _NUMBERS = 1000, 2**22  # rows, and numbers, to see whether units are the same
 _MOST = 1e15  # of scaled numbers whose squares can be summed in single precision
+# Beyond the range by this, in halves of its width, rows are outliers: of a table, whose
+# columns may have heavy tails, and images, whose pixels have bounds.
+_FAR_OUT = 100.0, 1.0
 _AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
 
 
@@ -71,9 +74,15 @@ class InputMixin:
         if self.image_shape is not None and ndim == TABLE:
             X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
         elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
+            *sides, n_last = X.shape[1:]
+            way_out = (
+                "channels come first: np.moveaxis(X, -1, 1) brings them there."
+                if tuple(self.image_shape) == (n_last, *sides)
+                else "it is for images in flat rows."
+            )
             raise ValueError(
                 f"X holds images of shape {X.shape[1:]}, and image_shape="
-                f"{self.image_shape}: it is for images in flat rows."
+                f"{self.image_shape}: {way_out}"
             )
         if reset:
             self._refuse_channels_last(X.shape[1:], said=ndim > TABLE)
@@ -100,17 +109,27 @@ class InputMixin:
     def _refuse_channels_last(self, shape, said):
         """Raise an error if images look as if their last axis were the channels.
 
-        `said` tells whether `image_shape`, if it is given, confirms the shape of X; for
-        flat rows nothing else tells it.
+        Warn if they may be either. `said` tells whether `image_shape`, if it is given,
+        confirms the shape of X; for flat rows nothing else tells it.
         """
-        if not _has_channels_last(shape) or (said and self.image_shape is not None):
+        if not _has_short_last(shape) or (said and self.image_shape is not None):
             return
         *sides, n_last = shape
         n_first, *others = shape
-        rows = "Images", "Clips"
+        rows = ("Images", "Clips")[len(shape) > IMAGES - 1]
         way_out = f"image_shape={shape} says so" if said else "give X in that shape"
+        if not _has_channels_last(shape):
+            warn(
+                f"{rows} of shape {shape} are read as {n_first} channels of "
+                f"{' x '.join(map(str, others))}: channels come first. If so, "
+                f"{way_out}{'' if said else ' and keep image_shape'}. If they are "
+                f"{' x '.join(map(str, sides))} with {n_last} channels, "
+                "np.moveaxis(X, -1, 1) brings the channels to the front"
+                f"{'' if said else ', once X has these axes'}."
+            )
+            return
         raise ValueError(
-            f"{rows[len(shape) > IMAGES - 1]} of shape {shape} look like "
+            f"{rows} of shape {shape} look like "
             f"{' x '.join(map(str, sides))} with {n_last} channels. Channels come "
             "first: np.moveaxis(X, -1, 1) brings them there"
             f"{'' if said else ', once X has these axes'}. If they are {n_first} "
@@ -278,6 +297,17 @@ class InputMixin:
         # Training rows are inside, unless some of their pixels are cut off.
         return scores if clip is None else self._kept_in_range(scores, X[~apart])
 
+    def _reach_threshold(self):
+        """Make the unit of what is taken off so large that rows far out are outliers.
+
+        A critic that tells little apart has scores close together, all of them far
+        above its threshold: their spread alone would leave any image an inlier.
+        """
+        middle, spread = self._usual_scores
+        far = _FAR_OUT[len(self._row_shape) > 1]
+        needed = (middle - self.offset_) / log1p(far)
+        self._usual_scores = middle, max(spread, needed)
+
     def _kept_in_range(self, scores, X):
         """Return scores of which no row beyond the range of training has a high one."""
         if not hasattr(self, "_range"):  # in files that know of none
@@ -292,15 +322,18 @@ class InputMixin:
         return scores
 
 
+def _has_short_last(shape):
+    """Return whether the last axis of rows is the shortest, as that of channels is."""
+    return len(shape) >= IMAGES - 1 and shape[-1] < min(shape[:-1])
+
+
 def _has_channels_last(shape):
     """Return whether the last axis of rows is likely to be that of channels.
 
     It is the shortest, and has as many numbers as colours with transparency at most,
     or the two before it are a square: many channels beside narrow images are rare.
     """
-    if len(shape) < IMAGES - 1 or shape[-1] >= min(shape[:-1]):
-        return False
-    return shape[-1] <= _COLOURS or shape[-3] == shape[-2]
+    return _has_short_last(shape) and (shape[-1] <= _COLOURS or shape[-3] == shape[-2])
 
 
 def _may_be_any_target(y):
@@ -325,8 +358,14 @@ def _conversion(y):
         return ""
     if y.dtype.kind == "b":
         return " Where True is an anomaly: np.where(y, -1, 1)."
-    rarer = 1 if counts.keys() == {0, 1} else min(counts, key=counts.get)
-    return f" Where {rarer!r} is an anomaly: np.where(y == {rarer!r}, -1, 1)."
+    rarer, other = sorted(counts, key=counts.get)
+    if counts.keys() == {0, 1}:  # of as many, 1 is the anomaly by custom
+        rarer = 0 if counts[0] < counts[1] else 1
+    which = "" if counts[rarer] == counts[other] else ", the rarer one,"
+    return (
+        f" Where {rarer!r}{which} is an anomaly: "
+        f"np.where(np.asarray(y) == {rarer!r}, -1, 1)."
+    )
 
 
 def _shortened(y):

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import config_context
+from sklearn.datasets import load_digits
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_common import DETECTORS, short
 
-from skanomaly import ADRA, TransferAD, load, save
+from skanomaly import ADRA, HistoryAD, TransferAD, load, save
 from skanomaly._input import _has_channels_last
 from skanomaly.exceptions import PixelRangeWarning
 from skanomaly.model_selection import LeaveAnomalyKindOut
@@ -34,25 +35,25 @@ def X():
 
 # Labels (point 5) --------------------------------------------------------------------
 
+
+def hint(value):
+    return rf"np\.where\(np\.asarray\(y\) == {value}, -1, 1\)\."
+
+
 TWO_VALUES = {
-    "0 and 1": (np.r_[np.ones(8), np.zeros(112)], r"np\.where\(y == 1, -1, 1\)\."),
-    "integers": (np.repeat([1, 0], [8, 112]), r"np\.where\(y == 1, -1, 1\)\."),
-    "1 and 0": (np.repeat([0, 1], [8, 112]), r"np\.where\(y == 1, -1, 1\)\."),
-    "1 and 2": (np.repeat([2, 1], [8, 112]), r"np\.where\(y == 2, -1, 1\)\."),
-    "half": (np.arange(120) % 2, r"np\.where\(y == 1, -1, 1\)\."),
+    "0 and 1": (np.r_[np.ones(8), np.zeros(112)], "1, the rarer one, .*" + hint(1)),
+    "integers": (np.repeat([1, 0], [8, 112]), hint(1)),
+    "1 and 0": (np.repeat([0, 1], [8, 112]), "0, the rarer one, .*" + hint(0)),
+    "1 and 2": (np.repeat([2, 1], [8, 112]), hint(2)),
+    "half": (np.arange(120) % 2, "Where 1 is an anomaly: " + hint(1)),
+    "list": ([1] * 8 + [0] * 112, hint(1)),
     "bool": (np.arange(120) < 8, r"np\.where\(y, -1, 1\)\."),
-    "text": (
-        np.array(["odd"] * 8 + ["normal"] * 112),
-        r"np\.where\(y == 'odd', -1, 1\)\.",
-    ),
+    "text": (np.array(["odd"] * 8 + ["normal"] * 112), hint("'odd'")),
     "text in a Series": (
         pd.Series(["odd"] * 8 + ["normal"] * 112, dtype=object),
-        r"np\.where\(y == 'odd', -1, 1\)\.",
+        hint("'odd'"),
     ),
-    "text of numbers": (
-        np.array(["-1"] * 8 + ["1"] * 112),
-        r"np\.where\(y == '-1', -1, 1\)\.",
-    ),
+    "text of numbers": (np.array(["-1"] * 8 + ["1"] * 112), hint("'-1'")),
     "-1 and 2": (np.r_[-np.ones(8), np.full(112, 2)], r"it holds -1\.0, 2\.0\."),
 }
 
@@ -62,8 +63,13 @@ TWO_VALUES = {
 def test_labels_that_mark_no_anomaly_are_an_error(cls, X, case):
     """Known frauds under 0/1, bool or string labels were learned as normal."""
     y, message = TWO_VALUES[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         short(cls).fit(X, y)
+    if "np.where" in str(caught.value):  # which marks the eight, of lists too
+        advice = str(caught.value).partition("an anomaly: ")[2].partition(". Where")[0]
+        for given in (y, list(y)):
+            made = eval(advice, {"np": np, "y": given})
+            assert np.sum(made == -1) == (60 if case == "half" else 8)
 
 
 @every_reader
@@ -95,7 +101,7 @@ def test_targets_that_may_be_anything_are_warned_about(cls, X, y):
 
 def test_a_corpus_does_without_labels(X):
     y = np.repeat([1, 0], [8, 112])
-    with pytest.warns(UserWarning, match=r"Nothing is taken.*where\(y == 1, -1, 1\)"):
+    with pytest.warns(UserWarning, match="Nothing is taken.*" + hint(1)):
         short(ADRA, corpus=X + 3).fit(X, y)
 
 
@@ -154,6 +160,33 @@ def test_channels_that_come_last_are_named(cls, shape):
 )
 def test_channels_that_come_first_pass(shape):
     assert not _has_channels_last(shape)
+
+
+@every_detector
+@pytest.mark.parametrize("shape", [(16, 24, 5), (24, 16, 8)], ids=str)
+def test_how_axes_are_read_is_said_where_the_last_is_the_shortest(cls, shape):
+    """Images of 16 x 24 with 5 channels were read as 16 channels in silence."""
+    images = np.random.default_rng(0).integers(0, 256, (60, *shape), dtype=np.uint8)
+    a, b, c = shape
+    message = (
+        rf"are read as {a} channels of {b} x {c}: .*image_shape=\({a}, {b}, {c}\) says "
+        rf"so.*{a} x {b} with {c} channels, np\.moveaxis\(X, -1, 1\)"
+    )
+    with pytest.warns(UserWarning, match=message):
+        short(cls)._check_rows(images, reset=True)
+    with pytest.warns(UserWarning, match=rf"{a} channels of .*give X in that shape"):
+        short(cls, image_shape=shape)._check_rows(images.reshape(60, -1), reset=True)
+    short(cls, image_shape=shape)._check_rows(images, reset=True)
+    short(cls)._check_rows(np.moveaxis(images, -1, 1), reset=True)
+
+
+def test_an_image_shape_with_channels_first_names_channels_last():
+    """It was said that image_shape is for flat rows, and nothing of the cause."""
+    images = np.random.default_rng(0).uniform(size=(60, 8, 8, 4))
+    with pytest.raises(ValueError, match=r"come first: np\.moveaxis\(X, -1, 1\)"):
+        short(ADRA, image_shape=(4, 8, 8)).fit(images)
+    with pytest.raises(ValueError, match="it is for images in flat rows"):
+        short(ADRA, image_shape=(8, 4, 8)).fit(images)
 
 
 def test_channels_of_clips_that_come_last_are_named():
@@ -234,6 +267,48 @@ FAR_IMAGES = {
     "a pixel at 1000": lambda X: with_pixel(X, 1000),
     "a pixel at -1e300": lambda X: with_pixel(X, -1e300),
 }
+
+
+@every_detector
+@pytest.mark.filterwarnings("ignore:X holds floats")
+@pytest.mark.parametrize("contamination", ["auto", 0.1])
+def test_images_far_beyond_the_range_are_outliers(cls, contamination, pictures):
+    """A critic's scores were so close together that any image stayed an inlier."""
+    detector = short(cls, contamination=contamination).fit(pictures)
+    changed = {name: make(pictures) for name, make in FAR_IMAGES.items()}
+    for name, images in changed.items():
+        excess = ValueRange(*detector._range).excess(images)
+        assert (detector.predict(images)[excess > 1] == -1).all(), name
+        assert np.sum(excess > 1) > 30, name
+    _, unit = detector._usual_scores
+    detector.offset_ -= 100
+    assert detector._usual_scores[1] == unit  # of fit, and not of what is set later
+    assert (detector.predict(changed["three times as bright"]) == 1).any()
+
+
+@pytest.mark.filterwarnings("ignore:X holds floats")
+def test_a_critic_finds_bright_images_less_normal_than_other_digits():
+    """Digits three times as bright came before other ones, and were inliers."""
+    X, y = load_digits(return_X_y=True)
+    X = X.reshape(-1, 1, 8, 8)
+    normal = X[y == 3]
+    detector = HistoryAD(
+        max_epochs=3, detector_epochs=3, n_copies=1, random_state=0
+    ).fit(normal[:90])
+    fresh = normal[90:]
+    assert (detector.predict(fresh) == 1).all()
+    others = detector.score_samples(X[y != 3])
+    for far in (3 * fresh, 1e3 * fresh, fresh - 16, fresh + 16):
+        scores = detector.score_samples(far)
+        assert (scores < np.minimum(detector.offset_, np.quantile(others, 0.05))).all()
+
+
+@every_detector
+def test_rows_of_a_table_far_beyond_the_range_are_outliers(cls, X):
+    detector = short(cls).fit(X)
+    for j in range(4):
+        for side in (-1e3, 1e3):
+            assert (detector.predict(far_rows(X, j, side)) == -1).all()
 
 
 def far_rows(X, j, value):
@@ -378,6 +453,18 @@ def test_pixels_far_out_at_either_end_are_warned_about(cls, change, pictures):
         detector.score_samples(with_pixel(pictures, -1000))
 
 
+@every_detector
+def test_pixels_are_compared_with_the_scale_of_their_channel(cls, pictures):
+    """Channels in units of their own were warned about on the training images."""
+    units = np.array([1000, 1]).reshape(1, 2, 1, 1)
+    images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
+    detector = short(cls, scaling="standard").fit(images)
+    detector.score_samples(images)
+    images[:, 1] *= 100  # still in the range of the other
+    with pytest.warns(UserWarning, match="pixels hardly have one scale"):
+        detector.score_samples(images)
+
+
 @pytest.mark.parametrize("shape", [(3,), (784,), (3, 16, 16), (1, 4, 8, 8)])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
@@ -417,6 +504,45 @@ def test_one_hot_pixel_does_not_set_the_range(scaling, value, pictures):
     expected = ordinary.transform(np.clip(spoilt, 0, 1))
     tolerance = 1e-6 if scaling == "minmax" else 0.1  # a moment of one image more
     np.testing.assert_allclose(scaler.transform(spoilt), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4])
+def test_a_hot_pixel_is_found_in_the_unit_of_its_channel(unit, pictures):
+    """A channel with large numbers hid it where each is scaled by itself."""
+    units = np.array([unit, 1]).reshape(1, 2, 1, 1)
+    images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
+    spoilt = images.copy()
+    spoilt[7, 1, 2, 2] = 1000
+    scaler = make_scaler("standard", images=True)
+    left_out = fit_by_parts(scaler, spoilt, np.ones(60, dtype=bool))
+    assert "Pixels of channel 1 go from 0 to 1000, but only from 0 to 1 in" in left_out
+    assert [bound.ravel().tolist() for bound in scaler.clip_] == [
+        [-np.inf, 0],
+        [np.inf, 1],
+    ]
+    ordinary = make_scaler("standard", images=True).fit(images)
+    np.testing.assert_allclose(
+        scaler.transform(spoilt),
+        ordinary.transform(np.minimum(spoilt, units)),
+        atol=0.1,
+    )
+    few = np.arange(60) < 19  # of which one is more than one in twenty
+    assert fit_by_parts(make_scaler("standard", images=True), spoilt, few) is None
+
+
+@every_detector
+@pytest.mark.filterwarnings("ignore:X holds floats")
+def test_a_detector_with_a_hot_pixel_of_a_channel_is_kept(cls, pictures, tmp_path):
+    units = np.array([1e4, 1]).reshape(1, 2, 1, 1)
+    images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
+    images[7, 1, 2, 2] = 1000
+    with pytest.warns(PixelRangeWarning, match=r"of channel 1 .*cut off"):
+        detector = short(cls, scaling="standard").fit(images)
+    scores = detector.score_samples(images)
+    assert scores.argmin() == 7
+    save(detector, tmp_path / "detector.safetensors")
+    loaded = load(tmp_path / "detector.safetensors")
+    np.testing.assert_array_equal(loaded.score_samples(images), scores)
 
 
 @every_detector

@@ -37,7 +37,7 @@ class ValueRange(NamedTuple):
         ----------
         sets : list of tuple of ndarray
             Rows (n, d) or (n, c, ...), and which of them to look at, (n,) of bool.
-        clip : tuple of float, or None
+        clip : tuple of float or of ndarray of shape (c, 1, ...), or None
             What bounds the range.
 
         Returns
@@ -61,7 +61,8 @@ class ValueRange(NamedTuple):
         low, high = (np.float64(values) for values in zip(*ends, strict=True))
         low, high = low.min(0), high.max(0)
         if clip is not None:
-            low, high = np.clip(low, *clip), np.clip(high, *clip)
+            bounds = [np.ravel(bound) for bound in clip]
+            low, high = np.clip(low, *bounds), np.clip(high, *bounds)
         largest = np.maximum(np.abs(low), np.abs(high))
         with np.errstate(over="ignore"):
             width = high - low
@@ -113,7 +114,7 @@ class ValueRange(NamedTuple):
         return np.clip(X, self.low, self.high).astype(kind, copy=False)
 
 
-def kept_below(scores, inside, excess, median, spread):
+def kept_below(scores, inside, excess, median, unit):
     """Return scores of rows beyond the range, none of which is more normal for it.
 
     Parameters
@@ -122,17 +123,18 @@ def kept_below(scores, inside, excess, median, spread):
         Scores of rows, and of the same rows cut at the bounds of the range.
     excess : ndarray of shape (n,)
         How far they are beyond.
-    median, spread : float
-        Middle of the scores of the training rows, and how far these are apart.
+    median, unit : float
+        Middle of the scores of the training rows, and a unit: how far these are apart,
+        or more.
 
     Returns
     -------
     ndarray of shape (n,)
         The lower of the two scores. What it has above the median goes with the excess,
-        and is gone at 1; and `spread` times log(1 + excess) is taken off: columns with
+        and is gone at 1; and `unit` times log(1 + excess) is taken off: columns with
         heavy tails have normal rows far out too. At the bounds these are the scores
         themselves.
     """
     kept = np.minimum(scores, inside)
     kept = kept - np.minimum(excess, 1) * np.maximum(kept - median, 0)
-    return np.maximum(kept - spread * np.log1p(excess), _LOWEST)
+    return np.maximum(kept - unit * np.log1p(excess), _LOWEST)

@@ -46,9 +46,10 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...)
         A pixel ``x`` becomes ``x * scale_ + min_``, computed in float64: the digits of
         float32 may all be those of the shift.
-    clip_ : tuple of float, or None
+    clip_ : tuple of float or of ndarray of shape (c, 1, ...), or None
         Where pixels are cut first: the range without values that hardly any image has,
-        if there are such.
+        if there are such. That of "standard" is a range of each channel, without bounds
+        for those that have no such values.
     bytes_ : bool
         Whether the images were of dtype uint8.
     seen_ : tuple
@@ -94,8 +95,11 @@ class ImageScaler(TransformerMixin, BaseEstimator):
             return True
         if self.bytes_:  # and X holds floats, of 0 to 255 or of 0 to 1
             return 1 < X.max() <= _BYTES_BEYOND and X.min() >= 255 - _BYTES_BEYOND
-        # Both ends: what is far too dark is no more of one scale than too bright.
-        ends = np.float64([X.min(), X.max()]).reshape(-1, *[1] * self.scale_.ndim)
+        # Both ends: what is far too dark is no more of one scale than too bright. Those
+        # of each channel, since channels may have scales of their own.
+        axes = (0, *range(2, X.ndim))
+        ends = np.float64([X.min(axes), X.max(axes)])
+        ends = ends.reshape(2, -1, *[1] * (X.ndim - 2))
         return bool((np.abs(ends * self.scale_ + self.min_) < _FAR).all())
 
     def transform(self, X):
@@ -162,7 +166,8 @@ def fit_by_parts(scaler, X, chosen):
         return None
     left_out = None
     if isinstance(scaler, ImageScaler) and X.dtype != np.uint8:
-        scaler.clip_, left_out = _usual_range(X, chosen)
+        by_channel = scaler.method == "standard"
+        scaler.clip_, left_out = _usual_range(X, chosen, by_channel)
     # Who scales looks at what comes of numbers whose squares are none.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for rows in parts_of(X, chosen):
@@ -186,32 +191,49 @@ def parts_of(X, chosen):
             yield rows if chosen[part].all() else rows[chosen[part]]
 
 
-def _usual_range(X, chosen):
+def _usual_range(X, chosen, by_channel):
     """Return the range of images without values that hardly any has, and what it lacks.
 
     One pixel that is a hundred times as bright as all others would leave these a
     hundredth of the scaled range. It is images that are counted, and not pixels, since
-    a value in few pixels of every image is what these images are about.
+    a value in few pixels of every image is what these images are about. Channels that
+    are scaled each by itself may have different units, and are looked at one by one.
     """
+    n_ranges = X.shape[1] if by_channel else 1
     ends = [
-        (part.min(1), part.max(1))
-        for part in (rows.reshape(len(rows), -1) for rows in parts_of(X, chosen))
+        (part.min(2), part.max(2))
+        for part in (
+            rows.reshape(len(rows), n_ranges, -1) for rows in parts_of(X, chosen)
+        )
     ]
     lows, highs = (
         np.concatenate(values).astype(np.float64) for values in zip(*ends, strict=True)
     )
-    low = np.quantile(lows, _RARE, method="higher")
-    high = np.quantile(highs, 1 - _RARE, method="lower")
+    low = np.quantile(lows, _RARE, axis=0, method="higher")
+    high = np.quantile(highs, 1 - _RARE, axis=0, method="lower")
     reach = _BEYOND * (high - low)
     usual = (lows >= low - reach) & (highs <= high + reach)
     # Where most images are of one value, the others are all that there is to see.
-    if len(lows) < _ENOUGH_IMAGES or reach <= 0 or usual.all():
+    spoilt = np.flatnonzero((reach > 0) & ~usual.all(0))
+    if len(lows) < _ENOUGH_IMAGES or not len(spoilt):
         return None, None
-    low, high = float(lows[usual].min()), float(highs[usual].max())
-    return (low, high), (
-        f"Pixels go from {lows.min():g} to {highs.max():g}, but only from {low:g} to "
-        f"{high:g} in {np.mean(usual):.2%} of the images, all but {np.sum(~usual)}."
+    clip = np.full((2, n_ranges), [[-np.inf], [np.inf]])
+    for k in spoilt:
+        clip[:, k] = lows[usual[:, k], k].min(), highs[usual[:, k], k].max()
+    first = spoilt[0]
+    low, high = clip[:, first]
+    left_out = (
+        f"Pixels{f' of channel {first}' if n_ranges > 1 else ''} go from "
+        f"{lows[:, first].min():g} to {highs[:, first].max():g}, but only from {low:g} "
+        f"to {high:g} in {np.mean(usual[:, first]):.2%} of the images, all but "
+        f"{np.sum(~usual[:, first])}."
     )
+    if len(spoilt) > 1:
+        left_out += f" {len(spoilt)} of {n_ranges} channels have such pixels."
+    if n_ranges == 1:
+        return (float(low), float(high)), left_out
+    shape = (-1,) + (1,) * (X.ndim - 2)
+    return tuple(bounds.reshape(shape) for bounds in clip), left_out
 
 
 def make_scaler(scaling, *, images):
