@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+# For type checkers alone: half of it is errors on purpose.
+collect_ignore = ["typing"]
+
 # One thread: the networks of the tests are small, and the machine is shared.
 torch.set_num_threads(1)
 
