@@ -153,14 +153,19 @@ def by_colour(images, back=False):
     return torch.einsum("ko,nohw->nkhw", axes.T if back else axes, images)
 
 
-def _spectrum(images):
-    """Return the share of the power in each band, by channel, in the mean of images."""
+def power_spectrum(images: Tensor) -> Tensor:
+    """Return the power of each number of rfft2, by channel, without that of edges."""
     images = by_colour(images)
     images = images - images.mean((2, 3), keepdim=True)
     window = [
         torch.hann_window(n, False, device=images.device) for n in images.shape[2:]
     ]
-    power = torch.fft.rfft2(images * window[0][:, None] * window[1]).abs().square()
+    return torch.fft.rfft2(images * window[0][:, None] * window[1]).abs().square()
+
+
+def _spectrum(images):
+    """Return the share of the power in each band, by channel, in the mean of images."""
+    power = power_spectrum(images)
     power = (power / power.sum((2, 3), keepdim=True).clamp_min(_TINY)).mean(0)
     frequency = frequencies(images)
     band = (frequency / _TOP * (_BANDS - 1)).round().long().flatten()

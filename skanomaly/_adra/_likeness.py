@@ -25,7 +25,7 @@ from torch import Tensor
 from ..engine import MappedRows, Rows
 from ..exceptions import CorpusSourceWarning
 from ..utils._warnings import warn
-from ._corpus import by_colour, frequencies, no_sharper
+from ._corpus import by_colour, frequencies, no_sharper, power_spectrum
 
 #: AUROC above which a corpus has another source. What images show alone brings classes
 #: of CIFAR-10 and digits of MNIST to .90 against the others, but for the digit 1.
@@ -161,12 +161,7 @@ def _middle(images):
 
 def _shares(images):
     """Return the logarithm of the share of the power in each band, by channel."""
-    images = by_colour(images)
-    images = images - images.mean((2, 3), keepdim=True)
-    window = [
-        torch.hann_window(n, False, device=images.device) for n in images.shape[2:]
-    ]
-    power = torch.fft.rfft2(images * window[0][:, None] * window[1]).abs().square()
+    power = power_spectrum(images)
     edges = torch.tensor(_EDGES, device=images.device)
     band = torch.bucketize(frequencies(images), edges)
     total = torch.stack(
