@@ -19,7 +19,7 @@ from torch import nn
 from skanomaly._aa_bigan._net import AnomalyAwareBiGAN
 from skanomaly._aa_bigan._networks import image_networks
 from skanomaly.engine import Rows
-from skanomaly.networks import SideBySide
+from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
 from .timing import interleaved, milliseconds_per_step, ratios
@@ -108,13 +108,13 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
     known = rows.take(torch.arange(n_known, device=device))
     networks = image_networks((1, 32, 32), LATENT_DIM, WIDTH, True)
     net = AnomalyAwareBiGAN(
-        {k: partial(SideBySide.of, 1, build) for k, build in networks.items()},
+        {k: partial(Ensemble.of, 1, build) for k, build in networks.items()},
         latent_dim=LATENT_DIM,
         prepare=torch.clone,
         targets=(A, B, C),
         n_known=n_known,
         beta2=0.9,
-        n_copies=1,
+        n_estimators=1,
         batch_size=batch_size,
         lr=LR,
         device=device,

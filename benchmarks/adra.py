@@ -173,14 +173,16 @@ class FineTuning(ResidualAdaptation):
         ]
         return self
 
-    def players(self):
+    def configure_optimizers(self):
         # All but what is trained is ADRA's: the longest gradient as well.
         return {
-            "adapters": super().players()["adapters"]._replace(module=self.backbone_)
+            "adapters": super()
+            .configure_optimizers()["adapters"]
+            ._replace(module=self.backbone_)
         }
 
-    def turns(self, batch):
-        for player, loss in super().turns(batch):
+    def training_step(self, batch):
+        for player, loss in super().training_step(batch):
             yield (
                 player,
                 loss + self.penalty * self.distance() if self.penalty else loss,

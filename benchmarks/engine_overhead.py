@@ -31,10 +31,10 @@ def make_module():
 class Autoencoder(AlternatingNet):
     """The least that a method can be: one player, one loss."""
 
-    def players(self):
+    def configure_optimizers(self):
         return {"coder": Player(self.coder_, ADAM)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         yield "coder", (self.coder_(batch) - batch).square().mean()
 
 

@@ -23,7 +23,7 @@ PAPER = {
     "alpha": 1.0,
     "beta": 3.0,
     "max_epochs": 5,
-    "n_copies": 1,
+    "n_estimators": 1,
     "n_critic": 5,
     "init": "average",
     "batch_size": 64,
@@ -34,7 +34,7 @@ PAPER = {
 # One change of the defaults at a time, on the tables.
 ABLATION = {
     "defaults": {},
-    "one history": {"n_copies": 1},
+    "one history": {"n_estimators": 1},
     "usual start": {"spread": None},
     "start 2": {"spread": 2.0},
     "start 10": {"spread": 10.0},

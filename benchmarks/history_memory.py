@@ -33,7 +33,7 @@ def fit_and_measure(way, n_saves):
     X = np.random.default_rng(0).normal(size=(EPOCH_STEPS * BATCH_SIZE * 10 // 9, 64))
     every = N_EPOCHS * EPOCH_STEPS // n_saves
     detector = HistoryAD(
-        n_copies=1,
+        n_estimators=1,
         width=512,
         max_epochs=N_EPOCHS,
         saves_per_epoch=n_saves // N_EPOCHS if way == "running sum" else 1,

@@ -26,7 +26,7 @@ from skanomaly._joint_encoder_gan._networks import (
     image_networks,
 )
 from skanomaly.engine import Rows
-from skanomaly.networks import SideBySide
+from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
 from .timing import interleaved, milliseconds_per_step, ratios
@@ -197,13 +197,13 @@ def compare(
     )
     rows = Rows(X.astype(np.float32) / 127.5 - 1, device=device)
     net = JointNet(
-        {role: partial(SideBySide.of, 1, build) for role, build in networks.items()},
+        {role: partial(Ensemble.of, 1, build) for role, build in networks.items()},
         latent_dim=latent_dim,
         frame=frame,
         clip=torch.clone,
         encoder_loss="image",
         cycle_updates_generator=False,
-        n_copies=1,
+        n_estimators=1,
         lr=LR,
         device=device,
     )
@@ -227,7 +227,7 @@ def compare(
     figures = milliseconds_per_step(seconds, n_steps)
     for name in plain:
         figures[f"{name} / package"] = median(ratios(seconds, name, "package"))
-    ours = held_by(net._optimizer(name) for name in net.players())
+    ours = held_by(net._optimizer(name) for name in net.configure_optimizers())
     theirs = held_by(plain["plain"].optimizers.values())
     return figures | {"optimiser memory, package / plain": ours / theirs}
 

@@ -39,11 +39,11 @@ def make_coder(n_columns: int, width: int, latent_dim: int) -> nn.Module:
 class AutoencoderNet(AlternatingNet):
     """One player, whose loss is the error of reconstruction."""
 
-    def players(self):
+    def configure_optimizers(self):
         adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
         return {"coder": Player(self.coder_, adam)}
 
-    def turns(self, batch: Tensor):
+    def training_step(self, batch: Tensor):
         yield "coder", self.error(batch).mean()
 
     def error(self, rows: Tensor) -> Tensor:

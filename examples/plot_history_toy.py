@@ -88,7 +88,7 @@ def fit(random_state, **params):
     recorder = Recorder()
     detector = HistoryAD(
         architecture={"generator": Beside},
-        n_copies=1,
+        n_estimators=1,
         latent_dim=1,
         width=64,
         batch_size=64,
@@ -261,7 +261,7 @@ for ax in axes:
 # slope in another, depending on where the generator spent its time, and the two need
 # not lean to the same side. In one dimension the averaged critic is a start at most,
 # and the detector above owes the rest to its own training. An average over critics of
-# different trainings would mean nothing at all, and there is none: with ``n_copies``
-# above 1 each history has a detector of its own, and their scores are averaged.
+# different trainings would mean nothing, and there is none: with ``n_estimators > 1``
+# each history has a detector of its own, and their scores are averaged.
 
 plt.show()

@@ -176,7 +176,7 @@ for row, (title, images) in zip(axes, panels.items(), strict=True):
 # that the method has. To keep it short, two games are played instead of eight.
 
 search = GridSearchCV(
-    AABiGAN(scaling="minmax", n_copies=2, random_state=0),
+    AABiGAN(scaling="minmax", n_estimators=2, random_state=0),
     {"criterion": ["reconstruction", "latent_norm"]},
     scoring=detector_roc_auc,
     cv=LeaveAnomalyKindOut(kinds_train, random_state=0),

@@ -22,7 +22,7 @@ from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
 )
-from .networks import SideBySide, built_for
+from .networks import Ensemble, built_for
 from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._memory import run_or_recall
@@ -70,7 +70,7 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
     #: are facts. Others take effect when rows are scored, or trained on again.
     _fixed_by_fit: ClassVar[tuple[str, ...]] = (
         *("contamination", "scaling", "image_shape"),
-        *("architecture", "latent_dim", "width", "n_copies"),
+        *("architecture", "latent_dim", "width", "n_estimators"),
     )
 
     @abstractmethod
@@ -380,9 +380,9 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         return natural
 
     def _side_by_side(self, n_columns=2048):
-        """Return `n_copies`; "auto" is 1 for images, else 8, or as many as fit."""
-        if self.n_copies != "auto":
-            return self._given("n_copies")
+        """Return `n_estimators`; "auto" is 1 for images, else 8, or as many as fit."""
+        if self.n_estimators != "auto":
+            return self._given("n_estimators")
         n, *sides = self._row_shape
         return 1 if sides else min(max(n_columns // n, 1), 8)
 
@@ -395,11 +395,13 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         bound = _CLIP if self.scaling is not None else torch.inf
         return partial(torch.clamp, min=-bound, max=bound)
 
-    def _own_builders(self, n_copies, roles):
+    def _own_builders(self, n_estimators, roles):
         """Return what builds copies of the user's networks, for roles by name."""
         return {
             name: partial(
-                SideBySide.of, n_copies, partial(built_for, name, build, roles[name])
+                Ensemble.of,
+                n_estimators,
+                partial(built_for, name, build, roles[name]),
             )
             for name, build in self._own_networks().items()
         }

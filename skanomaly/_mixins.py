@@ -39,8 +39,8 @@ class EncodingMixin:
         Returns
         -------
         ndarray of shape (n, k * l), float32
-            What the networks make of each row. Of k networks side by side (`n_copies`)
-            each makes a code of length l, one after the other.
+            The latent codes of the k members of the ensemble (`n_estimators`), each
+            of length l, one after the other.
 
         Raises
         ------
@@ -193,10 +193,10 @@ class SamplingMixin:
         """
         check_is_fitted(self)
         check_count(n_samples, "n_samples")
-        n_per_copy = ceil(n_samples / self.net_.n_copies)
+        n_per_member = ceil(n_samples / self.net_.n_estimators)
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
         with self._computing():
-            made = self._draw_rows(n_per_copy, seed)
+            made = self._draw_rows(n_per_member, seed)
         rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

@@ -20,8 +20,8 @@ __all__ = [
     "SLOPE",
     "ConvCritic",
     "ConvGenerator",
+    "Ensemble",
     "Role",
-    "SideBySide",
     "StackedCritic",
     "StackedMLP",
     "built_by",
@@ -46,7 +46,7 @@ class StackedMLP(nn.Module):
 
     Parameters
     ----------
-    n_copies : int
+    n_estimators : int
         Number of perceptrons, k.
     sizes : sequence of int
         Number of inputs, of units in each hidden layer, of outputs.
@@ -61,20 +61,22 @@ class StackedMLP(nn.Module):
 
     def __init__(
         self,
-        n_copies: int,
+        n_estimators: int,
         sizes: Sequence[int],
         normalised: bool = False,
         slope: float = SLOPE,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.n_copies, self.slope, self.dropout = n_copies, slope, dropout
+        self.n_estimators, self.slope, self.dropout = n_estimators, slope, dropout
         for k, (i, o) in enumerate(pairwise(sizes)):
             for name, n_rows in (("weight", i), ("bias", 1)):
-                values = torch.empty(n_copies, n_rows, o).uniform_(-(i**-0.5), i**-0.5)
+                values = torch.empty(n_estimators, n_rows, o).uniform_(
+                    -(i**-0.5), i**-0.5
+                )
                 self.register_parameter(f"{name}_{k}", nn.Parameter(values))
         for k, n_units in enumerate(sizes[1:-1] if normalised else ()):
-            self.add_module(f"norm_{k}", nn.BatchNorm1d(n_copies * n_units))
+            self.add_module(f"norm_{k}", nn.BatchNorm1d(n_estimators * n_units))
 
     def _layers(self):
         """Return weight and bias of each layer; a ModuleList would cost time."""
@@ -105,7 +107,7 @@ class StackedMLP(nn.Module):
             x = torch.baddbmm(b, x, w)
             if norm is not None:
                 x = norm(x.transpose(0, 1).flatten(1))
-                x = x.unflatten(1, (self.n_copies, -1)).transpose(0, 1)
+                x = x.unflatten(1, (self.n_estimators, -1)).transpose(0, 1)
             x = F.leaky_relu(x, self.slope)
             if self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
@@ -134,7 +136,7 @@ class StackedCritic(StackedMLP):
         return gradient
 
 
-class SideBySide(nn.Module):
+class Ensemble(nn.Module):
     """Several modules of one kind, each given its own part of the input.
 
     Parameters
@@ -148,9 +150,9 @@ class SideBySide(nn.Module):
         self.members = nn.ModuleList(modules)
 
     @classmethod
-    def of(cls, n_copies: int, build: Callable[[], nn.Module]) -> SideBySide:
-        """Return `n_copies` modules, each built anew."""
-        return cls(build() for _ in range(n_copies))
+    def of(cls, n_estimators: int, build: Callable[[], nn.Module]) -> Ensemble:
+        """Return `n_estimators` modules, each built anew."""
+        return cls(build() for _ in range(n_estimators))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map one (k, n, ...) or several to (k, n, ...), copy by copy."""

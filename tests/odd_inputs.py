@@ -32,11 +32,11 @@ import skanomaly
 
 #: A training of few steps by small networks: what is odd is the input.
 TINY = {
-    "ADRA": {"pretrain_epochs": 1, "n_copies": 1},
-    "AABiGAN": {"n_copies": 1},
+    "ADRA": {"pretrain_epochs": 1, "n_estimators": 1},
+    "AABiGAN": {"n_estimators": 1},
     "HistoryAD": {"detector_epochs": 1},
-    "JointEncoderGAN": {"n_copies": 1},
-    "TransferAD": {"transfer_epochs": 1, "n_copies": 1},
+    "JointEncoderGAN": {"n_estimators": 1},
+    "TransferAD": {"transfer_epochs": 1, "n_estimators": 1},
 }
 COMMON = {"max_epochs": 1, "width": 4, "batch_size": 16, "random_state": 0}
 

@@ -16,9 +16,9 @@ from skanomaly._aa_bigan._net import AnomalyAwareBiGAN, HeldOut
 from skanomaly._aa_bigan._networks import image_networks, working_shape
 from skanomaly.engine import Rows
 from skanomaly.model_selection import LeaveAnomalyKindOut
-from skanomaly.networks import SideBySide, StackedMLP
+from skanomaly.networks import Ensemble, StackedMLP
 
-SMALL = {"max_epochs": 4, "width": 8, "n_copies": 2, "random_state": 0}
+SMALL = {"max_epochs": 4, "width": 8, "n_estimators": 2, "random_state": 0}
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def plain_net(cls=AnomalyAwareBiGAN, **settings):
         "discriminator_xz": partial(Pairs, 5),
         "discriminator_xx": partial(Pairs, 6),
     }
-    builders = {k: partial(SideBySide.of, 2, build) for k, build in modules.items()}
+    builders = {k: partial(Ensemble.of, 2, build) for k, build in modules.items()}
     given = {
         "latent_dim": 2,
         "prepare": torch.clone,
         "targets": (1.0, 0.0, 0.75),
         "n_known": 5,
         "beta2": 0.999,
-        "n_copies": 2,
+        "n_estimators": 2,
         "batch_size": 16,
     }
     return cls(builders, **given | settings)
@@ -112,7 +112,7 @@ class Normed(nn.Module):
 def test_a_single_anomaly_is_normalised_by_running_means():
     """It has no statistics of its own: with one pixel left there was an error."""
     net = plain_net(n_known=1)
-    network = SideBySide.of(2, Normed)
+    network = Ensemble.of(2, Normed)
     network(torch.zeros(2, 9, 3), torch.zeros(2, 9, 2))
     many = torch.randn(2, 16, 3), torch.randn(2, 16, 2)
     one = torch.randn(2, 1, 3), torch.randn(2, 1, 2)
@@ -159,7 +159,7 @@ def play(net, x, known):
     """Return the losses of one step as the net has them, without any update."""
     net.known_, net.cycle_weight_ = known, 1 / 3 if len(known) else 1 / 2
     net.rng_ = torch.Generator().manual_seed(3)
-    (_, discriminators), (_, coders) = net.turns(x)
+    (_, discriminators), (_, coders) = net.training_step(x)
     return discriminators, coders
 
 
@@ -171,7 +171,7 @@ def gradients(net, loss, name):
 
 
 @pytest.mark.parametrize("n_known", [7, 0])
-def test_each_module_descends_its_loss_of_the_authors_training_step(n_known):
+def test_each_module_descends_its_loss_of_the_authors_turns(n_known):
     rows, known = rows_and_known()
     known = known.take(torch.arange(n_known))
     net = plain_net().initialize()
@@ -399,7 +399,7 @@ def test_a_label_changes_the_fit_and_lowers_the_score():
     X = rng.normal(size=(200, 4))
     X[:6, 0] += 4  # few, and not far: without labels they are learned as normal
     y = np.repeat([-1, 1], [6, 194])
-    settings = {"random_state": 0, "max_epochs": 60, "n_copies": 2}
+    settings = {"random_state": 0, "max_epochs": 60, "n_estimators": 2}
     labelled = AABiGAN(**settings).fit(X, y).score_samples(X)
     unlabelled = AABiGAN(**settings).fit(X).score_samples(X)
     assert not np.array_equal(labelled, unlabelled)
@@ -498,7 +498,7 @@ def test_a_perfect_autoencoder_finds_nothing():
 
     net = plain_net()
     net.modules |= {
-        name: partial(SideBySide.of, 2, partial(Same, None, 3))
+        name: partial(Ensemble.of, 2, partial(Same, None, 3))
         for name in ("encoder", "generator")
     }
     net.initialize()
@@ -621,7 +621,7 @@ def test_known_anomalies_help_against_their_own_kind():
     X, y = np.r_[normal[:400], odd[:8]], np.repeat([1, -1], [400, 8])
     X_test, y_test = np.r_[normal[400:], odd[8:]], np.repeat([1, -1], [200, 192])
     scores = [
-        AABiGAN(random_state=0, n_copies=2).fit(X, labels).score_samples(X_test)
+        AABiGAN(random_state=0, n_estimators=2).fit(X, labels).score_samples(X_test)
         for labels in (y, None)
     ]
     with_labels, without = (roc_auc_score(y_test, s) for s in scores)

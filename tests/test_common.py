@@ -41,15 +41,15 @@ DETECTORS = [
 
 # The common tests fit hundreds of times: short runs, small networks.
 SHORT = {
-    "ADRA": {"max_epochs": 3, "pretrain_epochs": 1, "width": 8, "n_copies": 2},
-    "AABiGAN": {"max_epochs": 3, "width": 8, "n_copies": 2},
+    "ADRA": {"max_epochs": 3, "pretrain_epochs": 1, "width": 8, "n_estimators": 2},
+    "AABiGAN": {"max_epochs": 3, "width": 8, "n_estimators": 2},
     "HistoryAD": {"max_epochs": 3, "detector_epochs": 2, "width": 8},
-    "JointEncoderGAN": {"max_epochs": 3, "width": 8, "n_copies": 2},
+    "JointEncoderGAN": {"max_epochs": 3, "width": 8, "n_estimators": 2},
     "TransferAD": {
         "max_epochs": 3,
         "transfer_epochs": 2,
         "width": 8,
-        "n_copies": 2,
+        "n_estimators": 2,
     },
 }
 # What lets a rate be out of all bounds: its product with a decay is checked before.

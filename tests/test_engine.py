@@ -34,17 +34,17 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 class Duel(AlternatingNet):
     """Two numbers: one follows the data's mean, the other follows the first."""
 
-    def players(self):
+    def configure_optimizers(self):
         return {"first": Player(self.first_, SGD), "second": Player(self.second_, SGD)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         yield "first", (self.first_.weight - batch.mean()).square().sum()
         self.seen.append(self.first_.weight.item())
         yield "second", (self.second_.weight - self.first_.weight).square().sum()
 
 
 class AtOnce(Duel):
-    def turns(self, batch):
+    def training_step(self, batch):
         apart = (self.second_.weight - self.first_.weight).square().sum()
         yield ("first", -apart), ("second", apart)
 
@@ -73,7 +73,7 @@ def test_one_step_per_yield_and_each_sees_the_step_before(rows):
 
 def test_a_turn_moves_its_player_alone(rows):
     class OnlyFirst(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             yield "first", (self.first_.weight * self.second_.weight).sum()
 
     net = make(OnlyFirst).run(rows, max_epochs=0, epoch_steps=1)
@@ -94,8 +94,8 @@ def test_pairs_in_one_turn_are_simultaneous(rows):
 
 def test_a_gradient_is_no_longer_than_its_player_wants(rows):
     class Short(Duel):
-        def players(self):
-            first, second = super().players().values()
+        def configure_optimizers(self):
+            first, second = super().configure_optimizers().values()
             return {"first": first._replace(max_norm=0.5), "second": second}
 
     net = make(Short).run(rows, max_epochs=0, epoch_steps=1)
@@ -151,7 +151,7 @@ def test_a_seed_makes_runs_equal_and_leaves_the_caller_s_state(
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_divergence_is_named(rows, bad):
     class Diverging(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             yield "second", self.second_.weight.sum() * bad
 
     with pytest.raises(TrainingDivergedError, match=r"second_loss.*epoch 1\."):
@@ -230,7 +230,7 @@ def test_what_is_no_callback_is_named(callback, rows):
 
 def test_means_of_half_precision_are_not(rows):
     class Half(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             yield "first", (10 + 0 * self.first_.weight.sum()).bfloat16()
 
     net = make(Half).run(rows, max_epochs=1, epoch_steps=1000)
@@ -239,9 +239,9 @@ def test_means_of_half_precision_are_not(rows):
 
 def test_a_resumed_net_draws_other_numbers(rows):
     class Draw(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             self.seen.append(torch.rand(()).item())
-            yield from super().turns(batch)
+            yield from super().training_step(batch)
 
     first = make(Draw).run(rows, max_epochs=1, epoch_steps=1)
     second = make(Draw)
@@ -252,10 +252,10 @@ def test_a_resumed_net_draws_other_numbers(rows):
 
 def test_a_resumed_net_leaves_the_other_as_it_is(rows):
     class Adam(Duel):
-        def players(self):
+        def configure_optimizers(self):
             return {
                 name: player._replace(optimizer=torch.optim.Adam)
-                for name, player in super().players().items()
+                for name, player in super().configure_optimizers().items()
             }
 
     first = make(Adam).run(rows, max_epochs=1, epoch_steps=3)
@@ -280,7 +280,7 @@ def test_a_broken_callback_is_heard(rows):
 
 def test_keep_best_restores_the_best_and_counts_the_start(rows):
     class Worse(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             yield "first", -self.first_.weight.sum()
 
         def validate(self):
@@ -295,7 +295,7 @@ def test_keep_best_restores_the_best_and_counts_the_start(rows):
 
 def test_keep_best_can_judge_a_moving_average(rows):
     class Falling(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             yield "first", self.first_.weight.sum()
 
         def validate(self):
@@ -313,10 +313,10 @@ def test_keep_best_can_judge_a_moving_average(rows):
 class Normalised(AlternatingNet):
     """One player with running means, whose loss and figure fall by themselves."""
 
-    def players(self):
+    def configure_optimizers(self):
         return {"norm": Player(self.norm_, SGD)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         yield "norm", self.norm_(batch).square().mean() + self.norm_.bias.sum()
 
     def validate(self):
@@ -407,7 +407,7 @@ def test_bfloat16_runs_the_turns_under_autocast(rows):
     seen = []
 
     class Product(Duel):
-        def turns(self, batch):
+        def training_step(self, batch):
             product = self.first_(batch)
             seen.append(product.dtype)
             yield "first", product.float().sum()

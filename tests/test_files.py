@@ -169,12 +169,15 @@ def test_places_that_cannot_be_written_or_read_are_named(path, tmp_path):
         load(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("params", [{"width": 4}, {"n_copies": 3}])
+@pytest.mark.parametrize("params", [{"width": 4}, {"n_estimators": 3}])
 def test_other_networks_than_the_parameters_are_not_saved(path, params, tmp_path):
     detector = load(path).set_params(**params)
     with pytest.raises(ValueError, match=r"changed after fit\. Fit again"):
         save(detector, tmp_path / "other.safetensors")
-    save(detector.set_params(width=8, n_copies="auto"), tmp_path / "other.safetensors")
+    save(
+        detector.set_params(width=8, n_estimators="auto"),
+        tmp_path / "other.safetensors",
+    )
 
 
 # Changes ------------------------------------------------------------------------------
@@ -388,7 +391,7 @@ def test_a_scaler_of_another_scikit_learn_is_named_if_it_fails(path, monkeypatch
     [
         ("contamination", 0.2),
         ("width", 3),
-        ("n_copies", 3),
+        ("n_estimators", 3),
         ("latent_dim", 5),
         ("scaling", "minmax"),
         ("scaling", None),
@@ -477,7 +480,7 @@ def test_networks_of_other_sizes_are_not_blamed_on_the_file(tmp_path):
             torch.nn.Linear(*shape, width), torch.nn.Linear(width, 1)
         )
 
-    own = {"max_epochs": 1, "n_copies": 1, "random_state": 0}
+    own = {"max_epochs": 1, "n_estimators": 1, "random_state": 0}
     detector = HistoryAD(**own, architecture={"critic": critic(8)}).fit(X)
     save(detector, tmp_path / "detector")
     load(tmp_path / "detector", architecture={"critic": critic(8)})

@@ -26,7 +26,7 @@ from skanomaly.networks import (
     SLOPE,
     ConvCritic,
     ConvGenerator,
-    SideBySide,
+    Ensemble,
     StackedCritic,
     StackedMLP,
     normalised_alike,
@@ -451,7 +451,7 @@ def test_a_stack_is_its_members_side_by_side():
         h = x[k] @ stack.weight_0[k] + stack.bias_0[k]
         h = nn.functional.leaky_relu(h, SLOPE)
         torch.testing.assert_close(together[k], h @ stack.weight_1[k] + stack.bias_1[k])
-    members = SideBySide.of(2, partial(nn.Linear, 3, 4))
+    members = Ensemble.of(2, partial(nn.Linear, 3, 4))
     parts = [m(part) for m, part in zip(members.members, x, strict=True)]
     torch.testing.assert_close(members(x), torch.stack(parts))
 
@@ -460,13 +460,13 @@ def test_stacked_histories_are_independent(X):
     """One copy of k must be trained as if it were alone: same batches, same steps."""
     rows = Rows(X.astype(np.float32))
     build = {
-        "generator": partial(SideBySide.of, 2, partial(Shift, 3, (3,))),
+        "generator": partial(Ensemble.of, 2, partial(Shift, 3, (3,))),
         "critic": partial(StackedCritic, 2, (3, 8, 1)),
     }
-    gan = HistoryGAN(build, noise_dim=3, n_critic=1, n_copies=2, batch_size=16)
+    gan = HistoryGAN(build, noise_dim=3, n_critic=1, n_estimators=2, batch_size=16)
     gan.run(rows, max_epochs=0, epoch_steps=1)
     gan.rng_ = torch.Generator().manual_seed(0)
-    losses = dict(gan.turns(rows[torch.arange(32).view(2, 16)]))
+    losses = dict(gan.training_step(rows[torch.arange(32).view(2, 16)]))
     loss = losses["critic"]
     # The derivative of the summed loss by copy 0 does not see copy 1.
     first = torch.autograd.grad(loss, list(gan.critic_.parameters()))
@@ -474,7 +474,7 @@ def test_stacked_histories_are_independent(X):
     with torch.no_grad():
         for p in gan.critic_.parameters():
             p[1] *= 7
-    losses = dict(gan.turns(rows[torch.arange(32).view(2, 16)]))
+    losses = dict(gan.training_step(rows[torch.arange(32).view(2, 16)]))
     second = torch.autograd.grad(losses["critic"], list(gan.critic_.parameters()))
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a[0], b[0])
@@ -486,10 +486,10 @@ def test_stacked_histories_are_independent(X):
 def line_game(cls=HistoryGAN, n_critic=1):
     """Return a game of a moved normal distribution and a critic without a bend."""
     build = {
-        "generator": partial(SideBySide.of, 1, partial(Shift, 3, (3,))),
-        "critic": partial(SideBySide.of, 1, partial(Line, (3,))),
+        "generator": partial(Ensemble.of, 1, partial(Shift, 3, (3,))),
+        "critic": partial(Ensemble.of, 1, partial(Line, (3,))),
     }
-    sizes = {"noise_dim": 3, "n_copies": 1, "batch_size": 16}
+    sizes = {"noise_dim": 3, "n_estimators": 1, "batch_size": 16}
     return cls(build, n_critic=n_critic, **sizes)
 
 
@@ -498,7 +498,7 @@ def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
     gan.run(rows, max_epochs=0, epoch_steps=1)
     x = rows[torch.arange(16)][None]
     gan.rng_ = torch.Generator().manual_seed(0)
-    losses = dict(gan.turns(x))
+    losses = dict(gan.training_step(x))
     gan.rng_.manual_seed(0)
     line, made = gan.critic_.members[0], gan.generate(16)
     # The slope of a line is the same everywhere.

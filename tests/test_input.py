@@ -293,7 +293,7 @@ def test_a_critic_finds_bright_images_less_normal_than_other_digits():
     X = X.reshape(-1, 1, 8, 8)
     normal = X[y == 3]
     detector = HistoryAD(
-        max_epochs=3, detector_epochs=3, n_copies=1, random_state=0
+        max_epochs=3, detector_epochs=3, n_estimators=1, random_state=0
     ).fit(normal[:90])
     fresh = normal[90:]
     assert (detector.predict(fresh) == 1).all()

@@ -35,7 +35,7 @@ from skanomaly.exceptions import (
     NormDirectionWarning,
     TrainingDivergedError,
 )
-from skanomaly.networks import SideBySide
+from skanomaly.networks import Ensemble
 from skanomaly.objectives import (
     cycle_loss,
     drift,
@@ -336,7 +336,7 @@ def test_more_is_left_out_where_more_is_anomalous(contamination, left_out, monke
 
     monkeypatch.setattr(_abnormality, "bulk_of", watched)
     X = np.random.default_rng(0).normal(size=(40, 3))
-    short(contamination=contamination, n_copies=1).fit(X)
+    short(contamination=contamination, n_estimators=1).fit(X)
     assert seen == [left_out]
 
 
@@ -381,9 +381,9 @@ def test_adam_without_momentum_is_adam_with_half_the_memory(eps):
 def make_net(**params):
     sizes = (4, 4), [8, 4], 1
     builders = {
-        "generator": partial(SideBySide.of, 1, partial(Generator, 6, *sizes)),
-        "critic": partial(SideBySide.of, 1, partial(Critic, *sizes)),
-        "encoder": partial(SideBySide.of, 1, partial(Tower, *sizes, 6)),
+        "generator": partial(Ensemble.of, 1, partial(Generator, 6, *sizes)),
+        "critic": partial(Ensemble.of, 1, partial(Critic, *sizes)),
+        "encoder": partial(Ensemble.of, 1, partial(Tower, *sizes, 6)),
     }
     settings = {
         "latent_dim": 6,
@@ -393,7 +393,7 @@ def make_net(**params):
         "cycle_updates_generator": False,
         "cycle_weight": None,
         "as_published": False,
-        "n_copies": 1,
+        "n_estimators": 1,
     }
     net = JointNet(builders, **settings | params)
     net.phase_ = Phase(1, False, 8, 1, 1, "8 x 8")
@@ -404,7 +404,7 @@ def make_net(**params):
 
 
 def state_of(net):
-    modules = {role: getattr(net, f"{role}_") for role in net.players()}
+    modules = {role: getattr(net, f"{role}_") for role in net.configure_optimizers()}
     return {
         role: torch.cat([p.detach().reshape(-1) for p in module.parameters()])
         for role, module in modules.items()
@@ -416,7 +416,7 @@ def played(net, **phase):
     net.phase_ = net.phase_._replace(**phase)
     net._call_players()
     net._sums, order = {}, []
-    turns = net.turns(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
+    turns = net.training_step(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
     for turn in turns:
         pairs = [turn] if isinstance(turn[0], str) else turn
         names = [player for player, _ in pairs]
@@ -457,7 +457,7 @@ def test_the_authors_turns_are_each_on_noise_of_its_own():
         net.draw_noise = lambda *sizes, d=draw, to=drawn: to.append(d(*sizes)) or to[-1]
         net._call_players()
         net._sums = {}
-        for turn in net.turns(torch.zeros(1, 8, 1, 8, 8)):
+        for turn in net.training_step(torch.zeros(1, 8, 1, 8, 8)):
             net._play([turn])
         assert len(drawn) == n_draws
         assert len({float(noise.sum()) for noise in drawn}) == n_draws
@@ -467,7 +467,7 @@ def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
     losses = {}
     for literal in (False, True):
         net = make_net(cycle_updates_generator=literal)
-        turns = list(net.turns(torch.zeros(1, 8, 1, 8, 8)))
+        turns = list(net.training_step(torch.zeros(1, 8, 1, 8, 8)))
         losses[literal] = turns
     both, _ = losses[True]
     (generator, of_generator), (encoder, cycle) = both
@@ -476,7 +476,7 @@ def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
     torch.testing.assert_close(of_generator, fooled + cycle)
     net = make_net(cycle_updates_generator=True)
     generator_weight = next(net.generator_.parameters())
-    (_, (_, cycle)), _ = net.turns(torch.zeros(1, 8, 1, 8, 8))
+    (_, (_, cycle)), _ = net.training_step(torch.zeros(1, 8, 1, 8, 8))
     assert torch.autograd.grad(cycle, generator_weight)[0].abs().max() > 0
 
 
@@ -492,7 +492,7 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
         )
         net.phase_ = net.phase_._replace(level=level)
         net.grow(level, 0.0)
-        pairs, _ = net.turns(torch.zeros(1, 8, 1, side, side))
+        pairs, _ = net.training_step(torch.zeros(1, 8, 1, side, side))
         (_, losses[weight]), (_, cycle) = pairs
         rng = torch.Generator().manual_seed(0)
         noise = net.draw_noise(8, 6, rng)
@@ -546,7 +546,7 @@ class LinearCritic(nn.Module):
 def test_the_generator_raises_the_critic_s_values():
     net = make_net()
     net.critic_ = LinearCritic(0.0, 3.0)
-    player, loss = next(net.turns(torch.zeros(1, 8, 1, 8, 8)))
+    player, loss = next(net.training_step(torch.zeros(1, 8, 1, 8, 8)))
     assert (player, float(loss.detach())) == ("generator", -3.0)
 
 
@@ -934,9 +934,9 @@ def test_networks_of_a_user_do_not_grow(images):
         short(architecture={"discriminator": encoder}).fit(images)
 
 
-@pytest.mark.parametrize("n_copies", [1, 2])
+@pytest.mark.parametrize("n_estimators", [1, 2])
 @pytest.mark.parametrize("ends", [nn.Flatten, nn.Identity])
-def test_a_user_s_critic_and_generator_play(n_copies, ends, images):
+def test_a_user_s_critic_and_generator_play(n_estimators, ends, images):
     def generator(latent_dim, shape):
         return nn.Sequential(
             nn.Linear(latent_dim, int(np.prod(shape))), nn.Unflatten(1, shape)
@@ -947,7 +947,7 @@ def test_a_user_s_critic_and_generator_play(n_copies, ends, images):
         return nn.Sequential(nn.Flatten(), nn.Linear(n, 1), ends(0))
 
     own = {"generator": generator, "critic": critic}
-    detector = short(architecture=own, n_copies=n_copies).fit(images)
+    detector = short(architecture=own, n_estimators=n_estimators).fit(images)
     assert np.ptp(detector.score_samples(images)) > 0
     assert detector.sample(3).shape == (3, 1, 16, 12)
 
@@ -959,7 +959,7 @@ def test_a_user_s_critic_and_generator_play(n_copies, ends, images):
         {"cycle_updates_generator": True},
         {"preset": "paper", "latent_dim": 8, "distance": "mahalanobis"},
         {"scaling": None},
-        {"scaling": "standard", "n_copies": 2},
+        {"scaling": "standard", "n_estimators": 2},
     ],
     ids=str,
 )

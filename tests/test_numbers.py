@@ -125,7 +125,7 @@ def test_sums_that_overflow_are_silent(X):
 def test_a_column_of_labels_is_told_of_at_the_user_s_line():
     y = np.repeat([1, -1], [15, 5])[:, None]
     with pytest.warns(DataConversionWarning, match=r"shape \(20, 1\)") as record:
-        AABiGAN(max_epochs=1, width=4, n_copies=1).fit(ROWS, y)
+        AABiGAN(max_epochs=1, width=4, n_estimators=1).fit(ROWS, y)
     assert record[0].filename == __file__
 
 
@@ -148,7 +148,7 @@ STAGES = {
 
 
 def tiny(cls, **params):
-    common = {"max_epochs": 1, "width": 4, "n_copies": 1, "random_state": 0}
+    common = {"max_epochs": 1, "width": 4, "n_estimators": 1, "random_state": 0}
     return cls(**common, **STAGES.get(cls.__name__, {}), **params)
 
 

@@ -38,10 +38,10 @@ ON_IMAGES = {
 class Line(AlternatingNet):
     """Writes down what its weights make of a batch while they are trained."""
 
-    def players(self):
+    def configure_optimizers(self):
         return {"line": Player(self.line_, SGD)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         made = self.line_(batch)
         now = nn.functional.linear(batch.bfloat16(), self.line_.weight.bfloat16())
         self.seen.append((made.tolist(), now.tolist()))
@@ -70,20 +70,20 @@ class Compare(Callback):
         self.n_turns, self.stale = 0, set()
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        def turns(batch):
+        def training_step(batch):
             for turn in method(batch):
                 self.look(net)
                 yield turn
 
-        method, net.turns = net.turns, turns
+        method, net.training_step = net.training_step, training_step
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        del net.turns
+        del net.training_step
 
     def look(self, net):
         assert torch.is_autocast_enabled("cpu")
         self.n_turns += 1
-        for player, (module, *_) in net.players().items():
+        for player, (module, *_) in net.configure_optimizers().items():
             for name, weight in module.named_parameters():
                 ones = weight.new_ones(weight.shape[-1])
                 now = weight.detach().clone() @ ones
@@ -118,7 +118,7 @@ def auroc(detector, X_train, X_test, y_test):
 
 @every_detector
 def test_half_precision_detects_as_well_on_a_table(cls, toy):
-    make = partial(cls, n_copies=1, **ON_TABLE[cls.__name__])
+    make = partial(cls, n_estimators=1, **ON_TABLE[cls.__name__])
     single, halved = (
         auroc(make(random_state=0, precision=precision), *toy)
         for precision in ("float32", "bfloat16")

@@ -23,7 +23,7 @@ ROUTING = get_config()["enable_metadata_routing"]
 
 
 DETECTOR = TransferAD(
-    max_epochs=10, transfer_epochs=10, n_copies=1, batch_size=16, random_state=0
+    max_epochs=10, transfer_epochs=10, n_estimators=1, batch_size=16, random_state=0
 )
 GRID = {"lam": [0.0, 0.1]}
 

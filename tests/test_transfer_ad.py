@@ -487,7 +487,7 @@ def plain_networks():
 
 
 #: Networks that stay as they are made.
-FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_copies": 1}
+FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_estimators": 1}
 
 
 def test_target_anomalies_weigh_less(domains):
@@ -673,7 +673,7 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
     build = partial(
         short,
         architecture=plain_networks(),
-        n_copies=1,
+        n_estimators=1,
         lam=0.0,
         transfer_lam=0.0,
     )
@@ -692,7 +692,7 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
 def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
     source, target, _ = domains
     build = partial(
-        short, architecture=plain_networks(), n_copies=1, adversarial_weight=0.0
+        short, architecture=plain_networks(), n_estimators=1, adversarial_weight=0.0
     )
 
     def fitted(**params):
@@ -713,7 +713,7 @@ def test_the_game_does_not_see_rows_of_weight_zero(domains):
     build = partial(
         short,
         architecture=plain_networks(),
-        n_copies=1,
+        n_estimators=1,
         lam=0.0,
         adversarial_weight=1.0,
     )
@@ -728,19 +728,19 @@ def test_the_game_does_not_see_rows_of_weight_zero(domains):
 
 def test_the_game_counts_by_its_weight(domains, monkeypatch):
     source, target, _ = domains
-    reconstructed, seen, turns = [], [], TransferNet.turns
+    reconstructed, seen, training_step = [], [], TransferNet.training_step
 
     def spying(*arguments):
         reconstructed.append(transfer_loss(*arguments))
         return reconstructed[-1]
 
     def watched(net, batch):
-        for turn in turns(net, batch):
+        for turn in training_step(net, batch):
             seen.append(turn)
             yield turn
 
     monkeypatch.setattr(_net, "transfer_loss", spying)
-    monkeypatch.setattr(TransferNet, "turns", watched)
+    monkeypatch.setattr(TransferNet, "training_step", watched)
     short(adversarial_weight=0.3).fit(target, X_source=source)
     games = [turn for turn in seen if not isinstance(turn[0], str)]
     assert len(games) == len(seen) / 2
@@ -781,7 +781,7 @@ def test_it_is_the_loop_of_a_plain_autoencoder(domains):
     source, target, _ = domains
     detector = short(
         architecture=plain_networks(),
-        n_copies=1,
+        n_estimators=1,
         lam=0.0,
         transfer_epochs=0,
         callbacks=[seen := Batches()],
@@ -1016,8 +1016,8 @@ def test_what_auto_stands_for(domains, images):
     scores = detector.score_samples(images[0])
     detector.set_params(criterion="combined")
     np.testing.assert_array_equal(detector.score_samples(images[0]), scores)
-    assert table.net_.n_copies == 8
-    assert detector.net_.n_copies == 1
+    assert table.net_.n_estimators == 8
+    assert detector.net_.n_estimators == 1
 
 
 # Real data ----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AverageWeights, KeepBest, LinearDecay
-from ..networks import Role, SideBySide
+from ..networks import Ensemble, Role
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
 from ..utils._parameters import Auto, parameter
@@ -166,7 +166,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         quarter of `batch_size`.
         """,
     )
-    n_copies: int | Auto = parameter(
+    n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
@@ -217,7 +217,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             prepare=self._preparation(),
             targets=(self.a, self.b, self.c),
             n_known=n_known,
-            n_copies=k,
+            n_estimators=k,
             lr=self._value("lr"),
             beta2=self._value("beta2"),
             **self._engine(device, seed),
@@ -246,7 +246,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         else:
             shape = working_shape(shape)
             networks = image_networks(shape, latent_dim, width, self._bounded())
-            builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
+            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
         code = (latent_dim,)
         own = {
             "encoder": Role((shape, latent_dim), (shape,), code),

@@ -50,7 +50,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         self.n_known = n_known
         self.beta2 = beta2
 
-    def players(self):
+    def configure_optimizers(self):
         adam = partial(torch.optim.Adam, betas=(0.5, self.beta2), fused=True)
         fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
         coders = nn.ModuleList([self.encoder_, self.generator_])
@@ -60,7 +60,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
             "coders": Player(coders, fast),
         }
 
-    def turns(self, batch):
+    def training_step(self, batch):
         n = batch.shape[1]
         x, known = self.prepared(batch), self.draw_known()
         noise = self.draw_noise(n, self.latent_dim)
@@ -107,7 +107,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def draw_known(self) -> Tensor:
         """Return known anomalies for each copy, with replacement; none of none."""
-        size = self.n_copies, self.n_known if len(self.known_) else 0
+        size = self.n_estimators, self.n_known if len(self.known_) else 0
         high = max(len(self.known_), 1)
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])

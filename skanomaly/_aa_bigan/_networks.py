@@ -61,13 +61,13 @@ class StackedPairs(nn.Module):
 
     Parameters
     ----------
-    n_copies, n_inputs, width : int
+    n_estimators, n_inputs, width : int
         Number of perceptrons, length of a pair, units of the two hidden layers.
     """
 
-    def __init__(self, n_copies: int, n_inputs: int, width: int):
+    def __init__(self, n_estimators: int, n_inputs: int, width: int):
         super().__init__()
-        self.mlp = StackedMLP(n_copies, (n_inputs, width, width, 1), slope=_SLOPE)
+        self.mlp = StackedMLP(n_estimators, (n_inputs, width, width, 1), slope=_SLOPE)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Map (k, n, d1) and (k, n, d2) to (k, n)."""

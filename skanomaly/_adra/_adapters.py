@@ -287,14 +287,14 @@ class StackedLinear(nn.Module):
 
     Parameters
     ----------
-    n_copies, n_in, n_out : int
+    n_estimators, n_in, n_out : int
         Layers, and the numbers that each takes and returns.
     """
 
-    def __init__(self, n_copies: int, n_in: int, n_out: int):
+    def __init__(self, n_estimators: int, n_in: int, n_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_copies, n_in, n_out) / n_in**0.5)
-        self.bias = nn.Parameter(torch.zeros(n_copies, 1, n_out))
+        self.weight = nn.Parameter(torch.randn(n_estimators, n_in, n_out) / n_in**0.5)
+        self.bias = nn.Parameter(torch.zeros(n_estimators, 1, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, n_in) to (k, n, n_out)."""
@@ -306,14 +306,14 @@ class StackedGate(Standardising, StackedLinear):
 
     Parameters
     ----------
-    n_copies, n_in, n_experts : int
+    n_estimators, n_in, n_experts : int
         Layers, what each takes, and K.
     """
 
-    def __init__(self, n_copies: int, n_in: int, n_experts: int):
-        super().__init__(n_copies, n_in, n_experts)
-        self.register_buffer("centre", torch.zeros(n_copies, 1, n_in))
-        self.register_buffer("spread", torch.ones(n_copies, 1, n_in))
+    def __init__(self, n_estimators: int, n_in: int, n_experts: int):
+        super().__init__(n_estimators, n_in, n_experts)
+        self.register_buffer("centre", torch.zeros(n_estimators, 1, n_in))
+        self.register_buffer("spread", torch.ones(n_estimators, 1, n_in))
 
 
 class StackedCorrection(nn.Module):
@@ -329,11 +329,11 @@ class StackedCorrection(nn.Module):
 
     def __init__(self, layer: StackedLinear, n_experts: int):
         super().__init__()
-        n_copies, n_in, n_out = layer.weight.shape
+        n_estimators, n_in, n_out = layer.weight.shape
         self.n_experts = n_experts
-        self.maps = nn.Parameter(torch.zeros(n_copies, n_in, n_experts * n_out))
+        self.maps = nn.Parameter(torch.zeros(n_estimators, n_in, n_experts * n_out))
         if n_experts > 1:
-            self.gate = StackedGate(n_copies, n_in, n_experts)
+            self.gate = StackedGate(n_estimators, n_in, n_experts)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return `y` (k, n, out) and the correction of `x` (k, n, in) added up."""

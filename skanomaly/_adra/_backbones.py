@@ -100,12 +100,12 @@ def convolution(n_in: int, n_out: int, stride: int) -> nn.Conv2d:
     return layer
 
 
-def perceptrons(n_copies: int, n_columns: int, width: int) -> nn.Sequential:
+def perceptrons(n_estimators: int, n_columns: int, width: int) -> nn.Sequential:
     """Return networks for tables, side by side: (k, n, d) to features (k, n, width)."""
     return nn.Sequential(
-        *(StackedLinear(n_copies, n_columns, width), nn.GELU()),
-        *(StackedLinear(n_copies, width, width), nn.GELU()),
-        StackedLinear(n_copies, width, width),
+        *(StackedLinear(n_estimators, n_columns, width), nn.GELU()),
+        *(StackedLinear(n_estimators, width, width), nn.GELU()),
+        StackedLinear(n_estimators, width, width),
     )
 
 
@@ -119,7 +119,7 @@ class Source(NamedTuple):
     ----------
     build : callable
         Returns the network.
-    n_copies : int
+    n_estimators : int
         How many networks it is, side by side; 0 for one by itself.
     normalization : tuple of (mean, spread), or None
         What it wants of each channel, of pixels in [0, 1]; None for [-1, 1].
@@ -128,7 +128,7 @@ class Source(NamedTuple):
     """
 
     build: Callable[[], nn.Module]
-    n_copies: int = 0
+    n_estimators: int = 0
     normalization: tuple | None = None
     least_side: int = 0
 

@@ -245,7 +245,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         is a sequence of parts, those before are computed once for all steps.
         """,
     )
-    n_copies: int | Auto = parameter(
+    n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
@@ -358,8 +358,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
                 "is a table; 'auto' has a network for either."
             )
-        n_copies = self._side_by_side()
-        return Source(partial(perceptrons, n_copies, *shape, width), n_copies)
+        n_estimators = self._side_by_side()
+        return Source(partial(perceptrons, n_estimators, *shape, width), n_estimators)
 
     def _make_nets(self, device, seed):
         return {"net_": self._net(self._source(), device, seed)}
@@ -390,7 +390,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             corpus_batch=self._value("batch_size") - batch_size,
             optimizer=self._value("optimizer"),
             weight_decay=self._value("weight_decay"),
-            n_copies=source.n_copies,
+            n_estimators=source.n_estimators,
             lr=self._rate(),
             **self._engine(device, seed) | {"batch_size": batch_size},
         )
@@ -400,7 +400,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         rng = torch.Generator().manual_seed(0)
         draw = {"generator": rng, "dtype": torch.float32}
         row = 2 * torch.rand(1, *self._row_shape, **draw) - 1
-        return row.expand(source.n_copies, *row.shape) if source.n_copies else row
+        return (
+            row.expand(source.n_estimators, *row.shape) if source.n_estimators else row
+        )
 
     def _rate(self):
         """Return the learning rate."""
@@ -545,7 +547,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             augment=self._augmentation(),
             row_shape=self._row_shape,
             n_outputs=n_outputs or 1 + int(labels.max()),
-            n_copies=source.n_copies,
+            n_estimators=source.n_estimators,
             lr=_PRETRAINING_RATE,
             **self._engine(str(device), seed),
         )

@@ -281,7 +281,7 @@ class ResidualAdaptation(AlternatingNet):
         self.backbone_.correct_by(self.adapters_.corrections)
         return self
 
-    def players(self):
+    def configure_optimizers(self):
         rate, decay = self.lr, self.weight_decay
         if rate < 1 <= rate * decay:  # a higher rate alone diverges
             raise ValueError(
@@ -295,9 +295,9 @@ class ResidualAdaptation(AlternatingNet):
         max_norm = _LONGEST if self.optimizer == "sgd" else None
         return {"adapters": Player(self.adapters_, optimizer, max_norm)}
 
-    def turns(self, batch):
-        n = batch.shape[-2] if self.n_copies else len(batch)
-        rows = torch.cat([batch, *self.draw_corpus()], 1 if self.n_copies else 0)
+    def training_step(self, batch):
+        n = batch.shape[-2] if self.n_estimators else len(batch)
+        rows = torch.cat([batch, *self.draw_corpus()], 1 if self.n_estimators else 0)
         if not self.is_kept_:
             rows = self.begun(self.augment(rows, self.rng_))
         codes = self.codes_of(rows)
@@ -319,12 +319,12 @@ class ResidualAdaptation(AlternatingNet):
 
     def by_network(self, features: Tensor) -> Tensor:
         """Exchange rows and networks side by side, if there are any."""
-        return features.transpose(0, 1) if self.n_copies else features
+        return features.transpose(0, 1) if self.n_estimators else features
 
     def coded(self, batch: Tensor) -> Tensor:
         """Return the codes of rows (n, ...), by network: (n, k, l)."""
         codes = self.codes(self.for_all(batch))
-        return codes.transpose(0, 1) if self.n_copies else codes[:, None]
+        return codes.transpose(0, 1) if self.n_estimators else codes[:, None]
 
     @torch.no_grad()
     def begun(self, rows: Tensor) -> Tensor:
@@ -347,7 +347,7 @@ class ResidualAdaptation(AlternatingNet):
         same = self.augment is unchanged and all(
             isinstance(source, Rows | MappedRows) for source in sources
         )
-        if self.n_copies or not (same and self.backbone_.n_fixed):
+        if self.n_estimators or not (same and self.backbone_.n_fixed):
             return False
         n_drawn = n_steps * (self.batch_size + self.corpus_batch)
         if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
@@ -375,7 +375,7 @@ class ResidualAdaptation(AlternatingNet):
         """Yield batches without end, pass by pass."""
         n_batches = max(len(rows) // size, 1)
         while True:
-            yield from Batches(rows, size, n_batches, self.n_copies, self.rng_)
+            yield from Batches(rows, size, n_batches, self.n_estimators, self.rng_)
 
     def run(self, rows, *, corpus, max_epochs, epoch_steps, held_out=None, **settings):
         """Train on `rows`, against the rows of each source in `corpus`."""

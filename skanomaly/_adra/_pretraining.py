@@ -100,8 +100,8 @@ class Pretraining(AlternatingNet, ABC):
         super().initialize_module()
         self.network_.to(memory_format=torch.channels_last)
         # Two rows, since batch normalisation cannot train on one.
-        example = torch.zeros(self.n_copies or 2, 2, *self.row_shape)
-        example = self.prepare(example if self.n_copies else example[0])
+        example = torch.zeros(self.n_estimators or 2, 2, *self.row_shape)
+        example = self.prepare(example if self.n_estimators else example[0])
         with torch.no_grad():
             n_features = self.network_.eval()(example).shape[-1]
         self.last_ = self.last_layer(n_features)
@@ -111,12 +111,12 @@ class Pretraining(AlternatingNet, ABC):
         """Return what makes outputs of features."""
         return nn.Linear(n_features, self.n_outputs)
 
-    def players(self):
+    def configure_optimizers(self):
         both = nn.ModuleList([self.network_, self.last_])
         adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
         return {"pretraining": Player(both, adam)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         inputs, wanted = self.posed(batch)
         yield "pretraining", self.loss(self.last_(self.network_(inputs)), wanted)
 
@@ -155,8 +155,8 @@ class Denoising(Pretraining):
 
     def last_layer(self, n_features):
         layer = nn.Linear(n_features, self.n_outputs)
-        if self.n_copies:
-            layer = StackedLinear(self.n_copies, n_features, self.n_outputs)
+        if self.n_estimators:
+            layer = StackedLinear(self.n_estimators, n_features, self.n_outputs)
         return nn.Sequential(nn.GELU(), layer)
 
     def posed(self, batch):

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._base import BaseDeepDetector
 from ..engine import KeepBest
 from ..exceptions import CoverageWarning
-from ..networks import ConvCritic, ConvGenerator, Role, SideBySide, StackedCritic
+from ..networks import ConvCritic, ConvGenerator, Ensemble, Role, StackedCritic
 from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -152,7 +152,7 @@ class HistoryAD(BaseDeepDetector):
         with ``time_unit="epoch"`` takes the paper's 50 per epoch.
         """,
     )
-    n_copies: int | Auto = parameter(
+    n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
@@ -237,7 +237,7 @@ class HistoryAD(BaseDeepDetector):
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(n_columns=512), self._value("latent_dim")
         builders = self._builders(k, latent_dim)
-        engine = self._engine(device, seed) | {"n_copies": k}
+        engine = self._engine(device, seed) | {"n_estimators": k}
         gan = HistoryGAN(
             builders,
             noise_dim=self._noise_dim(latent_dim),
@@ -278,7 +278,7 @@ class HistoryAD(BaseDeepDetector):
                 "generator": partial(ConvGenerator, *sizes),
                 "critic": partial(ConvCritic, shape, width),
             }
-            builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
+            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
         own = {
             "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
             "critic": Role((shape,), (shape,), ()),

@@ -43,7 +43,7 @@ class HistoryGAN(AlternatingNet):
         self.noise_dim = noise_dim
         self.n_critic = n_critic
 
-    def players(self):
+    def configure_optimizers(self):
         # Momentum makes the generator swing around the data (sec. 3.2).
         adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.9), fused=True)
         return {
@@ -51,7 +51,7 @@ class HistoryGAN(AlternatingNet):
             "generator": Player(self.generator_, adam),
         }
 
-    def turns(self, data):
+    def training_step(self, data):
         n = data.shape[1]
         with torch.no_grad():
             generated = self.generate(n)
@@ -214,7 +214,7 @@ class DetectorNet(AlternatingNet):
         self.lam = lam
         self.weight_decay = weight_decay
 
-    def players(self):
+    def configure_optimizers(self):
         adam = partial(torch.optim.AdamW, weight_decay=self.weight_decay, fused=True)
         return {
             "detector": Player(
@@ -222,7 +222,7 @@ class DetectorNet(AlternatingNet):
             )
         }
 
-    def turns(self, data):
+    def training_step(self, data):
         yield "detector", self.loss(data, self.draw(data.shape[:2]))
 
     def validate(self):

@@ -17,7 +17,7 @@ class TableGenerator(nn.Module):
 
     Parameters
     ----------
-    n_copies, latent_dim, n_columns, width : int
+    n_estimators, latent_dim, n_columns, width : int
         Number of copies; sizes of the noise, the row and the hidden layers.
     spread : float or None
         Root mean square of the columns' standard deviations before training. None
@@ -25,15 +25,15 @@ class TableGenerator(nn.Module):
         standardised data.
     """
 
-    def __init__(self, n_copies, latent_dim, n_columns, width, spread):
+    def __init__(self, n_estimators, latent_dim, n_columns, width, spread):
         super().__init__()
         self.latent_dim = latent_dim
-        self.mlp = StackedMLP(n_copies, (latent_dim, width, width, n_columns))
+        self.mlp = StackedMLP(n_estimators, (latent_dim, width, width, n_columns))
         self.own_noise = None
         if spread is not None:
-            self.mlp.rescale(torch.randn(n_copies, 1024, latent_dim), spread)
+            self.mlp.rescale(torch.randn(n_estimators, 1024, latent_dim), spread)
         if spread is not None and n_columns > width:
-            start = torch.full((n_copies, 1, n_columns), 0.3 * spread)
+            start = torch.full((n_estimators, 1, n_columns), 0.3 * spread)
             self.own_noise = nn.Parameter(start)
 
     @staticmethod
@@ -56,11 +56,11 @@ class Detector(nn.Module):
     Wasserstein GAN have; eq. 10 wants values near -1 and +1.
     """
 
-    def __init__(self, n_copies: int, build_critics):
+    def __init__(self, n_estimators: int, build_critics):
         super().__init__()
         self.critic: nn.Module = build_critics()
-        self.shift = nn.Buffer(torch.zeros(n_copies, 1))
-        self.stretch = nn.Buffer(torch.ones(n_copies, 1))
+        self.shift = nn.Buffer(torch.zeros(n_estimators, 1))
+        self.stretch = nn.Buffer(torch.ones(n_estimators, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, ...) to (k, n)."""

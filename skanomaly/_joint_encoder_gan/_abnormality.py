@@ -39,7 +39,7 @@ class Abnormality(nn.Module):
 
     Parameters
     ----------
-    n_copies, n_codes : int
+    n_estimators, n_codes : int
         Number of games, k, and length of their codes, l.
     """
 
@@ -48,9 +48,9 @@ class Abnormality(nn.Module):
     location: Tensor
     spread: Tensor
 
-    def __init__(self, n_copies: int, n_codes: int):
+    def __init__(self, n_estimators: int, n_codes: int):
         super().__init__()
-        k, n, n_terms = n_copies, n_codes, 1 + len(DISTANCES)
+        k, n, n_terms = n_estimators, n_codes, 1 + len(DISTANCES)
         self.register_buffer("centre", torch.zeros(k, 1, n))
         self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
         self.register_buffer("location", torch.zeros(n_terms, 1))

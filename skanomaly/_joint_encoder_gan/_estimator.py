@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..exceptions import NormDirectionWarning
-from ..networks import Role, SideBySide
+from ..networks import Ensemble, Role
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -268,7 +268,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         with ``preset="paper"``.
         """,
     )
-    n_copies: int | Auto = parameter(
+    n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
@@ -358,7 +358,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             cycle_updates_generator=self.cycle_updates_generator,
             cycle_weight=self._value("cycle_weight"),
             as_published=self._value("as_published"),
-            n_copies=k,
+            n_estimators=k,
             lr=self._value("lr"),
             **self._engine(device, seed),
         )
@@ -379,7 +379,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             widths = self._value("width"), self._value("max_width")
             rectified = self.preset == "paper"  # codes that may be anywhere are better
             networks = image_networks(frame, latent_dim, *widths, rectified)
-            builders = {r: partial(SideBySide.of, k, b) for r, b in networks.items()}
+            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
             shape = shape[0], *frame.sides(frame.finest)
         own = {
             "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
@@ -419,7 +419,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         table = self._map_rows(figures_of_batch, rows.take(index))
         self._check_finite(table)
         table = torch.from_numpy(table)
-        codes = table[:, 1:].unflatten(1, (self.net_.n_copies, -1)).transpose(0, 1)
+        codes = table[:, 1:].unflatten(1, (self.net_.n_estimators, -1)).transpose(0, 1)
         return Figures(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
     def _check_cycle(self):

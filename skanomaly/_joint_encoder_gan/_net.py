@@ -108,13 +108,13 @@ class JointNet(AlternatingNet):
         self.cycle_weight = cycle_weight
         self.as_published = as_published
 
-    def players(self):
+    def configure_optimizers(self):
         adam = partial(MomentumFreeAdam, lr=self.lr)
         modules = self.critic_, self.generator_, self.encoder_
         names = "critic", "generator", "encoder"
         return {name: Player(m, adam) for name, m in zip(names, modules, strict=True)}
 
-    def turns(self, batch):
+    def training_step(self, batch):
         self.grow(self.phase_.level, 1 - self.progress if self.phase_.fading else 0.0)
         x = self.prepared(batch)
         plays, coded = self.phase_.turns != "encoder", self.phase_.turns != "game"

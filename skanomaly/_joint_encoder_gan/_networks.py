@@ -408,15 +408,15 @@ class TableGenerator(nn.Module):
 
     Parameters
     ----------
-    n_copies : int
+    n_estimators : int
         Number of perceptrons.
     sizes : sequence of int
         Length of the noise, units of the hidden layers, columns.
     """
 
-    def __init__(self, n_copies: int, sizes):
+    def __init__(self, n_estimators: int, sizes):
         super().__init__()
-        self.mlp = StackedMLP(n_copies, sizes)
+        self.mlp = StackedMLP(n_estimators, sizes)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (k, n, latent_dim) to (k, n, columns)."""

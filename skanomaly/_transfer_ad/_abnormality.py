@@ -55,7 +55,7 @@ class Abnormality(nn.Module):
 
     Parameters
     ----------
-    n_copies, n_codes : int
+    n_estimators, n_codes : int
         Number of autoencoders, k, and length of their codes, l.
     """
 
@@ -65,9 +65,9 @@ class Abnormality(nn.Module):
     location: Tensor
     spread: Tensor
 
-    def __init__(self, n_copies: int, n_codes: int):
+    def __init__(self, n_estimators: int, n_codes: int):
         super().__init__()
-        k, n = n_copies, min(n_codes, _LONGEST)
+        k, n = n_estimators, min(n_codes, _LONGEST)
         self.register_buffer("centre", torch.zeros(k, 1, n))
         self.register_buffer("precision", torch.eye(n).repeat(k, 1, 1))
         self.register_buffer("floor", torch.zeros(()))

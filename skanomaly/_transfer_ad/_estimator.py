@@ -241,7 +241,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         game is then a Jensen-Shannon divergence.
         """,
     )
-    n_copies: int | Auto = parameter(
+    n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
@@ -417,7 +417,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         net = TransferNet(
             builders,
             prepare=self._preparation(),
-            n_copies=k,
+            n_estimators=k,
             lr=self._value("lr"),
             **self._engine(device, seed),
         )

@@ -92,7 +92,7 @@ class TransferNet(AlternatingNet):
         super().__init__(modules, **engine)
         self.prepare = prepare
 
-    def players(self):
+    def configure_optimizers(self):
         adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
         coders = nn.ModuleList([self.encoder_, self.decoder_])
         return {
@@ -100,7 +100,7 @@ class TransferNet(AlternatingNet):
             "classifier": Player(self.classifier_, adam),
         }
 
-    def turns(self, batch):
+    def training_step(self, batch):
         source, target, of_source, of_target = batch
         x = self.prepared(torch.cat([source, target], 1))
         codes = self.encoder_(x)
@@ -129,7 +129,7 @@ class TransferNet(AlternatingNet):
         return self
 
     def get_iterator(self, dataset, training=False):
-        sizes = self.batch_size, self.epoch_steps, self.n_copies, self.rng_
+        sizes = self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
         return PairedBatches(*dataset, self.weights_, *sizes)
 
     def on_epoch_begin(self, net, **kwargs):

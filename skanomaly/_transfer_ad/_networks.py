@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import SLOPE, SideBySide, StackedMLP, n_halvings
+from ..networks import SLOPE, Ensemble, StackedMLP, n_halvings
 
 Sides = tuple[int, ...]
 
@@ -129,9 +129,9 @@ def _channels_last(module: nn.Module, n_sides: int) -> nn.Module:
 class StackedClassifier(StackedMLP):
     """Classifiers of domains side by side, for the codes of tables."""
 
-    def __init__(self, n_copies: int, n_inputs: int):
+    def __init__(self, n_estimators: int, n_inputs: int):
         sizes = n_inputs, _HIDDEN, _HIDDEN, 1
-        super().__init__(n_copies, sizes, slope=0.0, dropout=_DROPOUT)
+        super().__init__(n_estimators, sizes, slope=0.0, dropout=_DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, l) to (k, n)."""
@@ -157,7 +157,7 @@ def conv_networks(k: int, shape: Sequence[int], latent_dim: int, width: int) -> 
     """Return what builds each network for images or clips, k copies."""
     layers = Layers(tuple(shape), width)
     return {
-        role: partial(SideBySide.of, k, partial(build, latent_dim))
+        role: partial(Ensemble.of, k, partial(build, latent_dim))
         for role, build in {
             "encoder": layers.encoder,
             "decoder": layers.decoder,

@@ -25,7 +25,7 @@ class RateSchedule(Callback, ABC):
         """Remember the rates to start from."""
         self.groups_ = [
             (group, group.setdefault("initial_lr", group["lr"]))
-            for name in net.players()
+            for name in net.configure_optimizers()
             for group in net._optimizer(name).param_groups
         ]
         self._set(0.0)
@@ -105,7 +105,7 @@ class AverageWeights(Callback):
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Start from the weights that there are."""
-        players = net.players()
+        players = net.configure_optimizers()
         names = players if self.players is None else self.players
         modules = [players[name].module for name in names]
         tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]

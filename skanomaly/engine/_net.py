@@ -1,8 +1,9 @@
-"""Players take turns.
+"""The training loop, with several optimisers.
 
 This is the only file in which gradients are taken and optimisers step. A method
-says who plays (:meth:`AlternatingNet.players`) and in which order losses are to be
-reduced (:meth:`AlternatingNet.turns`); the loop around them stands here once.
+declares its players, a module and its optimiser each
+(:meth:`AlternatingNet.configure_optimizers`), and the losses of one batch in their
+order (:meth:`AlternatingNet.training_step`).
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ class Player(NamedTuple):
 class AlternatingNet(NeuralNet, ABC):
     """Several modules, trained in turns by several players.
 
-    A subclass writes :meth:`players` and :meth:`turns`, and may write
-    :meth:`validate`. Each module given as ``modules={"critic": build}`` is built
+    A subclass writes :meth:`configure_optimizers` and :meth:`training_step`, and may
+    write :meth:`validate`. Each module given as ``modules={"critic": build}`` is built
     by the first :meth:`run` and is then found as ``self.critic_``.
 
     Parameters
@@ -124,10 +125,10 @@ class AlternatingNet(NeuralNet, ABC):
     modules : mapping of str to callable
         Name and, without arguments, the maker of each module.
     lr : float
-        Learning rate, for :meth:`players` to read.
+        Learning rate, for :meth:`configure_optimizers` to read.
     batch_size : int
         Rows per batch.
-    n_copies : int
+    n_estimators : int
         Number of networks side by side, each with batches of its own; 0 for one
         network alone.
     seed : int
@@ -146,7 +147,7 @@ class AlternatingNet(NeuralNet, ABC):
         Batches seen so far, and those of them that another net had seen, from which
         this one goes on.
     rng_ : torch.Generator
-        For every draw in ``turns``; on the device of the net.
+        For every draw in ``training_step``; on the device of the net.
     interrupted_, ended_ : bool
         Whether the last run was ended from the keyboard, or by a callback within an
         epoch.
@@ -166,7 +167,7 @@ class AlternatingNet(NeuralNet, ABC):
         *,
         lr: float = 1e-3,
         batch_size: int = 64,
-        n_copies: int = 0,
+        n_estimators: int = 0,
         seed: int = 0,
         device: str = "cpu",
         precision: str = "float32",
@@ -183,7 +184,7 @@ class AlternatingNet(NeuralNet, ABC):
             device=device,
         )
         self.modules = modules
-        self.n_copies = n_copies
+        self.n_estimators = n_estimators
         self.seed = seed
         self.precision = precision
         self.on_interrupt = on_interrupt
@@ -191,11 +192,11 @@ class AlternatingNet(NeuralNet, ABC):
     # What a method says ---------------------------------------------------------
 
     @abstractmethod
-    def players(self) -> dict[str, Player]:
+    def configure_optimizers(self) -> dict[str, Player]:
         """Return the players by name."""
 
     @abstractmethod
-    def turns(self, batch: Tensor) -> Iterator[Turn]:
+    def training_step(self, batch: Tensor) -> Iterator[Turn]:
         """Yield ``(player, loss)`` in the order of the paper's algorithm.
 
         After each yield the engine takes the gradient of `loss` for that player's
@@ -212,7 +213,9 @@ class AlternatingNet(NeuralNet, ABC):
 
     def for_all(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) as networks side by side take them, (k, n, ...)."""
-        return rows.expand(self.n_copies, *rows.shape) if self.n_copies else rows
+        return (
+            rows.expand(self.n_estimators, *rows.shape) if self.n_estimators else rows
+        )
 
     @contextmanager
     def lent(self, **data: Any) -> Iterator[None]:
@@ -227,7 +230,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def draw_noise(self, n: int, length: int, rng=None) -> Tensor:
         """Return standard normal numbers for networks side by side, (k, n, length)."""
-        shape = self.n_copies, n, length
+        shape = self.n_estimators, n, length
         draw = {"generator": rng or self.rng_, "device": self.device}
         return torch.randn(shape, dtype=torch.float32, **draw)
 
@@ -308,7 +311,7 @@ class AlternatingNet(NeuralNet, ABC):
                 "warm_start goes on with the networks that there are; a change of "
                 f"their sizes needs a fit without it. {error}"
             ) from error
-        for name in self.players():
+        for name in self.configure_optimizers():
             optimizer = self._optimizer(name)
             # A copy: torch keeps the tensors that it is given, and steps in place.
             state = deepcopy(other._optimizer(name).state_dict())
@@ -329,7 +332,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def train_step(self, batch, **fit_params):
         """Play all turns of one batch."""
-        turns = self.turns(batch)
+        turns = self.training_step(batch)
         while True:
             with self._autocast():
                 turn = next(turns, None)
@@ -414,7 +417,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def _call_players(self):
         """Write down what each player moves in a run, and how far."""
-        players, self._least = self.players(), {}
+        players, self._least = self.configure_optimizers(), {}
         names = {id(p): name for name, p in self.get_all_learnable_params()}
         self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
         self._named = {
@@ -449,7 +452,7 @@ class AlternatingNet(NeuralNet, ABC):
     @property
     def module_(self) -> nn.ModuleDict:
         """All networks that are trained, by name, as one."""
-        players = self.players().values()
+        players = self.configure_optimizers().values()
         moved = {id(p) for player in players for p in player.module.parameters()}
         return nn.ModuleDict(
             {
@@ -463,7 +466,9 @@ class AlternatingNet(NeuralNet, ABC):
     @property
     def optimizer_(self) -> Optimizers:
         """The optimizers of all players, as one."""
-        return Optimizers({name: self._optimizer(name) for name in self.players()})
+        return Optimizers(
+            {name: self._optimizer(name) for name in self.configure_optimizers()}
+        )
 
     @property
     def criterion_(self) -> nn.Module:
@@ -500,7 +505,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def initialize_optimizer(self, triggered_directly=None):
         """Give each player its own optimiser."""
-        for name, player in self.players().items():
+        for name, player in self.configure_optimizers().items():
             optimizer = player.optimizer(list(player.module.parameters()))
             setattr(self, f"optimizer_{name}_", optimizer)
         return self
@@ -512,7 +517,7 @@ class AlternatingNet(NeuralNet, ABC):
     def get_iterator(self, dataset, training=False):
         """Return batches that are slices of the resident rows."""
         return Batches(
-            dataset, self.batch_size, self.epoch_steps, self.n_copies, self.rng_
+            dataset, self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
         )
 
     @property

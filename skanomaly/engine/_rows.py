@@ -196,16 +196,16 @@ class Batches:
         Rows per batch.
     n_batches : int
         Batches per epoch.
-    n_copies : int
+    n_estimators : int
         For networks side by side: an epoch is then that many permutations, and a
-        batch has the shape (n_copies, batch_size, ...). 0 for one network alone.
+        batch has the shape (n_estimators, batch_size, ...). 0 for one network alone.
     rng : torch.Generator
         Draws the permutations.
     """
 
-    def __init__(self, rows: Rows, batch_size, n_batches, n_copies, rng):
+    def __init__(self, rows: Rows, batch_size, n_batches, n_estimators, rng):
         self.rows, self.batch_size, self.n_batches = rows, batch_size, n_batches
-        self.n_copies, self.rng = n_copies, rng
+        self.n_estimators, self.rng = n_estimators, rng
 
     def __len__(self) -> int:
         return self.n_batches
@@ -217,8 +217,8 @@ class Batches:
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield the numbers of the rows, batch by batch."""
-        order = torch.stack([self._order() for _ in range(self.n_copies or 1)])
-        yield from (order if self.n_copies else order[0]).split(self.batch_size, -1)
+        order = torch.stack([self._order() for _ in range(self.n_estimators or 1)])
+        yield from (order if self.n_estimators else order[0]).split(self.batch_size, -1)
 
     def _order(self):
         n, wanted = len(self.rows), self.n_batches * self.batch_size

@@ -21,7 +21,7 @@ SHORT = {
     "pretrain_epochs": 1,
     "width": 4,
     "batch_size": 16,
-    "n_copies": 2,
+    "n_estimators": 2,
     "input_size": 10,
 }
 short = partial(ADRA, **SHORT)

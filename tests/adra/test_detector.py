@@ -169,7 +169,7 @@ def test_scores_are_radii_of_codes(images):
 
 
 def test_scores_of_networks_side_by_side_are_geometric_means(X):
-    detector = short(n_copies=3, lr=0.01).fit(X)
+    detector = short(n_estimators=3, lr=0.01).fit(X)
     codes = detector.encode(X).reshape(60, 3, -1).astype(float)
     assert detector.encode(X).shape == (60, 12)
     radii = np.sqrt(np.square(codes).sum(2) + 1) - 1

@@ -386,11 +386,11 @@ def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
     assert len(seen) == len(set(seen)) == n_rows
 
 
-@pytest.mark.parametrize("n_copies", [1, 2])
+@pytest.mark.parametrize("n_estimators", [1, 2])
 @pytest.mark.parametrize("corpus", ["auto", None, "rows"])
-def test_corrections_of_tables_may_begin_later(corpus, n_copies, X):
+def test_corrections_of_tables_may_begin_later(corpus, n_estimators, X):
     corpus = 3 * X if corpus == "rows" else corpus
-    detector = short(corpus=corpus, adapt_from=1, n_copies=n_copies).fit(X)
+    detector = short(corpus=corpus, adapt_from=1, n_estimators=n_estimators).fit(X)
     assert len(detector.net_.adapters_.corrections) == 2
     assert np.ptp(detector.score_samples(X)) > 0
 

@@ -147,7 +147,7 @@ def test_own_networks_learn_which_way_up_images_are(images):
 def test_own_networks_learn_to_take_noise_away():
     rng = np.random.default_rng(0)
     table = np.repeat(rng.normal(size=(200, 1)), 8, axis=1)
-    losses = taught(table, n_copies=1, width=16)
+    losses = taught(table, n_estimators=1, width=16)
     assert 0.02 < losses[-1] < losses[0] / 3
 
 

@@ -10,7 +10,7 @@ HistoryAD(lam=1, alpha="auto", latent_dim=3, max_epochs="auto", batch_size=7)
 HistoryAD(lam="x")  # type: ignore[arg-type]
 HistoryAD(lmbda=1)  # type: ignore[call-arg]
 HistoryAD(10)  # type: ignore[call-arg]
-AABiGAN(criterion="map", n_copies="auto")
+AABiGAN(criterion="map", n_estimators="auto")
 AABiGAN(criterion="other")  # type: ignore[arg-type]
 TransferAD(beta=(1.0, 20.0), eta=None, transfer_lam="auto")
 TransferAD(beta="x")  # type: ignore[arg-type]
