@@ -1,4 +1,4 @@
-"""The house holds: imports run downwards, gradients are taken in one file."""
+"""The architecture holds: imports run downwards, gradients are taken in one file."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "skanomaly"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From top to bottom; a file may import what stands on a later line than its own.
-ROOMS = [
+LAYERS = [
     {"__init__"},
     {"_persistence"},
     {"methods"},
@@ -21,10 +21,10 @@ ROOMS = [
 ]
 
 
-def room_of(path):
-    """Return the name of a file's room, and its floor, counted from the top."""
+def package_of(path):
+    """Return the name of a file's package, and its layer, counted from the top."""
     name = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    known = next((k for k, names in enumerate(ROOMS) if name in names), None)
+    known = next((k for k, names in enumerate(LAYERS) if name in names), None)
     return (name, known) if known is not None else ("methods", 2)
 
 
@@ -41,21 +41,21 @@ def imported(path):
                 yield from (alias.name for alias in node.names)
 
 
-def test_discovery_finds_the_house():
+def test_discovery_finds_the_files():
     assert {"_net.py", "_base.py", "_networks.py"} <= {f.name for f in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_downwards(path):
-    room, floor = room_of(path)
+    package, layer = package_of(path)
     for module in imported(path):
-        target, below = room_of(PACKAGE / f"{module}.py")
+        target, below = package_of(PACKAGE / f"{module}.py")
         own_package = path.parent != PACKAGE and module.startswith(path.parent.name)
-        if target == room == "methods" and not own_package:
+        if target == package == "methods" and not own_package:
             pytest.fail(f"{path.name} imports another method: {module}")
-        assert below > floor or target == room, f"{path.name} imports {module}"
-        if floor == below == ROOMS.index({"engine", "networks", "objectives"}):
-            assert target == room or room == "engine", module
+        assert below > layer or target == package, f"{path.name} imports {module}"
+        if layer == below == LAYERS.index({"engine", "networks", "objectives"}):
+            assert target == package or package == "engine", module
 
 
 def test_import_chains_are_short_and_without_cycles():
@@ -75,9 +75,9 @@ def test_gradients_are_taken_in_the_engine_alone(path):
     assert not taken or path == PACKAGE / "engine" / "_net.py"
 
 
-@pytest.mark.parametrize("room", ["datasets", "metrics", "model_selection"])
-def test_data_and_metrics_need_no_torch(room):
-    files = [path for path in FILES if room_of(path)[0] == room]
+@pytest.mark.parametrize("package", ["datasets", "metrics", "model_selection"])
+def test_data_and_metrics_need_no_torch(package):
+    files = [path for path in FILES if package_of(path)[0] == package]
     assert files
     for path in files:
         assert not re.search(
