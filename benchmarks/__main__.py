@@ -3,36 +3,8 @@
 import argparse
 import os
 
-from . import (
-    aa_bigan,
-    aa_bigan_step,
-    adra,
-    adra_experts,
-    adra_step,
-    defects,
-    engine_overhead,
-    history_ad,
-    history_memory,
-    joint_encoder_gan,
-    joint_encoder_gan_step,
-    transfer,
-)
+from .experiments import EXPERIMENTS
 from .runner import run
-
-EXPERIMENTS = [
-    *engine_overhead.EXPERIMENTS,
-    *history_memory.EXPERIMENTS,
-    *history_ad.EXPERIMENTS,
-    *aa_bigan_step.EXPERIMENTS,
-    *aa_bigan.EXPERIMENTS,
-    *joint_encoder_gan_step.EXPERIMENTS,
-    *joint_encoder_gan.EXPERIMENTS,
-    *defects.EXPERIMENTS,
-    *transfer.EXPERIMENTS,
-    *adra_step.EXPERIMENTS,
-    *adra.EXPERIMENTS,
-    *adra_experts.EXPERIMENTS,
-]
 
 
 def main():

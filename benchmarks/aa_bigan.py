@@ -16,9 +16,10 @@ from skanomaly import AABiGAN
 from skanomaly.engine import Rows
 from skanomaly.metrics import detector_roc_auc_score
 
-from .detection import TABLES
+from .detection import TABLE_NAMES
 from .labelled import detect_labelled, table
 from .runner import Experiment, grid
+from .tables import AUROC, DETECTION, FIT_SECONDS, Metric, Table
 
 CRITERIA = ["reconstruction", "latent_norm"]
 
@@ -172,7 +173,7 @@ EXPERIMENTS = [
     Experiment(
         "aa_bigan_tables",
         printed,
-        grid(**TABLE, name=TABLES, detector=EVERYONE, seed=range(5)),
+        grid(**TABLE, name=TABLE_NAMES, detector=EVERYONE, seed=range(5)),
     ),
     Experiment(
         "aa_bigan_paper_tables",
@@ -234,5 +235,42 @@ EXPERIMENTS = [
             params=[PAPER_SETTING | {"max_epochs": 1000}, None],
         ),
         profile="gpu",
+    ),
+]
+
+KINDS = (
+    AUROC,
+    Metric("auroc_seen", "AUROC of kinds that had labels"),
+    Metric("auroc_unseen", "AUROC of kinds that had none"),
+    FIT_SECONDS,
+)
+KINDS_OF_PAIRS = tuple(
+    metric._replace(title=metric.title.replace("the seeds", "the pairs of classes"))
+    for metric in KINDS
+)
+TABLES = [
+    Table("aa_bigan_paper_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_devnet", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan_selection", ("name",), "variant", DETECTION[:1], "Table"),
+    Table("aa_bigan_images", ("name", "gamma_l"), "detector", KINDS_OF_PAIRS, "Images"),
+    Table("aa_bigan_pollution", ("gamma_p",), "detector", KINDS, "Pollution"),
+    Table("aa_bigan_kinds", ("n_kinds",), "detector", KINDS, "Known kinds"),
+    Table(
+        "aa_bigan_mnist_paper",
+        ("normal",),
+        "params",
+        KINDS_OF_PAIRS,
+        "Normal digit",
+        description="AABiGAN on MNIST, with the settings of the paper and all pairs of "
+        "digits, on a GPU.",
+    ),
+    Table(
+        "aa_bigan_cifar10",
+        ("gamma_l",),
+        "params",
+        KINDS_OF_PAIRS,
+        "Known anomalies",
+        description="AABiGAN on CIFAR-10, with the settings of the paper, on a GPU.",
     ),
 ]

@@ -22,6 +22,7 @@ from skanomaly.engine import Rows
 from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
+from .tables import Metric, Table
 from .timing import interleaved, milliseconds_per_step, ratios
 
 LATENT_DIM, WIDTH, LR = 100, 32, 1e-4
@@ -159,5 +160,23 @@ EXPERIMENTS = [
         grid(**SIZES, n_threads=[8], n_steps=[50], n_rounds=[15], device=["cuda"]),
         profile="gpu",
         alone=True,
+    ),
+]
+
+STEP = (
+    Metric("package, ms per step", "Package, ms per step", "median", 0),
+    Metric("script, ms per step", "Script, ms per step", "median", 0),
+    Metric("script / package", "Ratio", "median", 2),
+    Metric("script without looks / package", "Ratio without looks", "median", 2),
+)
+TABLES = [
+    Table("aa_bigan_step", ("n_threads",), None, STEP, "Threads"),
+    Table(
+        "aa_bigan_step_gpu",
+        ("device",),
+        None,
+        STEP,
+        "Device",
+        description="AABiGAN: a training step on a GPU.",
     ),
 ]

@@ -20,6 +20,7 @@ from skanomaly.metrics import detector_roc_auc_score
 from . import pretrained
 from .detection import detect, fit_and_score, images
 from .runner import Experiment, grid
+from .tables import AUROC, AVERAGE_PRECISION, Metric, Table
 
 EXPERTS = [1, 2, 4]
 #: By network: the images, their side, and what the network wants of pixels.
@@ -171,5 +172,47 @@ EXPERIMENTS = [
         "adra_experts_tables",
         table,
         grid(seed=[0, 1], name=SMALL_TABLES, n_experts=EXPERTS),
+    ),
+]
+
+SCORES = tuple(m._replace(average=True) for m in (AUROC, AVERAGE_PRECISION))
+LOSS = Metric("loss", "Loss of the training at its end", "mean", average=True)
+GATES = Metric("gates", "Rank correlation with the scores of mean gates", "mean")
+
+
+def with_experts(record):
+    """Return a record with its number of experts in words."""
+    return record | {"experts": f"K = {record['n_experts']}"}
+
+
+TABLES = [
+    Table(
+        "adra_experts",
+        ("network", "anomaly"),
+        "experts",
+        (*SCORES, LOSS, GATES),
+        "Network, class held out",
+        transform=with_experts,
+    ),
+    Table(
+        "adra_experts_few",
+        ("modes",),
+        "experts",
+        (
+            Metric("auroc_secondary", "AUROC of the small modes", "mean", average=True),
+            Metric("auroc_primary", "AUROC of the first class", "mean", average=True),
+            LOSS,
+            GATES,
+        ),
+        "First class",
+        transform=with_experts,
+    ),
+    Table(
+        "adra_experts_tables",
+        ("name",),
+        "experts",
+        SCORES[:1],
+        "Table",
+        transform=with_experts,
     ),
 ]

@@ -29,6 +29,7 @@ from skanomaly.objectives import hypersphere_classification_loss
 
 from . import pretrained
 from .runner import Experiment, grid
+from .tables import Metric, Table
 from .timing import interleaved, milliseconds_per_step, ratios
 
 SIDE, SHRINKAGE = 64, 0.1
@@ -225,5 +226,35 @@ EXPERIMENTS = [
         ),
         profile="gpu",
         alone=True,
+    ),
+]
+
+STEP = (
+    Metric("fine-tuning, ms per step", "Fine-tuning, ms per step", "median", 0),
+    *(
+        Metric(f"K={k} / fine-tuning", f"K = {k} / fine-tuning", "median", 2)
+        for k in EXPERTS
+    ),
+    *(Metric(f"K={k} / K=1", f"K = {k} / K = 1", "median", 2) for k in EXPERTS[1:]),
+    Metric("scoring, K=1 / scoring, bare", "Scoring, K = 1 / network", "median", 2),
+    Metric(
+        "scoring, K=1 / scoring, bare, alike", "The same, computed alike", "median", 2
+    ),
+)
+TABLES = [
+    Table(
+        "adra_step",
+        ("network", "vectors", "n_threads"),
+        None,
+        STEP,
+        "Network, instructions, threads",
+    ),
+    Table(
+        "adra_step_gpu",
+        ("network", "side"),
+        None,
+        STEP,
+        "Network, pixels",
+        description="ADRA: a training step on a GPU.",
     ),
 ]

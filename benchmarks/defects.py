@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from statistics import fmean
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -18,6 +19,7 @@ from skanomaly import datasets
 
 from .detection import images
 from .runner import Experiment, grid
+from .tables import Metric, Table
 
 N_TRAIN, N_TEST = 2000, 300
 TRAINING_VIDEOS = 12  # of 16; normal frames of the others are tested
@@ -209,4 +211,42 @@ EXPERIMENTS = [
             for cell in grid(name=[name], normal=normal, detector=CRITERIA, seed=[0])
         ],
     )
+]
+
+SMALL_DEFECTS = "spot", "scratch", "hole"
+COLUMNS = tuple(
+    Metric(kind, kind.capitalize(), "mean")
+    for kind in (*DEFECTS, "other kind", "small defects", "mean")
+)
+
+
+def with_small_defects(record):
+    """Return the record of a way to score, with the mean over the small defects."""
+    return record | {"small defects": fmean(record[k] for k in SMALL_DEFECTS)}
+
+
+def is_of(name, normal):
+    """Return a function that tells whether a record is of one set of images."""
+    return lambda record: (record["name"], record["normal"]) == (name, normal)
+
+
+OVERALL = Table(
+    "defects",
+    ("detector", "way"),
+    None,
+    COLUMNS[-3:],
+    "Detector, score",
+    nested="way",
+    transform=with_small_defects,
+)
+TABLES = [
+    OVERALL,
+    *(
+        OVERALL._replace(
+            metrics=COLUMNS, name=f"defects_{name}_{normal}", keep=is_of(name, normal)
+        )
+        for problems in (DEVELOPMENT, OTHER_DATA)
+        for name, classes in problems.items()
+        for normal in classes
+    ),
 ]

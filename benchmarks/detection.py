@@ -19,7 +19,7 @@ from skanomaly.metrics import (
     detector_roc_auc_score,
 )
 
-TABLES = (
+TABLE_NAMES = (
     *("annthyroid", "arrhythmia", "breastw", "cardio", "cover", "glass", "http"),
     *("internetads", "lymphography", "musk", "optdigits", "pageblocks", "satellite"),
     *("satimage-2", "shuttle", "smtp", "spambase", "thyroid", "wbc", "wine"),

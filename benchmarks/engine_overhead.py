@@ -12,6 +12,7 @@ from torch import nn
 from skanomaly.engine import AlternatingNet, Player, Rows
 
 from .runner import Experiment, grid
+from .tables import Metric, Table
 from .timing import interleaved, ratios
 
 N_COLUMNS, N_STEPS, N_ROUNDS = 32, 300, 15
@@ -78,5 +79,19 @@ def overhead(batch_size):
 EXPERIMENTS = [
     Experiment(
         "engine_overhead", overhead, grid(batch_size=[64, 128, 1024]), alone=True
+    )
+]
+
+TABLES = [
+    Table(
+        "engine_overhead",
+        ("batch_size",),
+        None,
+        (
+            Metric("engine_us_per_step", "Engine, µs per step", "median", 0),
+            Metric("bare_us_per_step", "Loop by hand, µs per step", "median", 0),
+            Metric("ratio", "Ratio", "median", 3),
+        ),
+        "Batch size",
     )
 ]

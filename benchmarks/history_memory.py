@@ -10,6 +10,7 @@ import numpy as np
 from skorch.callbacks import Callback
 
 from .runner import Experiment, grid
+from .tables import Metric, Table
 
 N_EPOCHS, EPOCH_STEPS, BATCH_SIZE = 5, 100, 64
 
@@ -61,3 +62,6 @@ EXPERIMENTS = [
         alone=True,
     )
 ]
+
+PEAK = Metric("peak_mib", "Peak memory above that before the fit, MiB", "median", 0)
+TABLES = [Table("history_memory", ("n_saves",), "way", (PEAK,), "Save points")]

@@ -29,6 +29,7 @@ from skanomaly.engine import Rows
 from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
+from .tables import Metric, Table
 from .timing import interleaved, milliseconds_per_step, ratios
 
 LR, SLOPE = 1e-3, 0.2
@@ -260,5 +261,33 @@ EXPERIMENTS = [
         ),
         profile="gpu",
         alone=True,
+    ),
+]
+
+STEP = (
+    Metric("package, ms per step", "Package, ms per step", "median", 0),
+    Metric("plain, ms per step", "Straightforward, ms per step", "median", 0),
+    Metric("plain / package", "Ratio", "median", 2),
+    Metric("plain, half a penalty / package", "Ratio, same penalty", "median", 2),
+    Metric(
+        "optimiser memory, package / plain", "Memory of the optimisers", "median", 2
+    ),
+)
+TABLES = [
+    Table(
+        "joint_encoder_gan_step",
+        ("width", "fading", "n_threads"),
+        None,
+        STEP,
+        "Channels, fading in, threads",
+    ),
+    Table(
+        "joint_encoder_gan_step_gpu",
+        ("fading",),
+        None,
+        STEP,
+        "Fading in",
+        description="JointEncoderGAN: a training step with the paper's networks, on a "
+        "GPU.",
     ),
 ]

@@ -16,6 +16,7 @@ from skanomaly.metrics import detector_roc_auc_score
 from . import domains
 from .domains import AUTOENCODERS, DETECTORS, Problem, detect, over_rates
 from .runner import Experiment, grid
+from .tables import AUROC, FIT_SECONDS, Metric, Table
 from .timing import interleaved, ratios
 
 RATES = [0.05, 0.15, 0.25, 0.35, 0.45]
@@ -178,7 +179,7 @@ def adversarial(weight, **settings):
 
 OTHERS = ["TransferAD", "IsolationForest", *AUTOENCODERS]
 FURTHER = ["source, then target", "target normals"]
-TABLES = [
+NAMES = [
     *("annthyroid", "satellite", "cardio", "thyroid", "pageblocks"),
     *("shuttle", "satimage-2", "optdigits", "musk", "breastw", "spambase"),
     *("arrhythmia", "cover", "wbc"),
@@ -206,7 +207,7 @@ EXPERIMENTS = [
         grid(
             problem=["table"],
             shift=["another site", "by a column"],
-            name=TABLES,
+            name=NAMES,
             rate=[0.05, 0.45],
             detector=OTHERS,
             seed=[0, 1],
@@ -252,5 +253,64 @@ EXPERIMENTS = [
         video,
         grid(detector=["TransferAD", *AUTOENCODERS], seed=[0, 1])
         + grid(detector=["frame differences"], seed=[0]),
+    ),
+]
+
+DOMAINS = (
+    AUROC._replace(average=True),
+    Metric(
+        "auroc_reconstruction",
+        "AUROC with the loss of reconstruction as score",
+        average=True,
+    ),
+    FIT_SECONDS,
+)
+MEANS = (
+    Metric("auroc", "AUROC", "mean", average=True),
+    Metric("auroc_combined", "AUROC with the combined score", "mean", average=True),
+    FIT_SECONDS,
+)
+TABLES = [
+    Table(
+        "transfer_table_1",
+        ("direction", "rate"),
+        "detector",
+        DOMAINS[:2],
+        "Domains, anomalies",
+        nested="rate",
+    ),
+    Table("transfer_digits", ("direction", "normal"), "detector", DOMAINS, "Digits"),
+    Table("transfer_fashion", ("change", "normal"), "detector", DOMAINS, "Class"),
+    Table("transfer_tables", ("shift", "rate"), "detector", MEANS, "Shift"),
+    Table(
+        "transfer_tables",
+        ("name",),
+        "detector",
+        MEANS[:2],
+        "Table",
+        name="transfer_tables_by_name",
+    ),
+    Table("transfer_adversarial", ("weight",), "direction", (AUROC,), "Weight"),
+    Table(
+        "transfer_video",
+        ("detector",),
+        None,
+        (
+            Metric("auroc_combined", "Combined"),
+            Metric("auroc_reconstruction", "Loss"),
+            Metric("auroc_block", "Largest block of the map"),
+        ),
+        "Detector",
+    ),
+    Table(
+        "transfer_scoring",
+        ("kind",),
+        None,
+        (
+            Metric("detector, us per row", "Detector, µs per row", "median", 1),
+            Metric("autoencoder, us per row", "Autoencoder, µs per row", "median", 1),
+            Metric("ratio", "Ratio", "median", 3),
+        ),
+        "Rows",
     ),
 ]

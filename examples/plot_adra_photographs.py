@@ -37,14 +37,8 @@ from sklearn.ensemble import IsolationForest
 
 sys.path.append(os.getcwd())  # the benchmarks are no package
 
-from benchmarks.adra import (
-    LEFT_OUT,
-    Untrained,
-    mobilenet,
-    n_bytes,
-    photographs,
-    tensors_of,
-)
+from benchmarks.adra import n_bytes, tensors_of
+from benchmarks.adra_setting import LEFT_OUT, Untrained, mobilenet, photographs
 from skanomaly import ADRA
 from skanomaly.datasets import fetch_cifar10
 from skanomaly.metrics import (

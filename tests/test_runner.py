@@ -1,11 +1,18 @@
-"""Results of benchmarks: one line per cell, taken up where a run was stopped."""
+"""Benchmarks: one line of results per cell, runs that go on, tables of results."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import runner
+from benchmarks.experiments import EXPERIMENTS, TABLES
 from benchmarks.runner import Experiment, grid
+from benchmarks.tables import Metric, Table
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
@@ -59,3 +66,95 @@ def test_of_two_lines_of_a_cell_the_last_one_counts(experiment):
 def test_other_profiles_are_left_alone(experiment):
     runner.run([experiment], "gpu", 1)
     assert runner.records("squares") == []
+
+
+# Tables -------------------------------------------------------------------------------
+
+
+def test_every_experiment_has_a_table():
+    shown = {table.experiment for table in TABLES}
+    assert shown == {experiment.name for experiment in EXPERIMENTS}
+
+
+def test_every_table_is_in_the_documentation():
+    pages = "".join(page.read_text() for page in DOCS.rglob("*.rst"))
+    included = re.findall(r"include:: (?:\.\./)?tables/(\w+)\.rst", pages)
+    names = [table.name or table.experiment for table in TABLES]
+    assert sorted(included) == sorted([*names, "not_run"])
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch, experiment):
+    """Return a function that renders one table of results that it is given."""
+    pytest.importorskip("pandas")
+    monkeypatch.setattr(sys, "path", [str(DOCS / "_ext"), *sys.path])
+    import result_tables
+
+    def written(results, table):
+        cells = [cell for cell, _ in results]
+        by_cell = {runner.cell_name(cell): result for cell, result in results}
+        run = Experiment(
+            "squares", lambda **cell: by_cell[runner.cell_name(cell)], cells, alone=True
+        )
+        runner.run([run], "cpu", 1)
+        result_tables.write(tmp_path, [table])
+        return (tmp_path / "squares.rst").read_text()
+
+    return written
+
+
+def test_a_table_by_row_and_column(write):
+    results = [
+        ({"n": 10, "way": "a", "seed": 0}, {"auroc": 0.5}),
+        ({"n": 10, "way": "a", "seed": 1}, {"auroc": 0.7}),
+        ({"n": 10, "way": "b", "seed": 0}, {"auroc": 0.9}),
+        ({"n": 9, "way": "a", "seed": 0}, {"auroc": 1.0}),
+        ({"n": 9, "way": "b", "seed": 0}, {"auroc": 0.25}),
+        ({"n": 9, "way": "c", "seed": 0}, {"other": 3}),
+    ]
+    metric = Metric("auroc", "AUROC (over the seeds)", average=True)
+    text = write(results, Table("squares", ("n",), "way", (metric,), "Number"))
+    head, _, below = text.partition("   * - ")
+    assert head.startswith("**AUROC (over the seeds)**\n\n.. list-table::\n")
+    table, _, facts = below.partition("\n\n")
+    cells = [line.removeprefix("   * - ").strip(" -") for line in table.split("\n")]
+    assert cells == [
+        *("Number", "a", "b"),
+        *("9", "1.000", "0.250"),
+        *("10", "0.600 ± 0.141", "0.900"),
+    ]
+    assert facts.strip().split("\n")[-1].startswith("6 runs; 2 seeds; ")
+
+
+def test_means_are_over_complete_rows(write):
+    results = [
+        ({"n": n, "way": way}, {"auroc": n / 10})
+        for n, way in ((1, "a"), (1, "b"), (3, "a"), (3, "b"), (5, "a"))
+    ]
+    metric = Metric("auroc", "AUROC (over the seeds)", average=True)
+    text = write(results, Table("squares", ("n",), "way", (metric,), "Number"))
+    assert text.startswith("**AUROC**\n")  # each entry is one number
+    assert "   * - *mean of 2*\n     - *0.200*\n     - *0.200*\n" in text
+
+
+def test_a_table_with_a_column_per_metric(write):
+    results = [
+        ({"name": "x"}, {"small": {"us": 2e6}, "large": {"us": 4e6, "bytes": 2**20}})
+    ]
+    metrics = (
+        Metric("bytes", "MiB", "median", 2, unit=2**20),
+        Metric("us", "Time, µs", "median", 0),
+        Metric("us", "Runs", "count"),
+        Metric("absent", "Not there"),
+    )
+    table = Table("squares", ("size",), None, metrics, "Size", nested="size")
+    text = write(results, table)
+    assert "   * - Size\n     - MiB\n     - Time, µs\n     - Runs\n" in text
+    assert "   * - large\n     - 1.00\n     - 4,000,000\n     - 1\n" in text
+    assert "   * - small\n     -\n     - 2,000,000\n     - 1\n" in text
+
+
+def test_a_table_without_results_is_listed(write, tmp_path):
+    table = Table("squares", ("n",), None, (), "Number", description="Squares.")
+    assert write([], table) == ".. squares: not run yet\n"
+    assert (tmp_path / "not_run.rst").read_text() == "- Squares.\n"
