@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from skorch.callbacks import Callback
 
 from skanomaly import AABiGAN
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 from skanomaly.metrics import detector_roc_auc_score
 
 from .detection import TABLE_NAMES
@@ -83,7 +83,9 @@ class Oracle(Callback):
     def auroc(self, net, criterion, X, y):
         detector = self.detector
         function = partial(net.abnormality, criterion=criterion)
-        scores = detector._map_rows(function, Rows(X, detector.scaler_, net.device))
+        scores = detector._map_rows(
+            function, DeviceDataset(X, detector.scaler_, net.device)
+        )
         return detector_roc_auc_score(y, -scores)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from skanomaly._aa_bigan._net import AnomalyAwareBiGAN
 from skanomaly._aa_bigan._networks import image_networks
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
@@ -105,8 +105,8 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
     torch.set_num_threads(n_threads)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_steps * batch_size, 1, 32, 32)).clip(-1, 1)
-    rows = Rows(X.astype(np.float32), device=device)
-    known = rows.take(torch.arange(n_known, device=device))
+    rows = DeviceDataset(X.astype(np.float32), device=device)
+    known = rows.subset(torch.arange(n_known, device=device))
     networks = image_networks((1, 32, 32), LATENT_DIM, WIDTH, True)
     net = AnomalyAwareBiGAN(
         {k: partial(Ensemble.of, 1, build) for k, build in networks.items()},
@@ -125,7 +125,7 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
         "script without looks": Script(networks, looks=False).to(device),
     }
     data = {"known": known, "cycle_weight": 1 / 3}
-    ways = {"package": lambda: net.run(rows, **data, **plan(n_steps))}
+    ways = {"package": lambda: net.train(rows, **data, **plan(n_steps))}
     for name, script in scripts.items():
         ways[name] = lambda script=script: by_hand(script, rows, known, n_steps)
     seconds = interleaved(ways, n_rounds, device)

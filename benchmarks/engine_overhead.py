@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skanomaly.engine import AlternatingNet, Player, Rows
+from skanomaly.engine import AlternatingNet, DeviceDataset, Player
 
 from .runner import Experiment, grid
 from .tables import Metric, Table
@@ -56,7 +56,7 @@ def bare_loop(module, optimizer, data, batch_size, n_steps):
 def overhead(batch_size):
     """Interleave both ways, and return the median ratio of their times."""
     X = np.random.default_rng(0).normal(size=(N_STEPS * batch_size, N_COLUMNS))
-    rows = Rows(X)
+    rows = DeviceDataset(X)
     net = Autoencoder({"coder": make_module}, batch_size=batch_size)
     module = make_module()
     optimizer = ADAM(module.parameters())

@@ -25,7 +25,7 @@ from skanomaly._joint_encoder_gan._networks import (
     channels_of,
     image_networks,
 )
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 from skanomaly.networks import Ensemble
 
 from .runner import Experiment, grid
@@ -196,7 +196,7 @@ def compare(
     X = np.random.default_rng(0).integers(
         0, 256, (n_steps * batch_size, n_colours, 32, 32), dtype=np.uint8
     )
-    rows = Rows(X.astype(np.float32) / 127.5 - 1, device=device)
+    rows = DeviceDataset(X.astype(np.float32) / 127.5 - 1, device=device)
     net = JointNet(
         {role: partial(Ensemble.of, 1, build) for role, build in networks.items()},
         latent_dim=latent_dim,
@@ -222,7 +222,7 @@ def compare(
         for k, index in enumerate(order.chunk(n_steps)):
             way.step(rows[index], 1 - k / n_steps if fading else 0.0)
 
-    ways = {"package": lambda: net.run(rows, phase=phase)}
+    ways = {"package": lambda: net.train(rows, phase=phase)}
     ways |= {name: partial(by_hand, way) for name, way in plain.items()}
     seconds = interleaved(ways, n_rounds, device)
     figures = milliseconds_per_step(seconds, n_steps)

@@ -153,7 +153,7 @@ def scoring(kind, n_rows, n_rounds):
     net = detector.net_
 
     def bare(batch):
-        x = net.for_all(batch)
+        x = net.for_members(batch)
         errors = (net.decoder_(net.encoder_(x)) - x).square()
         return errors.flatten(2).mean(2).mean(0)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skanomaly._base import BaseDeepDetector
-from skanomaly.engine import AlternatingNet, Player, Rows
+from skanomaly.engine import AlternatingNet, DeviceDataset, Player
 from skanomaly.utils._docstring import describe
 from skanomaly.utils._parameters import Auto, parameter
 from skanomaly.utils._sklearn_compat import AUTO_COUNT
@@ -94,7 +94,7 @@ class Autoencoder(BaseDeepDetector):
         )
         return {"net_": net}
 
-    def _train(self, rows: Rows, others: Rows, seed: int) -> None:
+    def _train(self, rows: DeviceDataset, others: DeviceDataset, seed: int) -> None:
         self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:

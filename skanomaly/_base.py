@@ -16,7 +16,7 @@ from torch import Tensor
 from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
 from ._parameters import CommonParameters
 from ._version import __version__
-from .engine import AlternatingNet, Bar, ProgressBar, Rows
+from .engine import AlternatingNet, Bar, DeviceDataset, ProgressBar
 from .exceptions import (
     ConstantScoresWarning,
     FitInterruptedWarning,
@@ -78,7 +78,7 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         """Return the untrained nets, by the name of the attribute they become."""
 
     @abstractmethod
-    def _train(self, rows: Rows, others: Rows, seed: int) -> None:
+    def _train(self, rows: DeviceDataset, others: DeviceDataset, seed: int) -> None:
         """Set ``net_``, and call ``_record`` after each stage.
 
         `others` are what the method tells apart from `rows`, on the same device:
@@ -152,14 +152,14 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
             rows = self._rows_to_scale_by(X, apart, X_apart)
             self._report_pixels(fit_by_parts(self.scaler_, *rows))
         with _computing(X.ndim == TABLE, device), self._advising():
-            rows = Rows(X, self.scaler_, device)
+            rows = DeviceDataset(X, self.scaler_, device)
             self._row_shape = rows.row_shape
             rows, others = (
-                rows.take(torch.from_numpy(np.flatnonzero(part)).to(device))
+                rows.subset(torch.from_numpy(np.flatnonzero(part)).to(device))
                 for part in (~apart, apart)
             )
             if X_apart is not None:
-                others = Rows(X_apart, self.scaler_, device)
+                others = DeviceDataset(X_apart, self.scaler_, device)
             self._check_scaled(rows, others)
             self.history_ = self.history_ if self._goes_on() else []
             self.interrupted_ = False
@@ -338,7 +338,7 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         order = np.random.default_rng(seed).permutation(len(rows))
         index = torch.from_numpy(order).to(rows.device)
         n_held_out = min(max(len(rows) // 10, 1), most or len(rows))
-        return rows.take(index[n_held_out:]), rows.take(index[:n_held_out])
+        return rows.subset(index[n_held_out:]), rows.subset(index[:n_held_out])
 
     @contextmanager
     def _progress(self, *plans):
@@ -446,7 +446,7 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
 
     def _computed(self, function, X):
         with _computing(X.ndim == TABLE, self.net_.device), self._at_rest():
-            rows = Rows(X, self.scaler_, self.net_.device, max_bytes=0)
+            rows = DeviceDataset(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows, self._given_shape())
 
     def _computing(self):

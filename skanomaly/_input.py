@@ -207,11 +207,11 @@ class InputMixin:
         if rows.X.dtype == np.uint8:
             return
         cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
-        some, some_others = (part.raw(part.evenly(n)) for part in (rows, base))
+        some, some_others = (part.raw(part.spread_indices(n)) for part in (rows, base))
         if some.ndim > TABLE:  # which have one unit for all pixels
             some, some_others = some.reshape(-1, 1), some_others.reshape(-1, 1)
         else:
-            scaled = rows[rows.evenly(n)]
+            scaled = rows[rows.spread_indices(n)]
             cut = float((scaled != self._clipping()(scaled)).float().mean())
         apart = share_apart(some, some_others, factor)
         hint = (

@@ -151,7 +151,9 @@ class ReconstructionMixin(EncodingMixin):
         _, *sides = self._row_shape
         if not sides:
             return
-        some = rows.take(rows.evenly(max(min(_ENOUGH, _MOST // prod(sides)), 1)))
+        some = rows.subset(
+            rows.spread_indices(max(min(_ENOUGH, _MOST // prod(sides)), 1))
+        )
         maps = self._map_rows(self._squared_errors, some, self._given_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 

@@ -14,7 +14,7 @@ from torch import nn
 from skanomaly import AABiGAN
 from skanomaly._aa_bigan._net import AnomalyAwareBiGAN, HeldOut
 from skanomaly._aa_bigan._networks import image_networks, working_shape
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 from skanomaly.model_selection import LeaveAnomalyKindOut
 from skanomaly.networks import Ensemble, StackedMLP
 
@@ -79,9 +79,9 @@ def plain_net(cls=AnomalyAwareBiGAN, **settings):
 class Recorder(AnomalyAwareBiGAN):
     """Writes down which modules each turn moves."""
 
-    def _play(self, pairs):
+    def _update(self, pairs):
         before = self.weights()
-        super()._play(pairs)
+        super()._update(pairs)
         after = self.weights()
         moved = {k for k in before if not torch.equal(before[k], after[k])}
         vars(self).setdefault("seen", []).append(({name for name, _ in pairs}, moved))
@@ -95,7 +95,9 @@ class Recorder(AnomalyAwareBiGAN):
 
 def rows_and_known():
     rng = np.random.default_rng(0)
-    return Rows(rng.normal(size=(40, 3))), Rows(rng.normal(size=(7, 3)) + 3)
+    return DeviceDataset(rng.normal(size=(40, 3))), DeviceDataset(
+        rng.normal(size=(7, 3)) + 3
+    )
 
 
 class Normed(nn.Module):
@@ -146,9 +148,9 @@ def test_one_known_anomaly_per_batch_suits_normalised_networks_of_a_user(data):
 @pytest.mark.parametrize("n_known", [7, 0])
 def test_each_turn_moves_its_own_networks(n_known):
     rows, known = rows_and_known()
-    known = known.take(torch.arange(n_known))
+    known = known.subset(torch.arange(n_known))
     given = {"known": known, "cycle_weight": 0.5, "max_epochs": 1, "epoch_steps": 2}
-    net = plain_net(Recorder).run(rows, **given)
+    net = plain_net(Recorder).train(rows, **given)
     discriminators = {"discriminator_xz", "discriminator_xx"}
     coders = {"encoder", "generator"}
     turns = [({"discriminators"}, discriminators), ({"coders"}, coders)]
@@ -173,7 +175,7 @@ def gradients(net, loss, name):
 @pytest.mark.parametrize("n_known", [7, 0])
 def test_each_module_descends_its_loss_of_the_authors_turns(n_known):
     rows, known = rows_and_known()
-    known = known.take(torch.arange(n_known))
+    known = known.subset(torch.arange(n_known))
     net = plain_net().initialize()
     x = rows[torch.arange(32).reshape(2, 16)]
     discriminators, coders = play(net, x, known)
@@ -220,7 +222,9 @@ def test_the_generator_does_not_feel_the_anomalies():
     rows, known = rows_and_known()
     net = plain_net().initialize()
     x = rows[torch.arange(32).reshape(2, 16)]
-    (_, one), (_, other) = (play(net, x, k) for k in (known, Rows(known.X - 9)))
+    (_, one), (_, other) = (
+        play(net, x, k) for k in (known, DeviceDataset(known.X - 9))
+    )
     felt = [gradients(net, loss, "generator") for loss in (one, other)]
     torch.testing.assert_close(*felt)
     felt = [gradients(net, loss, "encoder") for loss in (one, other)]
@@ -244,8 +248,8 @@ def test_known_anomalies_share_a_batch_with_the_other_rows(data):
     for name in ("encoder", "generator"):
         module = getattr(net, f"{name}_")
         module.register_forward_hook(lambda _, x, z: seen.append(x[0].shape[1]))
-    rows, known = Rows(X), Rows(X[:8])
-    net.run(rows, known=known, cycle_weight=0.5, max_epochs=1, epoch_steps=1)
+    rows, known = DeviceDataset(X), DeviceDataset(X[:8])
+    net.train(rows, known=known, cycle_weight=0.5, max_epochs=1, epoch_steps=1)
     assert seen == [20 + 5, 2 * 20]  # rows and anomalies, codes and noise
     # And then they are part of its statistics.
     encoder, x = net.encoder_.train(), torch.randn(2, 16, 4)
@@ -547,7 +551,7 @@ def test_early_stopping_keeps_the_best_epoch(data, labelled):
 def test_what_is_held_out_does_not_train(data):
     X, y = data
     detector = AABiGAN(**SMALL).fit(X, y)
-    rows, known = Rows(X[y == 1]), Rows(X[y == -1])
+    rows, known = DeviceDataset(X[y == 1]), DeviceDataset(X[y == -1])
     left, left_known, held_out = detector._hold_out_both(rows, known, (), seed=0)
     for whole, part, apart in (
         (rows, left, held_out.normal),
@@ -557,7 +561,7 @@ def test_what_is_held_out_does_not_train(data):
         trained = {tuple(row) for row in part.head(200).tolist()}
         assert trained.isdisjoint({tuple(row) for row in apart.tolist()})
     assert len(held_out.anomalous) == 1
-    single = known.take(torch.arange(1))
+    single = known.subset(torch.arange(1))
     _, left_known, held_out = detector._hold_out_both(rows, single, (), seed=0)
     assert (len(left_known), len(held_out.anomalous)) == (1, 0)
 

@@ -15,7 +15,7 @@ from test_common import every_detector, short
 from test_engine import make
 
 import skanomaly
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(no corpus|no domains)",
@@ -35,7 +35,7 @@ def X():
 
 @pytest.fixture
 def rows():
-    return Rows(np.full((10, 1), 2.0))
+    return DeviceDataset(np.full((10, 1), 2.0))
 
 
 def fit(X, *callbacks, cls="HistoryAD", **params):

@@ -398,7 +398,7 @@ def test_a_memory_map_larger_than_the_device_is_streamed(
 ):
     data = request.getfixturevalue(kind)
     reference = short(cls).fit(data).score_samples(data)
-    monkeypatch.setattr("skanomaly.engine._rows.HOST_BYTES", 100)
+    monkeypatch.setattr("skanomaly.engine._dataset.HOST_BYTES", 100)
     scores = short(cls).fit(data).score_samples(data)
     np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
 

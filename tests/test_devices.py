@@ -21,7 +21,7 @@ from skanomaly import (
     JointEncoderGAN,
     TransferAD,
 )
-from skanomaly.engine import AlternatingNet, Rows
+from skanomaly.engine import AlternatingNet, DeviceDataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
@@ -126,9 +126,9 @@ def test_another_device_makes_no_difference(cls, kind, request):
 @every_detector
 def test_rows_that_do_not_fit_on_the_device_come_in_batches(cls, X, monkeypatch):
     expected = brief(cls).fit(X).score_samples(X)
-    monkeypatch.setattr("skanomaly.engine._rows.HOST_BYTES", 0)
+    monkeypatch.setattr("skanomaly.engine._dataset.HOST_BYTES", 0)
     with another_device():
-        rows = Rows(X, None, NAME)
+        rows = DeviceDataset(X, None, NAME)
         assert rows.resident is None
         assert isinstance(rows[torch.arange(3, device=NAME)], TensorElsewhere)
         detector = brief(cls, device="cuda").fit(X)

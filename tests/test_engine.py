@@ -19,10 +19,10 @@ from skanomaly.engine import (
     AlternatingNet,
     AverageWeights,
     Batches,
+    DeviceDataset,
     KeepBest,
     LinearDecay,
     Player,
-    Rows,
     StepDecay,
 )
 from skanomaly.exceptions import StopTraining, TrainingDivergedError
@@ -58,7 +58,7 @@ def make(cls=Duel, **engine):
 
 @pytest.fixture
 def rows():
-    return Rows(np.full((10, 1), 2.0))
+    return DeviceDataset(np.full((10, 1), 2.0))
 
 
 def test_one_step_per_yield_and_each_sees_the_step_before(rows):
@@ -422,7 +422,7 @@ def test_bfloat16_runs_the_turns_under_autocast(rows):
 
 @pytest.mark.parametrize("max_bytes", [None, 0], ids=["resident", "streamed"])
 def test_batches_pass_over_every_row(max_bytes):
-    rows = Rows(np.arange(12.0)[:, None], max_bytes=max_bytes)
+    rows = DeviceDataset(np.arange(12.0)[:, None], max_bytes=max_bytes)
     rng = torch.Generator().manual_seed(0)
     batches = Batches(rows, 4, 3, None, rng)
     first, second = (torch.cat(list(batches)).ravel() for _ in "ab")
@@ -431,7 +431,7 @@ def test_batches_pass_over_every_row(max_bytes):
 
 
 def test_batches_for_copies_are_drawn_apart():
-    rows = Rows(np.arange(12.0)[:, None])
+    rows = DeviceDataset(np.arange(12.0)[:, None])
     batches = list(Batches(rows, 4, 3, 2, torch.Generator().manual_seed(0)))
     assert [b.shape for b in batches] == [(2, 4, 1)] * 3
     together = torch.cat(batches, dim=1).squeeze(-1)
@@ -440,7 +440,7 @@ def test_batches_for_copies_are_drawn_apart():
 
 
 def test_few_rows_repeat_to_fill_a_batch():
-    rows = Rows(np.arange(3.0)[:, None])
+    rows = DeviceDataset(np.arange(3.0)[:, None])
     (batch,) = Batches(rows, 8, 1, None, torch.Generator())
     counts = np.bincount(batch.ravel().int())
     assert counts.sum() == 8
@@ -450,7 +450,7 @@ def test_few_rows_repeat_to_fill_a_batch():
 def test_uint8_images_stay_bytes_and_are_scaled_per_batch():
     X = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 4)).astype(np.uint8)
     scaler = ImageScaler().fit(X)
-    resident, streamed = Rows(X, scaler), Rows(X, scaler, max_bytes=0)
+    resident, streamed = DeviceDataset(X, scaler), DeviceDataset(X, scaler, max_bytes=0)
     assert resident.resident.dtype == torch.uint8
     index = torch.tensor([3, 0])
     np.testing.assert_allclose(resident[index], X[[3, 0]] / 127.5 - 1, atol=1e-6)
@@ -458,8 +458,8 @@ def test_uint8_images_stay_bytes_and_are_scaled_per_batch():
 
 
 def test_taken_rows_share_the_data():
-    rows = Rows(np.arange(6.0)[:, None])
-    part = rows.take(torch.tensor([5, 1])).take(torch.tensor([1]))
+    rows = DeviceDataset(np.arange(6.0)[:, None])
+    part = rows.subset(torch.tensor([5, 1])).subset(torch.tensor([1]))
     assert len(part) == 1
     assert part[torch.tensor([0])].item() == 1
     assert part.resident is rows.resident

@@ -16,7 +16,7 @@ from skanomaly import HistoryAD
 from skanomaly._history_ad import _estimator
 from skanomaly._history_ad._net import DetectorNet, History, HistoryGAN
 from skanomaly._history_ad._networks import Detector
-from skanomaly.engine import KeepBest, Rows
+from skanomaly.engine import DeviceDataset, KeepBest
 from skanomaly.exceptions import (
     CoverageWarning,
     FitInterruptedWarning,
@@ -458,7 +458,7 @@ def test_a_stack_is_its_members_side_by_side():
 
 def test_stacked_histories_are_independent(X):
     """One copy of k must be trained as if it were alone: same batches, same steps."""
-    rows = Rows(X.astype(np.float32))
+    rows = DeviceDataset(X.astype(np.float32))
     build = {
         "generator": partial(Ensemble.of, 2, partial(Shift, 3, (3,))),
         "critic": partial(StackedCritic, 2, (3, 8, 1)),
@@ -494,7 +494,7 @@ def line_game(cls=HistoryGAN, n_critic=1):
 
 
 def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
-    rows, gan = Rows(X.astype(np.float32)), line_game()
+    rows, gan = DeviceDataset(X.astype(np.float32)), line_game()
     gan.run(rows, max_epochs=0, epoch_steps=1)
     x = rows[torch.arange(16)][None]
     gan.rng_ = torch.Generator().manual_seed(0)
@@ -511,11 +511,11 @@ def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
 
 def test_the_generator_plays_once_in_n_critic_steps(X):
     class Seen(HistoryGAN):
-        def _play(self, pairs):
+        def _update(self, pairs):
             vars(self).setdefault("seen", []).extend(name[0] for name, _ in pairs)
-            super()._play(pairs)
+            super()._update(pairs)
 
-    rows = Rows(X.astype(np.float32))
+    rows = DeviceDataset(X.astype(np.float32))
     for n_critic, turns in ((1, "cgcgcgcg"), (2, "ccgccg"), (3, "cccgc")):
         gan = line_game(Seen, n_critic).run(rows, max_epochs=1, epoch_steps=4)
         assert "".join(gan.seen) == turns
@@ -534,20 +534,20 @@ def test_alpha_and_beta_of_a_run_are_told_in_its_unit():
 
 
 def test_rows_held_out_judge_the_detector_and_the_history(X, monkeypatch):
-    seen, run = {}, DetectorNet.run
+    seen, train = {}, DetectorNet.train
 
     def watched(net, rows, **settings):
         seen.update(settings, rows=rows, batch_size=net.batch_size)
-        return run(net, rows, **settings)
+        return train(net, rows, **settings)
 
     def covered(data, samples):
         seen["covered"] = data
         return coverage(data, samples)
 
-    monkeypatch.setattr(DetectorNet, "run", watched)
+    monkeypatch.setattr(DetectorNet, "train", watched)
     monkeypatch.setattr(_estimator, "coverage", covered)
     HistoryAD(**SHORT, batch_size=20).fit(X)
-    parts = [set(seen[name].chosen.tolist()) for name in ("rows", "held_out")]
+    parts = [set(seen[name].indices.tolist()) for name in ("rows", "held_out")]
     assert [len(part) for part in parts] == [144, 16]
     assert not parts[0] & parts[1]
     assert torch.equal(seen["covered"], seen["held_out"].head(1000))

@@ -29,7 +29,7 @@ from skanomaly._joint_encoder_gan._networks import (
     pixel_norm,
     upsampled,
 )
-from skanomaly.engine import MappedRows, MomentumFreeAdam, Rows
+from skanomaly.engine import DeviceDataset, MomentumFreeAdam, TransformedDataset
 from skanomaly.exceptions import (
     FitInterruptedWarning,
     NormDirectionWarning,
@@ -414,14 +414,14 @@ def state_of(net):
 def played(net, **phase):
     """Return the players, in their order, after checks that each moves alone."""
     net.phase_ = net.phase_._replace(**phase)
-    net._call_players()
+    net._read_players()
     net._sums, order = {}, []
     turns = net.training_step(torch.randn(1, 8, 1, 8, 8).clamp(-1, 1))
     for turn in turns:
         pairs = [turn] if isinstance(turn[0], str) else turn
         names = [player for player, _ in pairs]
         before = state_of(net)
-        net._play(pairs)
+        net._update(pairs)
         now = state_of(net)
         moved = [role for role in now if not torch.equal(now[role], before[role])]
         assert sorted(moved) == sorted(names)
@@ -455,10 +455,10 @@ def test_the_authors_turns_are_each_on_noise_of_its_own():
         net, drawn = make_net(as_published=as_published), []
         draw = net.draw_noise
         net.draw_noise = lambda *sizes, d=draw, to=drawn: to.append(d(*sizes)) or to[-1]
-        net._call_players()
+        net._read_players()
         net._sums = {}
         for turn in net.training_step(torch.zeros(1, 8, 1, 8, 8)):
-            net._play([turn])
+            net._update([turn])
         assert len(drawn) == n_draws
         assert len({float(noise.sum()) for noise in drawn}) == n_draws
 
@@ -712,7 +712,7 @@ def test_all_rows_take_part_in_the_training(images, monkeypatch):
     seen, judged = [], []
 
     def watched(net, rows, *args, **kwargs):
-        seen.append(rows.chosen.sort().values.tolist())
+        seen.append(rows.indices.sort().values.tolist())
         return train_phases(net, rows, *args, **kwargs)
 
     def compared(self, made, real):
@@ -810,8 +810,8 @@ def test_interrupted_between_phases_it_is_usable(images):
 def test_rows_are_shrunk_once_and_bytes_stay_bytes(images):
     shrunk = partial(Frame.of(images.shape[1:]).shrunk, level=1)
     chosen = torch.arange(5, 20)
-    small = MappedRows(Rows(images).take(chosen), shrunk)
-    assert small.made.dtype == torch.uint8
+    small = TransformedDataset(DeviceDataset(images).subset(chosen), shrunk)
+    assert small.resident.dtype == torch.uint8
     assert len(small) == 15
 
     def exact(images):
@@ -819,11 +819,15 @@ def test_rows_are_shrunk_once_and_bytes_stay_bytes(images):
 
     index = torch.tensor([[3, 1], [0, 14]])
     assert (small[index] - exact(images[5:20])[index]).abs().max() <= 0.5
-    streamed = MappedRows(Rows(images, max_bytes=0).take(chosen), shrunk)
-    assert streamed.made is None
+    streamed = TransformedDataset(
+        DeviceDataset(images, max_bytes=0).subset(chosen), shrunk
+    )
+    assert streamed.resident is None
     assert torch.equal(streamed[index], small[index])
     for most in (None, 0):
-        floats = MappedRows(Rows(images / np.float32(255), max_bytes=most), shrunk)
+        floats = TransformedDataset(
+            DeviceDataset(images / np.float32(255), max_bytes=most), shrunk
+        )
         torch.testing.assert_close(floats[index], exact(images)[index] / 255)
 
 
@@ -832,9 +836,9 @@ def test_images_that_need_no_change_are_not_copied(monkeypatch):
 
     def watched(rows, function):
         sizes.append(function.keywords["level"])
-        return MappedRows(rows, function)
+        return TransformedDataset(rows, function)
 
-    monkeypatch.setattr(_net, "MappedRows", watched)
+    monkeypatch.setattr(_net, "TransformedDataset", watched)
     X = np.random.default_rng(0).integers(0, 256, (20, 1, 16, 16)).astype(np.uint8)
     short().fit(X)
     assert sizes == [1]
@@ -906,13 +910,13 @@ def test_the_direction_of_the_norm_is_measured_and_warned_about(share):
 
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.NormDirectionWarning")
 def test_a_search_over_the_score_trains_once(images, tmp_path, monkeypatch):
-    trained, run = [], JointNet.run
+    trained, train = [], JointNet.train
 
     def counted(self, *args, **kwargs):
         trained.append(1)
-        return run(self, *args, **kwargs)
+        return train(self, *args, **kwargs)
 
-    monkeypatch.setattr(JointNet, "run", counted)
+    monkeypatch.setattr(JointNet, "train", counted)
     grid = {"lam": [0.0, 0.5, 1.0], "distance": ["mahalanobis", "origin"]}
     y = np.tile([1, 1, 1, -1], 10)
     search = GridSearchCV(

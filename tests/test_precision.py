@@ -13,7 +13,7 @@ from test_common import every_detector, short
 from test_engine import SGD
 from torch import nn
 
-from skanomaly.engine import AlternatingNet, Player, Rows
+from skanomaly.engine import AlternatingNet, DeviceDataset, Player
 from skanomaly.utils._process import without_modes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(domains|corpus|history)")
@@ -56,7 +56,10 @@ class Line(AlternatingNet):
 def test_a_turn_takes_the_weights_that_the_last_one_left(around):
     # Inside of another autocast, all steps took the weights of the first.
     net = Line({"line": partial(nn.Linear, 3, 1, bias=False)}, precision="bfloat16")
-    net.seen, rows = [], Rows(np.random.default_rng(0).normal(size=(90, 3)) + 1)
+    net.seen, rows = (
+        [],
+        DeviceDataset(np.random.default_rng(0).normal(size=(90, 3)) + 1),
+    )
     with around():
         net.run(rows, max_epochs=1, epoch_steps=5)
     assert [made for made, _ in net.seen] == [now for _, now in net.seen]

@@ -818,13 +818,13 @@ class Batches(Callback):
 
 def test_the_first_stage_does_not_know_the_second(domains, tmp_path, monkeypatch):
     source, target, y = domains
-    stages, run = [], TransferNet.run
+    stages, train = [], TransferNet.train
 
     def counting(net, *arguments, weighting=None, **keywords):
         stages.append(weighting is None)
-        return run(net, *arguments, weighting=weighting, **keywords)
+        return train(net, *arguments, weighting=weighting, **keywords)
 
-    monkeypatch.setattr(TransferNet, "run", counting)
+    monkeypatch.setattr(TransferNet, "train", counting)
     X, y = np.r_[source, target], np.r_[np.ones(200), y]
     domain = np.repeat([1, -1], 200)
     search = GridSearchCV(

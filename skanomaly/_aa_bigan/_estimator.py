@@ -275,7 +275,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
                 self._average(plan["max_epochs"]),
                 *callbacks("training"),
             ]
-            net.run(
+            net.train(
                 rows,
                 known=known,
                 cycle_weight=self._cycle_weight(known),
@@ -306,7 +306,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _hold_out_both(self, rows, known, criteria, seed):
         rows, normal = self._hold_out(rows, seed)
-        anomalous = known.take(torch.arange(0))
+        anomalous = known.subset(torch.arange(0))
         if len(known) > 1:  # the only one is worth more in training
             known, anomalous = self._hold_out(known, seed)
         parts = (part.head(_ENOUGH) for part in (normal, anomalous))
@@ -320,11 +320,11 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return -self.net_.abnormality(batch, self.criterion_)
 
     def _encode_batch(self, batch):
-        codes = self.net_.encoder_(self.net_.for_all(batch))
+        codes = self.net_.encoder_(self.net_.for_members(batch))
         return codes.transpose(0, 1).flatten(1)
 
     def _reconstruct_batch(self, batch):
-        codes = self.net_.encoder_(self.net_.for_all(batch))
+        codes = self.net_.encoder_(self.net_.for_members(batch))
         return _resized(self.net_.generator_(codes).mean(0), self._row_shape[1:])
 
     def _draw_rows(self, n, seed):

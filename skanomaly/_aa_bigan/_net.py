@@ -112,11 +112,11 @@ class AnomalyAwareBiGAN(AlternatingNet):
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])
 
-    def run(self, rows, *, known, cycle_weight, held_out=None, **plan):
+    def train(self, rows, *, known, cycle_weight, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; judge on the rows held out."""
         self.cycle_weight_ = cycle_weight
-        with self.lent(known_=known, held_out_=held_out):
-            return super().run(rows, **plan)
+        with self.temporary(known_=known, held_out_=held_out):
+            return self.run(rows, **plan)
 
     @torch.no_grad()
     def draw(self, n: int, seed: int) -> Tensor:
@@ -128,14 +128,14 @@ class AnomalyAwareBiGAN(AlternatingNet):
     def validate(self):
         return {"valid_loss": self.held_out_.loss(self)}
 
-    def for_all(self, rows: Tensor) -> Tensor:
+    def for_members(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...), prepared, for each copy: (k, n, ...)."""
-        return super().for_all(self.prepare(rows))
+        return super().for_members(self.prepare(rows))
 
     @torch.no_grad()
     def abnormality(self, rows: Tensor, criterion: str) -> Tensor:
         """Return the score of rows (n, ...), higher for the more anomalous."""
-        x = self.for_all(rows)
+        x = self.for_members(rows)
         z = self.encoder_(x)
         if criterion == "latent_norm":
             return z.square().sum(2).mean(0)

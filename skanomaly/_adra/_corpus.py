@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from .. import datasets
-from ..engine import MappedRows, Rows
+from ..engine import DeviceDataset, TransformedDataset
 from ..utils._labels import complete_column
 from ..utils._numbers import as_numbers
 from ..utils._scaling import refuse_other_scale
@@ -45,16 +45,16 @@ class AlteredRows:
 
     Parameters
     ----------
-    rows : Rows
+    rows : DeviceDataset
         Normal rows (n, d), scaled.
     seed : int
         Draws what is altered.
     """
 
-    def __init__(self, rows: Rows, seed: int):
+    def __init__(self, rows: DeviceDataset, seed: int):
         self.rows = rows
         self.rng = torch.Generator(rows.device).manual_seed(seed)
-        some = rows[rows.evenly(_ENOUGH)]
+        some = rows[rows.spread_indices(_ENOUGH)]
         low, high = some.amin(0), some.amax(0)
         beyond = _BOX[0] * (high - low) + _BOX[1]
         self.low, self.size = low - beyond, high - low + 2 * beyond
@@ -100,11 +100,11 @@ class AlteredRows:
 # Sharpness --------------------------------------------------------------------------
 
 
-def no_sharper(corpus: Rows, normal: Rows) -> MappedRows:
+def no_sharper(corpus: DeviceDataset, normal: DeviceDataset) -> TransformedDataset:
     """Return the images of a corpus, damped to be no sharper than the normal ones."""
     n_enough = max(_PIXELS // prod(normal.row_shape), 1)
-    some = (rows[rows.evenly(n_enough)] for rows in (normal, corpus))
-    return MappedRows(corpus, partial(damped, factors=excess_sharpness(*some)))
+    some = (rows[rows.spread_indices(n_enough)] for rows in (normal, corpus))
+    return TransformedDataset(corpus, partial(damped, factors=excess_sharpness(*some)))
 
 
 def excess_sharpness(normal: Tensor, corpus: Tensor) -> Tensor:

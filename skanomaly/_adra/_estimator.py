@@ -23,7 +23,7 @@ from torch import nn
 from .._base import BaseDeepDetector
 from .._input import TABLE
 from .._mixins import EncodingMixin
-from ..engine import Rows, StepDecay
+from ..engine import DeviceDataset, StepDecay
 from ..networks import built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
@@ -495,7 +495,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         X, labels = read_corpus(self.corpus, rows.X)
         if labels is not None:
             labels = torch.from_numpy(labels).to(rows.device)
-        given = Rows(X, self.scaler_, rows.device)
+        given = DeviceDataset(X, self.scaler_, rows.device)
         if given.X.ndim == TABLE:  # images of another scale are refused
             self._check_units(given, rows, "the corpus", "the normal rows", _UNITS)
         return given, labels
@@ -568,7 +568,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 "Corrections stand beside convolutions of images and linear layers "
                 "that are called, and torch reads those of nn.MultiheadAttention."
             )
-        features = net.first_features(rows.take(rows.evenly(_ENOUGH)))
+        features = net.first_features(rows.subset(rows.spread_indices(_ENOUGH)))
         self._check_finite(features.numpy(force=True))
         net.adapters_.head.fit(net.by_network(features))
         return net
@@ -589,7 +589,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 rows, others = self._hold_out(rows, seed, most=_HELD_OUT)
                 held_out = others.head(_HELD_OUT)
         own += callbacks
-        net.run(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
+        net.train(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
 
     # Scores, codes
 

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ..engine import MappedRows, Rows
+from ..engine import DeviceDataset, TransformedDataset
 from ..exceptions import CorpusSourceWarning
 from ..utils._warnings import warn
 from ._corpus import by_colour, frequencies, no_sharper, power_spectrum
@@ -51,8 +51,8 @@ _FOLDS, _SHRUNK = 5, 0.1
 
 
 def like_normal(
-    normal: Rows, corpus: Rows, seed: int
-) -> tuple[Rows | MappedRows, float | None]:
+    normal: DeviceDataset, corpus: DeviceDataset, seed: int
+) -> tuple[DeviceDataset | TransformedDataset, float | None]:
     """Return a corpus whose source is as like that of the normal images as may be.
 
     It is damped to be no sharper than these, unless it has their source as it is: where
@@ -60,14 +60,14 @@ def like_normal(
 
     Parameters
     ----------
-    normal, corpus : Rows
+    normal, corpus : DeviceDataset
         Images (n, c, h, w) and (m, c, h, w).
     seed : int
         Draws the folds.
 
     Returns
     -------
-    Rows or MappedRows, and float or None
+    DeviceDataset or TransformedDataset, and float or None
         The corpus, and how well it is told from the normal images all the same.
 
     Warns
@@ -92,12 +92,14 @@ def like_normal(
     return made, found
 
 
-def likeness_auroc(normal: Rows, corpus: Rows | MappedRows, seed: int) -> float | None:
+def likeness_auroc(
+    normal: DeviceDataset, corpus: DeviceDataset | TransformedDataset, seed: int
+) -> float | None:
     """Return how well a corpus is told from normal images by how both were made.
 
     Parameters
     ----------
-    normal, corpus : Rows or MappedRows
+    normal, corpus : DeviceDataset or TransformedDataset
         Images (n, c, h, w) and (m, c, h, w), scaled.
     seed : int
         Draws the folds.

@@ -14,9 +14,9 @@ from ..engine import (
     HOST_BYTES,
     AlternatingNet,
     Batches,
-    MappedRows,
+    DeviceDataset,
     Player,
-    Rows,
+    TransformedDataset,
 )
 from ..exceptions import StopTraining
 from ..objectives import hypersphere_classification_loss
@@ -219,7 +219,7 @@ class BegunRows:
 
     Parameters
     ----------
-    rows : Rows
+    rows : DeviceDataset
         The rows.
     begun : callable
         Maps them to that.
@@ -306,7 +306,7 @@ class ResidualAdaptation(AlternatingNet):
 
     def features(self, batch: Tensor) -> Tensor:
         """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
-        made = self.backbone_(self.prepare(self.for_all(batch))).float()
+        made = self.backbone_(self.prepare(self.for_members(batch))).float()
         return self.by_network(made)
 
     @torch.no_grad()
@@ -323,7 +323,7 @@ class ResidualAdaptation(AlternatingNet):
 
     def coded(self, batch: Tensor) -> Tensor:
         """Return the codes of rows (n, ...), by network: (n, k, l)."""
-        codes = self.codes(self.for_all(batch))
+        codes = self.codes(self.for_members(batch))
         return codes.transpose(0, 1) if self.n_estimators else codes[:, None]
 
     @torch.no_grad()
@@ -345,7 +345,7 @@ class ResidualAdaptation(AlternatingNet):
     def _may_keep(self, sources, n_steps):
         """Return whether what nothing corrects is to be computed once for all steps."""
         same = self.augment is unchanged and all(
-            isinstance(source, Rows | MappedRows) for source in sources
+            isinstance(source, DeviceDataset | TransformedDataset) for source in sources
         )
         if self.n_estimators or not (same and self.backbone_.n_fixed):
             return False
@@ -377,13 +377,15 @@ class ResidualAdaptation(AlternatingNet):
         while True:
             yield from Batches(rows, size, n_batches, self.n_estimators, self.rng_)
 
-    def run(self, rows, *, corpus, max_epochs, epoch_steps, held_out=None, **settings):
+    def train(
+        self, rows, *, corpus, max_epochs, epoch_steps, held_out=None, **settings
+    ):
         """Train on `rows`, against the rows of each source in `corpus`."""
         sources = [rows, *corpus]
         self.is_kept_ = self._may_keep(sources, max_epochs * epoch_steps)
         if self.is_kept_:
             sources = [BegunRows(source, self.begun) for source in sources]
         rows, *corpus = sources
-        with self.lent(corpus_=corpus, streams_=None, held_out_=held_out):
+        with self.temporary(corpus_=corpus, streams_=None, held_out_=held_out):
             plan = {"max_epochs": max_epochs, "epoch_steps": epoch_steps}
-            return super().run(rows, **plan, **settings)
+            return self.run(rows, **plan, **settings)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, LinearDecay, Player, Rows
+from ..engine import AlternatingNet, DeviceDataset, LinearDecay, Player
 from ._adapters import StackedLinear
 
 
@@ -18,11 +18,11 @@ class JoinedRows:
 
     Parameters
     ----------
-    parts : list of Rows
+    parts : list of DeviceDataset
         The rows, on one device.
     """
 
-    def __init__(self, parts: list[Rows]):
+    def __init__(self, parts: list[DeviceDataset]):
         self.parts = parts
 
     def __len__(self) -> int:
@@ -47,13 +47,13 @@ class LabelledRows:
 
     Parameters
     ----------
-    rows : Rows
+    rows : DeviceDataset
         The rows.
     labels : Tensor of shape (n,), int64
         Number of the class of each, on the device of `rows`.
     """
 
-    def __init__(self, rows: Rows, labels: Tensor):
+    def __init__(self, rows: DeviceDataset, labels: Tensor):
         self.rows, self.labels = rows, labels
 
     def __len__(self) -> int:

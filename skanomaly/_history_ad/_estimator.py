@@ -324,7 +324,7 @@ class HistoryAD(BaseDeepDetector):
         if net.step_ == 0 and (untrained or self._value("init") == "average"):
             net.detector_.critic.load_state_dict(past.critic_)
             data, samples = train.head(ENOUGH), past.samples_[:, :ENOUGH]
-            net.detector_.calibrate(net.for_all(data), samples.to(data))
+            net.detector_.calibrate(net.for_members(data), samples.to(data))
         samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(ENOUGH), samples[:ENOUGH].float())
         if self.coverage_ < self._value("covered"):
@@ -335,7 +335,9 @@ class HistoryAD(BaseDeepDetector):
                 CoverageWarning,
             )
         callbacks = [KeepBest(patience=_PATIENCE, decay=_DECAY), *callbacks]
-        net.run(train, samples=samples, held_out=held_out, callbacks=callbacks, **plan)
+        net.train(
+            train, samples=samples, held_out=held_out, callbacks=callbacks, **plan
+        )
 
     # Scores and samples
 
@@ -343,7 +345,7 @@ class HistoryAD(BaseDeepDetector):
         return 0.0
 
     def _score_batch(self, batch):
-        return -self.net_.value(self.net_.for_all(batch)).mean(0)
+        return -self.net_.value(self.net_.for_members(batch)).mean(0)
 
     @of_one_state
     def sample(self, n_samples=1, *, from_history=False, random_state=None):

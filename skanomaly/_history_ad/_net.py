@@ -244,16 +244,16 @@ class DetectorNet(AlternatingNet):
         index = torch.randint(m, shape, generator=self.rng_, device=self.device)
         return self.samples_[index].float()
 
-    def run(self, rows, *, samples, held_out, **plan):
+    def train(self, rows, *, samples, held_out, **plan):
         """Train on `rows` against `samples`, (m, ...), of the history.
 
         A tenth of `samples`, and the rows `held_out`, serve validation alone.
         """
         share = max(len(samples) // 10, 1)
         pair = held_out.head(ENOUGH), samples[:share][:ENOUGH].float()
-        held_out = [self.for_all(part) for part in pair]
-        with self.lent(samples_=samples[share:], held_out_=held_out):
-            return super().run(rows, **plan)
+        held_out = [self.for_members(part) for part in pair]
+        with self.temporary(samples_=samples[share:], held_out_=held_out):
+            return self.run(rows, **plan)
 
 
 # Stages ---------------------------------------------------------------------------

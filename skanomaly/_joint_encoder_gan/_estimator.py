@@ -416,7 +416,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             residuals, codes = self._figures(batch)
             return torch.cat([residuals[:, None], codes.transpose(0, 1).flatten(1)], 1)
 
-        table = self._map_rows(figures_of_batch, rows.take(index))
+        table = self._map_rows(figures_of_batch, rows.subset(index))
         self._check_finite(table)
         table = torch.from_numpy(table)
         codes = table[:, 1:].unflatten(1, (self.net_.n_estimators, -1)).transpose(0, 1)

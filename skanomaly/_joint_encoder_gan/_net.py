@@ -17,9 +17,9 @@ from torch import Tensor
 from ..engine import (
     AlternatingNet,
     AverageWeights,
-    MappedRows,
     MomentumFreeAdam,
     Player,
+    TransformedDataset,
     input_gradient,
 )
 from ..networks import one_per_row, row_by_row
@@ -214,11 +214,11 @@ class JointNet(AlternatingNet):
         for part in noise.split(_AT_ONCE, 1):
             yield self.generator_(part)
 
-    def for_all(self, rows: Tensor) -> Tensor:
+    def for_members(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...) of the size of the data, prepared, for each game."""
         if self.frame is not None:
             rows = self.frame.shrunk(rows, self.grown()[0])
-        return self.prepared(super().for_all(rows))
+        return self.prepared(super().for_members(rows))
 
     def shown(self, rows: Tensor) -> Tensor:
         """Return rows (k, n, ...) as the networks have them in the size of the data."""
@@ -228,7 +228,7 @@ class JointNet(AlternatingNet):
 
     def coded(self, rows: Tensor) -> Tensor:
         """Return the codes of rows (n, ...), (k, n, l)."""
-        return self.encoder_(self.for_all(rows))
+        return self.encoder_(self.for_members(rows))
 
     def rebuilt(self, codes: Tensor) -> Tensor:
         """Return rows in the size of the data from codes: (k, n, ...)."""
@@ -236,7 +236,7 @@ class JointNet(AlternatingNet):
 
     def figures(self, rows: Tensor, residual_norm: str) -> Figures:
         """Return what the networks say of rows (n, ...)."""
-        x = self.for_all(rows)
+        x = self.for_members(rows)
         codes = self.encoder_(x)
         pairs = self.shown(x), self.rebuilt(codes)
         seen, again = (part.flatten(0, 1) for part in pairs)
@@ -270,16 +270,18 @@ class JointNet(AlternatingNet):
                 if isinstance(module, Growing):
                     yield module
 
-    def run(self, rows, *, phase, **plan):
+    def train(self, rows, *, phase, **plan):
         """Train in one phase, on rows of the size of the data."""
         if self.initialized_:
             level, fade = self.grown()
             if (level, fade > 0) != (phase.level, phase.fading):
                 self.initialize_optimizer()  # its state speaks of other layers
         if self.frame is not None and self.frame.changes(phase.level):
-            rows = MappedRows(rows, partial(self.frame.shrunk, level=phase.level))
+            rows = TransformedDataset(
+                rows, partial(self.frame.shrunk, level=phase.level)
+            )
         self.phase_, self.batch_size = phase, phase.batch_size
-        return super().run(rows, **phase.plan, **plan)
+        return self.run(rows, **phase.plan, **plan)
 
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)
@@ -296,7 +298,7 @@ def train_phases(net, rows, phases, decay, callbacks):
         done = not phase.fading and phase.level == phases[-1].level
         own = [AverageWeights(decay, averaged)] if done else []
         try:
-            net.run(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
+            net.train(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         except KeyboardInterrupt:
             if phase is phases[0] or net.on_interrupt == "raise":
                 raise  # nothing is there, or is to be kept

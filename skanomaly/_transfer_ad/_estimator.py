@@ -491,7 +491,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             self.normalize_weights,
             self.weight_source,
         )
-        self.net_.run(
+        self.net_.train(
             domains,
             lam=self._value("lam" if self.transfer_lam is None else "transfer_lam"),
             weighting=rule,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Batches, LinearDecay, Player, Rows
+from ..engine import AlternatingNet, Batches, DeviceDataset, LinearDecay, Player
 from ..networks import one_per_row, row_by_row
 from ..objectives import (
     effective_sample_size,
@@ -46,8 +46,8 @@ class PairedBatches(Batches):
 
     def __iter__(self):
         of_source, of_target = self.weights
-        for i, j in zip(self.other.numbers(), self.numbers(), strict=True):
-            yield self.other.rows[i], self.rows[j], of_source[i], of_target[j]
+        for i, j in zip(self.other.indices(), self.indices(), strict=True):
+            yield self.other.dataset[i], self.dataset[j], of_source[i], of_target[j]
 
 
 class Weighting(NamedTuple):
@@ -118,13 +118,13 @@ class TransferNet(AlternatingNet):
         adversarial = recon + self.adversarial_weight_ * game
         yield ("coders", adversarial), ("classifier", game)
 
-    def run(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
+    def train(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
         """Train on the rows of both domains; `weighting` makes it the second stage."""
         self.lam_, self.weighting_ = lam, weighting
         self.adversarial_weight_, self.sample_weight_ = adversarial_weight, None
         weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
-        with self.lent(domains_=domains, weights_=weights):
-            super().run(domains, **plan)
+        with self.temporary(domains_=domains, weights_=weights):
+            self.run(domains, **plan)
             self.weigh()
         return self
 
@@ -177,22 +177,22 @@ class TransferNet(AlternatingNet):
     @torch.no_grad()
     def figures(self, rows: Tensor) -> Figures:
         """Return what the networks say of rows (n, ...)."""
-        x = self.for_all(rows)
+        x = self.for_members(rows)
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes))
         if rows.ndim == 2:
             return Figures(loss, torch.ones_like(loss[0]), codes)
         return Figures(loss, detail_of(rows, codes.shape[2]), codes)
 
-    def for_all(self, rows: Tensor) -> Tensor:
+    def for_members(self, rows: Tensor) -> Tensor:
         """Return rows (n, ...), prepared, for each autoencoder: (k, n, ...)."""
-        return super().for_all(self.prepare(rows))
+        return super().for_members(self.prepare(rows))
 
     def rebuilt(self, rows: Tensor) -> Tensor:
         """Return what the autoencoders make of rows, mean over them: (n, ...)."""
-        return self.decoder_(self.encoder_(self.for_all(rows))).mean(0)
+        return self.decoder_(self.encoder_(self.for_members(rows))).mean(0)
 
-    def figures_of(self, rows: Rows) -> Figures:
+    def figures_of(self, rows: DeviceDataset) -> Figures:
         """Return what the networks say of all rows, batch by batch."""
         parts = torch.arange(len(rows), device=rows.device).split(_AT_ONCE)
         columns = zip(*(self.figures(rows[index]) for index in parts), strict=True)
@@ -209,4 +209,4 @@ def pretrain(net, domains, lam, plan, callbacks):
     Nothing here depends on the parameters of the second stage, so that fits which
     differ only in these can share the result.
     """
-    return (net.run(domains, lam=lam, callbacks=[LinearDecay(), *callbacks], **plan),)
+    return (net.train(domains, lam=lam, callbacks=[LinearDecay(), *callbacks], **plan),)

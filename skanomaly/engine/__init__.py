@@ -9,8 +9,8 @@ from ._callbacks import (
     RateSchedule,
     StepDecay,
 )
+from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
-from ._rows import HOST_BYTES, Batches, MappedRows, Rows
 
 __all__ = [
     "HOST_BYTES",
@@ -18,14 +18,14 @@ __all__ = [
     "AverageWeights",
     "Bar",
     "Batches",
+    "DeviceDataset",
     "KeepBest",
     "LinearDecay",
-    "MappedRows",
     "MomentumFreeAdam",
     "Player",
     "ProgressBar",
     "RateSchedule",
-    "Rows",
     "StepDecay",
+    "TransformedDataset",
     "input_gradient",
 ]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..exceptions import StopTraining, TrainingDivergedError
 from ..utils._process import single_precision
 from ..utils._warnings import warn
-from ._rows import Batches
+from ._dataset import Batches
 from ._skorch import Optimizers, check_monitor, checked
 
 Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
@@ -211,15 +211,14 @@ class AlternatingNet(NeuralNet, ABC):
 
     # What it offers for that ----------------------------------------------------
 
-    def for_all(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...) as networks side by side take them, (k, n, ...)."""
-        return (
-            rows.expand(self.n_estimators, *rows.shape) if self.n_estimators else rows
-        )
+    def for_members(self, batch: Tensor) -> Tensor:
+        """Repeat a batch (n, ...) for each member of an ensemble, (k, n, ...)."""
+        k = self.n_estimators
+        return batch.expand(k, *batch.shape) if k else batch
 
     @contextmanager
-    def lent(self, **data: Any) -> Iterator[None]:
-        """Have attributes for as long as a run takes: data has no place in a pickle."""
+    def temporary(self, **data: Any) -> Iterator[None]:
+        """Set attributes for the length of a run, so that no pickle holds the data."""
         for name, value in data.items():
             setattr(self, name, value)
         try:
@@ -241,7 +240,7 @@ class AlternatingNet(NeuralNet, ABC):
 
         Parameters
         ----------
-        rows : Rows
+        rows : DeviceDataset
             Where batches come from.
         max_epochs : int
             Epochs to train.
@@ -338,9 +337,9 @@ class AlternatingNet(NeuralNet, ABC):
                 turn = next(turns, None)
             if turn is None:
                 return
-            self._play((turn,) if isinstance(turn[0], str) else turn)
+            self._update((turn,) if isinstance(turn[0], str) else turn)
 
-    def _play(self, pairs):
+    def _update(self, pairs):
         # A callback may have frozen some parameters, or all.
         moved = {
             name: [p for p in self._moved[name] if p.requires_grad] for name, _ in pairs
@@ -403,7 +402,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs; end early on a callback's or the user's word."""
-        self._call_players()
+        self._read_players()
         try:
             super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining:
@@ -415,7 +414,7 @@ class AlternatingNet(NeuralNet, ABC):
             self._set_training(False)
         return self
 
-    def _call_players(self):
+    def _read_players(self):
         """Write down what each player moves in a run, and how far."""
         players, self._least = self.configure_optimizers(), {}
         names = {id(p): name for name, p in self.get_all_learnable_params()}

@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold, cross_validate
 
 from skanomaly import ADRA
 from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
-from skanomaly.engine import MappedRows, Rows
+from skanomaly.engine import DeviceDataset, TransformedDataset
 from skanomaly.exceptions import CorpusSourceWarning
 
 from .parts import (
@@ -329,7 +329,9 @@ def test_bytes_that_are_damped_stay_within_their_range():
     X[..., 8:] = 255
     factors = torch.ones(3, 24)
     factors[:, 4:] = 0.2
-    made = MappedRows(Rows(X), partial(damped, factors=factors))[torch.arange(4)]
+    made = TransformedDataset(DeviceDataset(X), partial(damped, factors=factors))[
+        torch.arange(4)
+    ]
     expected = damped(torch.from_numpy(X).float(), factors).clamp(0, 255)
     torch.testing.assert_close(made.float(), expected, rtol=0, atol=0.51)
 
@@ -356,7 +358,7 @@ def test_detectors_see_the_corpus_damped(smooth_and_noisy):
 @pytest.mark.parametrize("copies", [(), (3,)])
 def test_altered_rows_are_halves_and_quarters(copies):
     table = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
-    rows = Rows(table.numpy())
+    rows = DeviceDataset(table.numpy())
     altered = AlteredRows(rows, 0)
     assert len(altered) == 500
     index = torch.arange(400).expand(*copies, 400)
@@ -394,7 +396,10 @@ def test_altered_rows_are_halves_and_quarters(copies):
 
 
 def test_altered_rows_are_drawn_by_a_seed():
-    rows, index = Rows(np.random.default_rng(0).normal(size=(50, 3))), torch.arange(40)
+    rows, index = (
+        DeviceDataset(np.random.default_rng(0).normal(size=(50, 3))),
+        torch.arange(40),
+    )
     one, other, third = (AlteredRows(rows, seed)[index] for seed in (0, 0, 1))
     assert torch.equal(one, other)
     assert not torch.equal(one, third)
@@ -404,7 +409,7 @@ def test_altered_rows_are_drawn_by_a_seed():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_few_altered_rows(n):
-    rows = Rows(np.random.default_rng(0).normal(size=(50, 1)))
+    rows = DeviceDataset(np.random.default_rng(0).normal(size=(50, 1)))
     assert AlteredRows(rows, 0)[torch.arange(n)].shape == (n, 1)
 
 

@@ -78,13 +78,13 @@ def test_decay_by_default(X, images):
 
 def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
     trained = []
-    run = ResidualAdaptation.run
+    train = ResidualAdaptation.train
 
     def watched(net, rows, *, held_out, **plan):
-        trained.append((rows.X[rows.chosen].reshape(len(rows), -1), held_out))
-        return run(net, rows, held_out=held_out, **plan)
+        trained.append((rows.X[rows.indices].reshape(len(rows), -1), held_out))
+        return train(net, rows, held_out=held_out, **plan)
 
-    monkeypatch.setattr(ResidualAdaptation, "run", watched)
+    monkeypatch.setattr(ResidualAdaptation, "train", watched)
     X = np.random.default_rng(0).integers(0, 256, (80, 3, 10, 12)).astype(np.uint8)
     monkeypatch.setattr("skanomaly._adra._estimator._HELD_OUT", 50)
     short(backbone=network_of()).fit(X)

@@ -16,7 +16,7 @@ from skanomaly._adra._adapters import (
 from skanomaly._adra._backbones import perceptrons
 from skanomaly._adra._frozen import FrozenNetwork
 from skanomaly._adra._net import Adapters, BegunRows, Head
-from skanomaly.engine import Batches, Rows
+from skanomaly.engine import Batches, DeviceDataset
 
 from .parts import (
     SHORT,
@@ -378,7 +378,7 @@ def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
         return 2 * rows
 
     X = np.arange(2.0 * n_rows).reshape(-1, 2)
-    rows, expected = BegunRows(Rows(X), begun), 2 * torch.from_numpy(X).float()
+    rows, expected = BegunRows(DeviceDataset(X), begun), 2 * torch.from_numpy(X).float()
     assert len(rows) == n_rows
     rng = torch.Generator().manual_seed(0)
     for index in Batches(torch.arange(n_rows), 16, 3, 0, rng):

@@ -14,7 +14,7 @@ from skanomaly import load, save
 from skanomaly._adra._corpus import no_sharper
 from skanomaly._adra._likeness import likeness_auroc, statistics
 from skanomaly.datasets import fetch_mnist, one_vs_rest
-from skanomaly.engine import Rows
+from skanomaly.engine import DeviceDataset
 from skanomaly.exceptions import CorpusSourceWarning
 from skanomaly.utils._scaling import ImageScaler
 
@@ -50,7 +50,7 @@ def greyer(images):
 
 
 def told(one, other, seed=0):
-    return likeness_auroc(Rows(one), Rows(other), seed)
+    return likeness_auroc(DeviceDataset(one), DeviceDataset(other), seed)
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -167,7 +167,7 @@ def test_digits_are_a_corpus_for_digits(brief, shared_data):
     X, y = fetch_mnist(data_home=shared_data, return_X_y=True)
     X, *_, Q = one_vs_rest(X, y, 4, corpus_class=[0, 2, 5, 6, 7, 9], random_state=0)
     X, Q = X[:500], Q[::70]
-    normal, corpus = (Rows(images, ImageScaler().fit(X)) for images in (X, Q))
+    normal, corpus = (DeviceDataset(images, ImageScaler().fit(X)) for images in (X, Q))
     assert likeness_auroc(normal, no_sharper(corpus, normal), 0) > 0.95
     assert brief(corpus=Q, input_size=28).fit(X).corpus_auroc_ < 0.9
 

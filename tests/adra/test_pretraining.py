@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skanomaly._adra._backbones import ResNet26, perceptrons
 from skanomaly._adra._pretraining import JoinedRows, Rotation
-from skanomaly.engine import AlternatingNet, Rows
+from skanomaly.engine import AlternatingNet, DeviceDataset
 
 from .parts import heedless, network_of, short, state_of
 
@@ -90,7 +90,10 @@ def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
 
 def test_joined_rows_stand_one_after_the_other():
     tables = [np.random.default_rng(n).normal(size=(n, 3)) for n in (4, 1, 6)]
-    joined, whole = JoinedRows([Rows(t) for t in tables]), np.concatenate(tables)
+    joined, whole = (
+        JoinedRows([DeviceDataset(t) for t in tables]),
+        np.concatenate(tables),
+    )
     index = torch.tensor([10, 0, 4, 4, 3, 5, 9, 1])
     assert len(joined) == 11
     torch.testing.assert_close(joined[index], torch.tensor(whole).float()[index])
