@@ -82,7 +82,7 @@ class Oracle(Callback):
 
     def auroc(self, net, criterion, X, y):
         detector = self.detector
-        function = partial(net.abnormality, criterion=criterion)
+        function = partial(net.anomaly_score, criterion=criterion)
         scores = detector._map_rows(
             function, DeviceDataset(X, detector.scaler_, net.device)
         )

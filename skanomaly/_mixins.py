@@ -22,14 +22,15 @@ _TINY = 1e-12
 
 
 class EncodingMixin:
-    """For detectors that make codes of rows.
+    """For detectors with an encoder.
 
-    A child writes ``_encode_batch``, which maps a batch of scaled rows to codes (n, l).
+    A child writes ``_encode_batch``, which maps a batch of scaled samples (n, ...) to
+    the latent codes (k, n, l) by each of k ensemble members.
     """
 
     @of_one_state
     def encode(self, X):
-        """Return the codes of rows.
+        """Map samples to latent codes.
 
         Parameters
         ----------
@@ -47,26 +48,29 @@ class EncodingMixin:
         ValueError
             If a row is so far out that nothing finite comes of it.
         """
-        return self._finite(self._compute(self._encode_batch, X))
+        return self._finite(self._compute(self._encode_rows, X))
+
+    def _encode_rows(self, batch):
+        return self._encode_batch(batch).transpose(0, 1).flatten(1)
 
     @staticmethod
-    def _finite(made):
-        """Return what was made of rows; raise an error if some of it is not finite."""
-        lost = ~np.isfinite(made).reshape(len(made), -1).all(1)
+    def _finite(outputs):
+        """Return the outputs for samples, after a check that they are finite."""
+        lost = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
         if lost.any():
             raise ValueError(
                 f"{lost.sum()} rows of X, the first of them X[{lost.argmax()}], are so "
                 "far from those of fit that nothing finite comes of them. Such rows "
                 "have the lowest score there is."
             )
-        return made
+        return outputs
 
 
 class ReconstructionMixin(EncodingMixin):
-    """For detectors with an encoder and a generator.
+    """For detectors with an encoder and a decoder.
 
-    A child writes ``_reconstruct_batch`` too, which maps a batch of scaled rows to rows
-    of the same shape.
+    A child writes ``_decode_batch`` too, which maps latent codes (k, n, l) to scaled
+    samples (n, ...), the mean over the ensemble.
     """
 
     @of_one_state
@@ -89,8 +93,11 @@ class ReconstructionMixin(EncodingMixin):
         ValueError
             If a row is so far out that nothing finite comes of it.
         """
-        made = self._finite(self._compute(self._reconstruct_batch, X))
-        return self._unscaled(made)
+        samples = self._finite(self._compute(self._reconstruct_batch, X))
+        return self._unscaled(samples)
+
+    def _reconstruct_batch(self, batch):
+        return self._decode_batch(self._encode_batch(batch))
 
     @of_one_state
     def anomaly_map(self, X):
@@ -171,9 +178,9 @@ class ReconstructionMixin(EncodingMixin):
 
 
 class SamplingMixin:
-    """For detectors with generators side by side.
+    """For detectors with an ensemble of generators.
 
-    A child writes ``_draw_rows(n, seed)``, which returns n scaled rows of each of k
+    A child writes ``_draw_rows(n, seed)``, which draws n scaled samples of each of k
     generators, (k, n, ...).
     """
 
@@ -199,6 +206,6 @@ class SamplingMixin:
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
         with self._computing():
-            made = self._draw_rows(n_per_member, seed)
-        rows = made.transpose(0, 1).flatten(0, 1)[:n_samples]
+            samples = self._draw_rows(n_per_member, seed)
+        rows = samples.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

@@ -192,10 +192,10 @@ def test_each_module_descends_its_loss_of_the_authors_turns(n_known):
         return ((values - target) ** 2).mean(1).sum()
 
     z, made = encode(x), generate(noise)
-    rebuilt = generate(z)
+    reconstruction = generate(z)
     loss_d = mse(d_xz(x, z), a) + mse(d_xz(made, noise), b)
-    loss_d = loss_d + mse(d_xx(x, x), a) + mse(d_xx(x, rebuilt), b)
-    cycle = mse(d_xx(x, x), c) + mse(d_xx(x, rebuilt), c)
+    loss_d = loss_d + mse(d_xx(x, x), a) + mse(d_xx(x, reconstruction), b)
+    cycle = mse(d_xx(x, x), c) + mse(d_xx(x, reconstruction), c)
     loss_e = mse(d_xz(x, z), c)
     if n_known:
         codes = encode(neg)
@@ -373,12 +373,12 @@ def test_networks_for_images_of_any_size(channels, sides, expected):
     made = {k: build() for k, build in image_networks(shape, 7, 4, True).items()}
     x = torch.randn(3, *shape)
     z = made["encoder"](x)
-    rebuilt = made["generator"](z)
+    reconstruction = made["generator"](z)
     assert z.shape == (3, 7)
-    assert rebuilt.shape == x.shape
-    assert rebuilt.abs().max() <= 1
+    assert reconstruction.shape == x.shape
+    assert reconstruction.abs().max() <= 1
     assert made["discriminator_xz"](x, z).shape == (3,)
-    assert made["discriminator_xx"](x, rebuilt).shape == (3,)
+    assert made["discriminator_xx"](x, reconstruction).shape == (3,)
 
 
 def test_own_networks_take_their_places(data):
@@ -478,15 +478,15 @@ def test_scores_by_hand(data):
     x = torch.from_numpy(detector.scaler_.transform(X)).float().clamp(-10, 10)
     with torch.no_grad():
         z = detector.net_.encoder_(x.expand(2, *x.shape))
-        rebuilt = detector.net_.generator_(z)
-    errors = (x - rebuilt).square().sum(2).mean(0)
+        reconstruction = detector.net_.generator_(z)
+    errors = (x - reconstruction).square().sum(2).mean(0)
     inside = y == 1  # the known anomalies lie beyond the range of the others
     scores = detector.score_samples(X[inside])
     np.testing.assert_allclose(-scores, errors[inside], rtol=1e-4)
     np.testing.assert_allclose(
         detector.encode(X), np.concatenate(list(z.numpy()), 1), rtol=1e-4, atol=1e-5
     )
-    units = detector.scaler_.inverse_transform(rebuilt.mean(0).numpy())
+    units = detector.scaler_.inverse_transform(reconstruction.mean(0).numpy())
     np.testing.assert_allclose(detector.reconstruct(X), units, rtol=1e-4, atol=1e-5)
     norms = AABiGAN(**SMALL, criterion="latent_norm").fit(X, y)
     np.testing.assert_allclose(
@@ -508,8 +508,8 @@ def test_a_perfect_autoencoder_finds_nothing():
     net.initialize()
     x = torch.randn(9, 3)
     with torch.no_grad():
-        errors = net.abnormality(x, "reconstruction")
-        norms = net.abnormality(x, "latent_norm")
+        errors = net.anomaly_score(x, "reconstruction")
+        norms = net.anomaly_score(x, "latent_norm")
     torch.testing.assert_close(errors, torch.zeros(9))
     torch.testing.assert_close(norms, x.square().sum(1))
 
@@ -518,7 +518,7 @@ def test_auto_takes_the_score_that_tells_held_out_anomalies_better():
     class Stub:
         aurocs = {"reconstruction": 0.0, "latent_norm": 1.0}  # noqa: RUF012
 
-        def abnormality(self, x, criterion):
+        def anomaly_score(self, x, criterion):
             sign = 2 * self.aurocs[criterion] - 1
             return sign * x[:, 0]
 
@@ -568,19 +568,21 @@ def test_what_is_held_out_does_not_train(data):
 
 def test_maps_and_reconstructions_of_images(images):
     detector = AABiGAN(**SMALL).fit(images)
-    rebuilt = detector.reconstruct(images)
-    assert rebuilt.shape == images.shape
-    assert rebuilt.dtype == np.uint8
+    reconstruction = detector.reconstruct(images)
+    assert reconstruction.shape == images.shape
+    assert reconstruction.dtype == np.uint8
     maps = detector.anomaly_map(images)
     assert maps.shape == (40, 9, 12)
-    expected = ((images / 127.5 - rebuilt / 127.5) ** 2).sum(1)
+    expected = ((images / 127.5 - reconstruction / 127.5) ** 2).sum(1)
     np.testing.assert_allclose(maps, expected, atol=0.02)  # bytes are rounded
     assert maps.max() > 0.1
 
     flat = images.reshape(40, -1)
     by_hint = AABiGAN(**SMALL, image_shape=(1, 9, 12)).fit(flat)
     np.testing.assert_array_equal(by_hint.anomaly_map(flat), maps)
-    np.testing.assert_array_equal(by_hint.reconstruct(flat), rebuilt.reshape(40, -1))
+    np.testing.assert_array_equal(
+        by_hint.reconstruct(flat), reconstruction.reshape(40, -1)
+    )
 
 
 def test_tables_have_no_maps(data):

@@ -12,8 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skanomaly import JointEncoderGAN, load, save
-from skanomaly._joint_encoder_gan import _abnormality, _estimator, _net
-from skanomaly._joint_encoder_gan._abnormality import Abnormality, Figures, bulk_of
+from skanomaly._joint_encoder_gan import _estimator, _net
 from skanomaly._joint_encoder_gan._net import JointNet, Phase
 from skanomaly._joint_encoder_gan._networks import (
     Critic,
@@ -29,6 +28,8 @@ from skanomaly._joint_encoder_gan._networks import (
     pixel_norm,
     upsampled,
 )
+from skanomaly._joint_encoder_gan._score import AnomalyScore, Outputs
+from skanomaly._mahalanobis import Mahalanobis
 from skanomaly.engine import DeviceDataset, MomentumFreeAdam, TransformedDataset
 from skanomaly.exceptions import (
     FitInterruptedWarning,
@@ -281,33 +282,33 @@ def test_cycle_losses_are_means():
 
 
 def test_the_score_is_eq_5():
-    figures = Figures(
+    outputs = Outputs(
         torch.tensor([0.1, 0.4]), torch.tensor([[[3.0, 4.0], [6.0, 8.0]]])
     )
-    score = Abnormality(1, 2)
+    score = AnomalyScore(1, 2)
     l_o = torch.tensor([-5.0, -10.0]) / 2**0.5
-    plain = partial(score, figures, distance="origin", standardize=False)
-    torch.testing.assert_close(plain(lam=1.0), figures.residual)
+    plain = partial(score, outputs, distance="origin", standardize=False)
+    torch.testing.assert_close(plain(lam=1.0), outputs.residual)
     torch.testing.assert_close(plain(lam=0.0), l_o)
-    torch.testing.assert_close(plain(lam=0.3), 0.3 * figures.residual + 0.7 * l_o)
+    torch.testing.assert_close(plain(lam=0.3), 0.3 * outputs.residual + 0.7 * l_o)
 
 
 def test_standardised_terms_count_alike():
     rng = torch.Generator().manual_seed(0)
     codes = torch.randn(1, 500, 3, generator=rng) * 100
-    figures = Figures(1e-3 * torch.rand(500, generator=rng), codes)
+    outputs = Outputs(1e-3 * torch.rand(500, generator=rng), codes)
     for distance in ("origin", "mahalanobis"):
-        score = Abnormality(1, 3)
-        score.adapt(figures, 0.2)
+        score = AnomalyScore(1, 3)
+        score.fit(outputs, 0.2)
         ranks = [
-            score(figures, lam, distance, True).argsort().argsort().double()
+            score(outputs, lam, distance, True).argsort().argsort().double()
             for lam in (0.0, 0.5, 1.0)
         ]
         together = torch.corrcoef(torch.stack(ranks))[1]
         assert together[0] > 0.5
         assert together[2] > 0.5
         # Both ends are the terms themselves, in their order.
-        terms = score.terms(figures, distance)
+        terms = score.terms(outputs, distance)
         assert torch.equal(ranks[0], terms[1].argsort().argsort().double())
         assert torch.equal(ranks[2], terms[0].argsort().argsort().double())
 
@@ -315,10 +316,10 @@ def test_standardised_terms_count_alike():
 def test_standardised_terms_have_median_zero_and_an_interquartile_range_of_one():
     rng = torch.Generator().manual_seed(0)
     codes = torch.randn(2, 500, 3, generator=rng) * 100
-    figures = Figures(torch.rand(500, generator=rng), codes)
-    score = Abnormality(2, 3)
-    score.adapt(figures, 0.2)
-    terms = (score.logs(score.all_terms(figures)) - score.location) / score.spread
+    outputs = Outputs(torch.rand(500, generator=rng), codes)
+    score = AnomalyScore(2, 3)
+    score.fit(outputs, 0.2)
+    terms = (score.logs(score.all_terms(outputs)) - score.location) / score.spread
     low, middle, high = torch.quantile(terms, torch.tensor([0.25, 0.5, 0.75]), 1)
     torch.testing.assert_close(middle, torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(high - low, torch.ones(3), rtol=1e-4, atol=0)
@@ -329,26 +330,25 @@ def test_standardised_terms_have_median_zero_and_an_interquartile_range_of_one()
 )
 def test_more_is_left_out_where_more_is_anomalous(contamination, left_out, monkeypatch):
     seen = []
-
-    def watched(codes, share):
-        seen.append(share)
-        return bulk_of(codes, share)
-
-    monkeypatch.setattr(_abnormality, "bulk_of", watched)
+    monkeypatch.setattr(
+        Mahalanobis, "fit_trimmed", lambda distance, codes, share: seen.append(share)
+    )
     X = np.random.default_rng(0).normal(size=(40, 3))
     short(contamination=contamination, n_estimators=1).fit(X)
     assert seen == [left_out]
 
 
-def test_the_bulk_of_codes_does_not_make_room_for_outliers():
+def test_the_trimmed_estimate_does_not_widen_with_outliers():
     rng = torch.Generator().manual_seed(0)
-    clean = torch.randn(950, 2, generator=rng).double()
-    odd = torch.tensor([40.0, 0.0]).double() + clean[:50]
-    mean, precision = bulk_of(torch.cat([clean, odd]), 0.2)
-    assert mean.abs().max() < 0.2  # with the outliers, 2
-    # A fifth left out makes what is kept narrower; outliers would make it 9 wide.
-    assert 0.5 < float(precision[0, 0]) ** -0.5 < 1.1
-    assert torch.isfinite(bulk_of(torch.zeros(5, 2).double(), 0.2)[1]).all()
+    clean = torch.randn(950, 2, generator=rng)
+    odd = torch.tensor([40.0, 0.0]) + clean[:50]
+    distance = Mahalanobis(1, 2)
+    distance.fit_trimmed(torch.cat([clean, odd])[None], 0.2)
+    assert distance.centre.abs().max() < 0.2  # with the outliers, 2
+    # A fifth left out makes the rest narrower; outliers would make it 9 wide.
+    assert 0.5 < float(distance.precision[0, 0, 0]) ** -0.5 < 1.1
+    distance.fit_trimmed(torch.zeros(1, 5, 2), 0.2)
+    assert torch.isfinite(distance.precision).all()
 
 
 # The optimiser ------------------------------------------------------------------------
@@ -436,17 +436,17 @@ def test_each_turn_moves_its_own_network(encoder_loss):
 
 
 @pytest.mark.parametrize(
-    ("params", "turns", "order"),
+    ("params", "trained", "order"),
     [
         ({}, "all", ["critic", "generator", "encoder"]),
-        ({}, "game", ["critic", "generator"]),
+        ({}, "gan", ["critic", "generator"]),
         ({}, "encoder", ["encoder"]),
         ({"cycle_updates_generator": True}, "all", ["critic", "generator+encoder"]),
     ],
 )
-def test_the_authors_order_of_turns(params, turns, order):
+def test_the_authors_order_of_turns(params, trained, order):
     """Point 13: it could not be had."""
-    assert played(make_net(as_published=True, **params), turns=turns) == order
+    assert played(make_net(as_published=True, **params), trained=trained) == order
 
 
 def test_the_authors_turns_are_each_on_noise_of_its_own():

@@ -14,7 +14,7 @@ LAYERS = [
     {"_persistence"},
     {"methods"},
     {"_base", "_mixins"},
-    {"_input", "_parameters"},
+    {"_input", "_parameters", "_mahalanobis"},
     {"engine", "networks", "objectives"},
     {"datasets", "metrics", "model_selection"},
     {"utils", "exceptions", "_version"},

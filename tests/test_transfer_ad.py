@@ -19,9 +19,9 @@ from torch import nn
 
 from skanomaly import TransferAD
 from skanomaly._transfer_ad import _net
-from skanomaly._transfer_ad._abnormality import Abnormality, Figures, detail_of
 from skanomaly._transfer_ad._net import TransferNet
 from skanomaly._transfer_ad._networks import Layers, StackedClassifier
+from skanomaly._transfer_ad._score import AnomalyScore, Outputs, pooling_loss
 from skanomaly.datasets import across_domains, fetch_mnist, fetch_usps
 from skanomaly.exceptions import FitInterruptedWarning, SaturatedWeightsWarning
 from skanomaly.metrics import detector_roc_auc
@@ -97,8 +97,8 @@ def test_loss_of_both_domains():
     assert transfer_loss(on_source, on_target, 0.0) == 2
     rows = torch.arange(12.0).reshape(1, 2, 3, 2)
     expected = torch.tensor([[1.0, 4.0]])
-    rebuilt = rows + torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1)
-    torch.testing.assert_close(reconstruction_loss(rows, rebuilt), expected)
+    reconstruction = rows + torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1)
+    torch.testing.assert_close(reconstruction_loss(rows, reconstruction), expected)
 
 
 def test_the_best_classifier_and_the_value_of_the_game():
@@ -225,11 +225,11 @@ def test_classifiers_of_tables_drop_units_in_training_alone():
     assert classifier(x).shape == (2, 50)
 
 
-# What stands for the loss -------------------------------------------------------------
+# The anomaly score ------------------------------------------------------------------
 
 
-def figures_of(rng, n=200, k=2, length=3):
-    return Figures(
+def random_outputs(rng, n=200, k=2, length=3):
+    return Outputs(
         torch.from_numpy(rng.chisquare(3, (k, n))).float(),
         torch.from_numpy(rng.uniform(0.5, 2, n)).float(),
         torch.from_numpy(rng.normal(size=(k, n, length))).float(),
@@ -237,67 +237,67 @@ def figures_of(rng, n=200, k=2, length=3):
 
 
 def test_reconstruction_is_the_loss_itself():
-    figures = figures_of(np.random.default_rng(0))
-    log_g = Abnormality(2, 3)(figures, "reconstruction")
-    torch.testing.assert_close(log_g.exp(), figures.loss.mean(0))
+    outputs = random_outputs(np.random.default_rng(0))
+    log_g = AnomalyScore(2, 3)(outputs, "reconstruction")
+    torch.testing.assert_close(log_g.exp(), outputs.loss.mean(0))
 
 
-def test_the_loss_is_seen_beside_the_detail():
-    figures = figures_of(np.random.default_rng(0))
-    abnormality = Abnormality(2, 3)
-    abnormality.adapt(figures, torch.ones(200))
-    beside = figures.detail + 0.01 * figures.detail.mean()
-    expected = (figures.loss / beside).log().mean(0)
-    torch.testing.assert_close(abnormality.terms(figures)[0], expected)
+def test_the_loss_is_relative_to_that_of_pooling():
+    outputs = random_outputs(np.random.default_rng(0))
+    score = AnomalyScore(2, 3)
+    score.fit(outputs, torch.ones(200))
+    pooled = outputs.pooling_loss + 0.01 * outputs.pooling_loss.mean()
+    expected = (outputs.loss / pooled).log().mean(0)
+    torch.testing.assert_close(score.terms(outputs)[0], expected)
 
 
-def test_rows_without_weight_do_not_say_what_is_usual():
+def test_samples_without_weight_do_not_count():
     rng = np.random.default_rng(0)
-    figures = figures_of(rng)
+    outputs = random_outputs(rng)
     weights = torch.ones(200)
     weights[150:] = 0
-    first, second = Abnormality(2, 3), Abnormality(2, 3)
-    figures = figures._replace(detail=torch.ones(200))
-    first.adapt(figures, weights)
-    second.adapt(
-        Figures(*(part[:, :150] if part.ndim > 1 else part[:150] for part in figures)),
+    first, second = AnomalyScore(2, 3), AnomalyScore(2, 3)
+    outputs = outputs._replace(pooling_loss=torch.ones(200))
+    first.fit(outputs, weights)
+    second.fit(
+        Outputs(*(part[:, :150] if part.ndim > 1 else part[:150] for part in outputs)),
         torch.ones(150),
     )
     for one, other in zip(first.buffers(), second.buffers(), strict=True):
         torch.testing.assert_close(one, other)
-    log_g = first(figures, "combined")[:150]
+    log_g = first(outputs, "combined")[:150]
     # Both terms have mean 0 and deviation 1 among the rows that count.
     assert abs(log_g.mean()) < 1e-5
-    terms = (first.terms(figures)[:, :150] - first.location) / first.spread
+    terms = (first.terms(outputs)[:, :150] - first.location) / first.spread
     torch.testing.assert_close(terms.std(1, correction=0), torch.ones(2))
 
 
-def test_the_code_s_distance_is_that_of_mahalanobis():
+def test_the_distance_of_codes_is_mahalanobis():
     from scipy.spatial.distance import cdist
 
-    figures = figures_of(np.random.default_rng(0), n=5000, k=1)
-    abnormality = Abnormality(1, 3)
-    abnormality.adapt(figures, torch.ones(5000))
-    codes = figures.codes[0].double().numpy()
+    outputs = random_outputs(np.random.default_rng(0), n=5000, k=1)
+    score = AnomalyScore(1, 3)
+    score.fit(outputs, torch.ones(5000))
+    codes = outputs.codes[0].double().numpy()
     covariance = np.cov(codes.T, bias=True)
     covariance = 0.7 * covariance + 0.3 * np.trace(covariance) / 3 * np.eye(3)
     inverse = np.linalg.inv(covariance)
     distance = cdist(codes, codes.mean(0, keepdims=True), "mahalanobis", VI=inverse)
-    found = abnormality.terms(figures)[1].exp().numpy()
+    found = score.terms(outputs)[1].exp().numpy()
     np.testing.assert_allclose(found, distance[:, 0] ** 2, rtol=1e-3)
 
 
-def test_long_codes_are_seen_by_means_over_neighbours():
+def test_long_codes_are_pooled():
     rng = np.random.default_rng(0)
     short_codes = torch.from_numpy(rng.normal(size=(1, 50, 1024))).float()
-    figures = figures_of(rng, n=50, k=1)._replace(codes=short_codes)
-    longer = figures._replace(codes=short_codes.repeat_interleave(3, 2))
+    outputs = random_outputs(rng, n=50, k=1)._replace(codes=short_codes)
+    longer = outputs._replace(codes=short_codes.repeat_interleave(3, 2))
     results = []
-    for part in (figures, longer):
-        abnormality = Abnormality(1, part.codes.shape[2])
-        abnormality.adapt(part, torch.ones(50))
-        assert abnormality.precision.shape == (1, 1024, 1024)
-        results.append(abnormality(part, "combined"))
+    for part in (outputs, longer):
+        score = AnomalyScore(1, part.codes.shape[2])
+        score.fit(part, torch.ones(50))
+        assert score.distance.precision.shape == (1, 1024, 1024)
+        results.append(score(part, "combined"))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
@@ -316,28 +316,28 @@ def test_images_with_hardly_any_detail(kind):
 
 
 def test_a_quantile_of_very_many_rows(monkeypatch):
-    monkeypatch.setattr("skanomaly._transfer_ad._net._SORTED", 10)
+    monkeypatch.setattr(_net.TransferNet, "max_sorted", 10)
     X = np.random.default_rng(0).normal(size=(120, 4))
     detector = short().fit(X[60:], X_source=X[:60])
     assert 0 < detector.sample_weight_.mean() < 1
 
 
-def test_abnormality_does_not_depend_on_units():
-    figures = figures_of(np.random.default_rng(0))
-    large = Figures(figures.loss * 1e6, figures.detail * 1e6, figures.codes * 1e3)
+def test_the_score_does_not_depend_on_units():
+    outputs = random_outputs(np.random.default_rng(0))
+    large = Outputs(outputs.loss * 1e6, outputs.pooling_loss * 1e6, outputs.codes * 1e3)
     results = []
-    for part in (figures, large):
-        abnormality = Abnormality(2, 3)
-        abnormality.adapt(part, torch.ones(200))
-        results.append(abnormality(part, "combined"))
+    for part in (outputs, large):
+        score = AnomalyScore(2, 3)
+        score.fit(part, torch.ones(200))
+        results.append(score(part, "combined"))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("shape", "n_codes", "side"),
+    ("shape", "latent_dim", "side"),
     [((1, 28, 28), 72, 4), ((3, 9, 13), 8, 4), ((1, 16, 32, 32), 256, 4)],
 )
-def test_detail_is_what_enlarged_means_of_cells_lack(shape, n_codes, side):
+def test_pooling_loss_is_that_of_interpolated_means_of_cells(shape, latent_dim, side):
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     sides = shape[1:]
     pool = {2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[len(sides)]
@@ -346,10 +346,10 @@ def test_detail_is_what_enlarged_means_of_cells_lack(shape, n_codes, side):
     enlarged = nn.functional.interpolate(means, scale_factor=side, mode=mode)
     enlarged = enlarged[(..., *(slice(n) for n in sides))]
     expected = (x - enlarged).square().flatten(1).mean(1)
-    torch.testing.assert_close(detail_of(x, n_codes), expected)
+    torch.testing.assert_close(pooling_loss(x, latent_dim), expected)
     plain = torch.full_like(x, 3.0)
-    torch.testing.assert_close(detail_of(plain, n_codes), torch.zeros(4))
-    torch.testing.assert_close(detail_of(5 * x - 2, n_codes), 25 * expected)
+    torch.testing.assert_close(pooling_loss(plain, latent_dim), torch.zeros(4))
+    torch.testing.assert_close(pooling_loss(5 * x - 2, latent_dim), 25 * expected)
 
 
 @pytest.mark.parametrize("short_axis", [0, 1])
@@ -359,7 +359,7 @@ def test_cells_are_no_longer_than_images(short_axis):
     few, many = (x.repeat(1, 1, n, 1) for n in (2, 4))
     if short_axis:
         few, many = few.transpose(2, 3), many.transpose(2, 3)
-    torch.testing.assert_close(detail_of(few, 2), detail_of(many, 4))
+    torch.testing.assert_close(pooling_loss(few, 2), pooling_loss(many, 4))
     clips = np.random.default_rng(0).random((20, 1, 4, 8, 8))
     domain = np.repeat([1, -1], 10)
     detector = short(latent_dim=2).fit(clips, sample_domain=domain)
@@ -639,7 +639,7 @@ def test_the_first_weights_come_from_the_loss_alone(images, monkeypatch):
     seen, new_weights = [], _net.TransferNet.new_weights
 
     def spying(net, log_g):
-        terms = net.abnormality_.terms(net.figures_of(net.domains_[1]))
+        terms = net.score_.terms(net.outputs_of_all(net.domains_[1]))
         seen.append([torch.equal(log_g, term) for term in terms])
         return new_weights(net, log_g)
 
@@ -919,9 +919,9 @@ def test_reconstruction_is_the_paper_s_score(images):
         encoder, decoder = (
             m.members[0] for m in (detector.net_.encoder_, detector.net_.decoder_)
         )
-        rebuilt = decoder(encoder(x))
-        loss = (rebuilt - x).square().mean((1, 2, 3))
-    grey = (rebuilt.mean(1, keepdim=True).numpy() + 1) * 127.5
+        reconstruction = decoder(encoder(x))
+        loss = (reconstruction - x).square().mean((1, 2, 3))
+    grey = (reconstruction.mean(1, keepdim=True).numpy() + 1) * 127.5
     np.testing.assert_allclose(shown, grey.clip(0, 255), atol=0.51)
     np.testing.assert_allclose(
         detector.score_samples(target), -loss.log().numpy(), rtol=1e-4, atol=1e-5

@@ -317,20 +317,18 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _score_batch(self, batch):
         if self.criterion_ == "map":
             return self._map_score(batch)
-        return -self.net_.abnormality(batch, self.criterion_)
+        return -self.net_.anomaly_score(batch, self.criterion_)
 
     def _encode_batch(self, batch):
-        codes = self.net_.encoder_(self.net_.for_members(batch))
-        return codes.transpose(0, 1).flatten(1)
+        return self.net_.encoder_(self.net_.for_members(batch))
 
-    def _reconstruct_batch(self, batch):
-        codes = self.net_.encoder_(self.net_.for_members(batch))
+    def _decode_batch(self, codes):
         return _resized(self.net_.generator_(codes).mean(0), self._row_shape[1:])
 
     def _draw_rows(self, n, seed):
-        made = self.net_.draw(n, seed)
-        rows = _resized(made.flatten(0, 1), self._row_shape[1:])
-        return rows.unflatten(0, made.shape[:2])
+        samples = self.net_.sample(n, seed)
+        resized = _resized(samples.flatten(0, 1), self._row_shape[1:])
+        return resized.unflatten(0, samples.shape[:2])
 
 
 def _resized(rows: Tensor, sides: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,7 @@
-"""The game of AABiGAN, and what it is judged by while it is played.
+"""The training of AABiGAN, and its validation on held-out samples.
 
-Equation numbers are those of the paper. x are rows, z are codes; D_xz and D_xx are the
-discriminators of pairs (row, code) and (row, reconstruction).
+Equation numbers are those of the paper. x are samples, z are latent codes; D_xz and
+D_xx are the discriminators of pairs (sample, code) and (sample, reconstruction).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..objectives import anomaly_aware_loss, least_squares_loss
 
 #: Learning rate of the discriminators, as a share of that of the other two.
 _SLOWER = 0.25
-#: By how much the AUROC of a few held-out anomalies has to differ to say anything.
+#: Difference of AUROC beyond which a few held-out anomalies tell two scores apart.
 _CLEARLY = 0.01
 
 
-# The net: who plays, and in which order -------------------------------------------
+# The net: players, and the order of their turns -----------------------------------
 
 
 class AnomalyAwareBiGAN(AlternatingNet):
-    """The game of eqs 15 and 16, for pairs (row, code) and (row, reconstruction)."""
+    """The training of eqs 15 and 16, on pairs of samples with codes or samples."""
 
     def __init__(
         self,
@@ -67,31 +67,35 @@ class AnomalyAwareBiGAN(AlternatingNet):
         # In one batch, and so with one normalisation, known anomalies and noise hold
         # back an encoder that would rather send the anomalies' codes far away.
         z, z_known = self.encoder_(torch.cat([x, known], 1)).tensor_split([n], 1)
-        rebuilt, made = self.generator_(torch.cat([z, noise], 1)).chunk(2, 1)
+        decoded = self.generator_(torch.cat([z, noise], 1))
+        reconstruction, generated = decoded.chunk(2, 1)
         d_xz, d_xx = self.discriminator_xz_, self.discriminator_xx_
 
-        on_codes = self.aware(d_xz, (x, z), (made, noise), (known, z_known))
-        on_pairs = self.aware(d_xx, (x, x), (x, rebuilt), (known, known))
-        yield "discriminators", on_codes + on_pairs
+        with_codes = (x, z), (generated, noise), (known, z_known)
+        with_samples = (x, x), (x, reconstruction), (known, known)
+        on_codes = self.discriminator_loss(d_xz, *with_codes)
+        on_samples = self.discriminator_loss(d_xx, *with_samples)
+        yield "discriminators", on_codes + on_samples
 
-        # Of the pairs of rows, (x, x) are the same whatever the coders do.
-        fooled = self.fooled(d_xz, (x, z), (made, noise), (known, z_known))
-        yield "coders", fooled + self.cycle_weight_ * self.fooled(d_xx, (x, rebuilt))
+        # The pairs (x, x) and (known, known) do not depend on the coders.
+        on_codes = self.coder_loss(d_xz, *with_codes)
+        on_samples = self.coder_loss(d_xx, (x, reconstruction))
+        yield "coders", on_codes + self.cycle_weight_ * on_samples
 
-    def aware(self, discriminator, *pairs) -> Tensor:
-        """Return the loss of eq. 15, of normal, generated and anomalous pairs."""
-        fixed = [(x.detach(), other.detach()) for x, other in pairs]
+    def discriminator_loss(self, discriminator, *pairs) -> Tensor:
+        """Compute eq. 15 on normal, generated and anomalous pairs."""
+        fixed = [(x.detach(), partner.detach()) for x, partner in pairs]
         a, b, _ = self.targets
         return anomaly_aware_loss(*self.values(discriminator, *fixed), a=a, b=b).sum()
 
-    def fooled(self, discriminator, *pairs) -> Tensor:
-        """Return the loss of eq. 16."""
+    def coder_loss(self, discriminator, *pairs) -> Tensor:
+        """Compute eq. 16."""
         values, c = self.values(discriminator, *pairs), self.targets[2]
         return torch.stack([least_squares_loss(v, c) for v in values]).sum()
 
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:
-        """Return a discriminator's values, of each kind of pairs that there is."""
+        """Compute a discriminator's values of each kind of pairs, if there are any."""
         values = []
         for pair in pairs:
             if n := pair[0].shape[1]:
@@ -102,25 +106,25 @@ class AnomalyAwareBiGAN(AlternatingNet):
         return values
 
     def prepared(self, rows: Tensor) -> Tensor:
-        """Return rows (k, n, ...) as the networks want them."""
+        """Prepare a batch (k, n, ...) for the networks."""
         return row_by_row(self.prepare, rows)
 
     def draw_known(self) -> Tensor:
-        """Return known anomalies for each copy, with replacement; none of none."""
+        """Draw known anomalies for each member, with replacement, if there are any."""
         size = self.n_estimators, self.n_known if len(self.known_) else 0
         high = max(len(self.known_), 1)
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
         return self.prepared(self.known_[index])
 
     def train(self, rows, *, known, cycle_weight, held_out=None, **plan):
-        """Train on `rows` and the anomalies `known`; judge on the rows held out."""
+        """Train on `rows` and the anomalies `known`; validate on `held_out`."""
         self.cycle_weight_ = cycle_weight
         with self.temporary(known_=known, held_out_=held_out):
             return self.run(rows, **plan)
 
     @torch.no_grad()
-    def draw(self, n: int, seed: int) -> Tensor:
-        """Return n generated rows of each game, (k, n, ...)."""
+    def sample(self, n: int, seed: int) -> Tensor:
+        """Draw n samples of each generator, (k, n, ...)."""
         rng = torch.Generator(self.device).manual_seed(seed)
         noise = self.draw_noise(n, self.latent_dim, rng)
         return torch.cat([self.generator_(part) for part in noise.split(256, 1)], 1)
@@ -129,12 +133,12 @@ class AnomalyAwareBiGAN(AlternatingNet):
         return {"valid_loss": self.held_out_.loss(self)}
 
     def for_members(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...), prepared, for each copy: (k, n, ...)."""
+        """Prepare samples (n, ...) for each member: (k, n, ...)."""
         return super().for_members(self.prepare(rows))
 
     @torch.no_grad()
-    def abnormality(self, rows: Tensor, criterion: str) -> Tensor:
-        """Return the score of rows (n, ...), higher for the more anomalous."""
+    def anomaly_score(self, rows: Tensor, criterion: str) -> Tensor:
+        """Compute the score of samples (n, ...), higher for the more anomalous."""
         x = self.for_members(rows)
         z = self.encoder_(x)
         if criterion == "latent_norm":
@@ -143,14 +147,14 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
 
 class HeldOut(NamedTuple):
-    """Rows that take no part in training: what a net is judged by.
+    """Samples that take no part in the training, for validation.
 
     Attributes
     ----------
     normal, anomalous : Tensor of shape (n, ...) and (m, ...)
-        Scaled rows; m may be 0.
+        Scaled samples; m may be 0.
     criteria : tuple of str
-        The scores to choose from.
+        Scores to choose from.
     """
 
     normal: Tensor
@@ -158,26 +162,26 @@ class HeldOut(NamedTuple):
     criteria: tuple[str, ...]
 
     def auroc(self, net: AnomalyAwareBiGAN, criterion: str) -> float:
-        """Return how well a score tells the anomalies from the other rows."""
-        parts = [net.abnormality(x, criterion) for x in (self.normal, self.anomalous)]
+        """Compute the AUROC of a score, anomalies against normal samples."""
+        parts = [net.anomaly_score(x, criterion) for x in (self.normal, self.anomalous)]
         y = np.repeat([0, 1], [len(part) for part in parts])
         values = torch.cat(parts).numpy(force=True)
         if not np.isfinite(values).all():
             raise TrainingDivergedError(
-                f"{criterion!r} of held-out rows is not finite."
+                f"{criterion!r} of held-out samples is not finite."
             )
         return roc_auc_score(y, values)
 
     def best(self, net: AnomalyAwareBiGAN) -> str:
-        """Return the better score: the first one, unless another is clearly so."""
+        """Choose the first score, unless another one is clearly better."""
         if not len(self.anomalous):
             return self.criteria[0]
         first, *others = self.criteria
         bar = self.auroc(net, first) + _CLEARLY
-        return next((other for other in others if self.auroc(net, other) > bar), first)
+        return next((name for name in others if self.auroc(net, name) > bar), first)
 
     def loss(self, net: AnomalyAwareBiGAN) -> float:
-        """Return 1 - AUROC of the better score, or without anomalies the error."""
+        """Compute 1 - AUROC of the best score; without anomalies, the mean error."""
         if not len(self.anomalous):
-            return float(net.abnormality(self.normal, "reconstruction").mean())
+            return float(net.anomaly_score(self.normal, "reconstruction").mean())
         return 1 - max(self.auroc(net, criterion) for criterion in self.criteria)

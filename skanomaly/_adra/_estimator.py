@@ -609,4 +609,4 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return -(radius + _TINY).log().mean(1).exp()
 
     def _encode_batch(self, batch):
-        return self.net_.coded(batch).flatten(1)
+        return self.net_.coded(batch).transpose(0, 1)

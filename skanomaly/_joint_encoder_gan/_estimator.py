@@ -26,9 +26,9 @@ from ..utils._docstring import describe
 from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
-from ._abnormality import DISTANCES, Abnormality, Figures
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
+from ._score import DISTANCES, AnomalyScore, Outputs
 
 _ROLES = "generator", "critic", "encoder"
 #: Rows that are enough to learn from what is usual, and to compare norms on.
@@ -348,7 +348,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(), self._value("latent_dim")
         builders = self._builders(k, latent_dim)
-        builders["abnormality"] = partial(Abnormality, k, latent_dim)
+        builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = JointNet(
             builders,
             latent_dim=latent_dim,
@@ -399,28 +399,28 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             stage = train_phases, net, rows, phases, self._value("averaging")
             self.net_, self._reached = self._cached(*stage, callbacks=callbacks)
         self._record(training=self.net_)
-        # Most rows are normal; as many as are not must not say what is.
+        # Most samples are normal; anomalies must have no part in the bulk of codes.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
-        usual = self._figures_of(rows, seed)
-        self.net_.abnormality_.adapt(usual, max(share, _LEFT_OUT))
-        codes = usual.codes[:, :_ENOUGH_NORMS]
-        self._compare_norms(self.net_.codes_of_made(codes.shape[1], seed), codes)
+        outputs = self._training_outputs(rows, seed)
+        self.net_.score_.fit(outputs, max(share, _LEFT_OUT))
+        codes = outputs.codes[:, :_ENOUGH_NORMS]
+        self._compare_norms(self.net_.encode_generated(codes.shape[1], seed), codes)
         self._learn_usual_error(rows)
 
-    def _figures_of(self, rows, seed):
-        """Return the figures of rows drawn at random, as many as are enough."""
+    def _training_outputs(self, rows, seed):
+        """Pass up to 5000 training samples, drawn at random, through the networks."""
         order = np.random.default_rng(seed).permutation(len(rows))[:_ENOUGH]
         index = torch.from_numpy(order).to(rows.device)
 
-        def figures_of_batch(batch):
-            residuals, codes = self._figures(batch)
+        def outputs_of_batch(batch):
+            residuals, codes = self._outputs(batch)
             return torch.cat([residuals[:, None], codes.transpose(0, 1).flatten(1)], 1)
 
-        table = self._map_rows(figures_of_batch, rows.subset(index))
+        table = self._map_rows(outputs_of_batch, rows.subset(index))
         self._check_finite(table)
         table = torch.from_numpy(table)
         codes = table[:, 1:].unflatten(1, (self.net_.n_estimators, -1)).transpose(0, 1)
-        return Figures(*(t.to(rows.device) for t in (table[:, 0], codes)))
+        return Outputs(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
     def _check_cycle(self):
         """Check that the parameters of the third term of eq. 1 go together."""
@@ -452,9 +452,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         if self.encoder_training == "separate":
             steps = sum(phase.max_epochs * phase.epoch_steps for phase in phases)
             n_epochs = ceil(steps / phases[-1].epoch_steps)
-            alone = {"max_epochs": n_epochs, "name": "encoder", "turns": "encoder"}
-            games = [phase._replace(turns="game") for phase in phases]
-            phases = [*games, phases[-1]._replace(**alone)]
+            alone = {"max_epochs": n_epochs, "name": "encoder", "trained": "encoder"}
+            before = [phase._replace(trained="gan") for phase in phases]
+            phases = [*before, phases[-1]._replace(**alone)]
         if self._goes_on():
             keys = [phase.key for phase in phases]
             done = keys.index(self._reached) if self._reached in keys else -1
@@ -478,13 +478,13 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
         return Phase(level, fading, batch_size, **plan, name=name)
 
-    def _compare_norms(self, made, real):
-        """Measure whether training rows have shorter codes than generated ones."""
-        # No row need be held out for it: the encoder learns from generated ones alone.
-        far = origin_distance(torch.cat([made, real], 1)).numpy(force=True)
+    def _compare_norms(self, generated, training):
+        """Compare the lengths of the codes of generated and training samples."""
+        # None need be held out for it: the encoder learns from generated ones alone.
+        far = origin_distance(torch.cat([generated, training], 1)).numpy(force=True)
         self._check_finite(far)
-        y = np.repeat([0, 1], made.shape[1])
-        each = [roc_auc_score(y, far_of_game) for far_of_game in far]
+        y = np.repeat([0, 1], generated.shape[1])
+        each = [roc_auc_score(y, far_of_member) for far_of_member in far]
         self.norm_auroc_ = float(np.mean(each))
         counts = self._value("distance") == "origin" and self._value("lam") < 1
         if counts and self.criterion == "combined" and self.norm_auroc_ < _MISLEADS:
@@ -504,25 +504,25 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _score_batch(self, batch):
         if self.criterion == "map":
             return self._map_score(batch)
-        return -self.net_.abnormality_(
-            self._figures(batch),
+        return -self.net_.score_(
+            self._outputs(batch),
             self._value("lam"),
             self._value("distance"),
             self._value("standardize"),
         )
 
-    def _figures(self, batch):
-        return self.net_.figures(batch, self._value("residual_norm"))
+    def _outputs(self, batch):
+        return self.net_.outputs(batch, self._value("residual_norm"))
 
     def _terms_batch(self, batch):
         distance = self._value("distance")
-        return self.net_.abnormality_.terms(self._figures(batch), distance).T
+        return self.net_.score_.terms(self._outputs(batch), distance).T
 
     def _encode_batch(self, batch):
-        return self.net_.coded(batch).transpose(0, 1).flatten(1)
+        return self.net_.encode(batch)
 
-    def _reconstruct_batch(self, batch):
-        return self.net_.rebuilt(self.net_.coded(batch)).mean(0)
+    def _decode_batch(self, codes):
+        return self.net_.decode(codes).mean(0)
 
     @of_one_state
     def score_terms(self, X):
@@ -542,4 +542,4 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return self._finite(self._compute(self._terms_batch, X))
 
     def _draw_rows(self, n, seed):
-        return self.net_.shown(self.net_.clip(self.net_.draw(n, seed)))
+        return self.net_.resized(self.net_.clip(self.net_.sample(n, seed)))

@@ -1,4 +1,4 @@
-r"""The game of JointEncoderGAN, and how its networks grow.
+r"""The training of JointEncoderGAN, and the growth of its networks.
 
 Equation numbers are those of the paper. G is the generator, D the critic, E the
 encoder; the critic is high on data.
@@ -31,17 +31,17 @@ from ..objectives import (
     residual,
     wasserstein_critic_loss,
 )
-from ._abnormality import Figures
 from ._networks import GROUP, Growing, faded, upsampled
+from ._score import Outputs
 
 #: Weights of the gradient penalty and of the critic's drift.
 _PENALTY, _DRIFT = 10.0, 1e-3
-#: Rows that are generated at once.
+#: Samples that are generated at once.
 _AT_ONCE = 64
 
 
 class Phase(NamedTuple):
-    """A part of the training in which nothing grows but the share of one level.
+    """A part of the training with one finest level.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class Phase(NamedTuple):
         Its length.
     name : str
         For the progress bar and the history.
-    turns : {"all", "game", "encoder"}
-        Who plays: all three, or for an encoder that is trained separately the other
-        two before, and the encoder alone afterwards.
+    trained : {"all", "gan", "encoder"}
+        The networks that are trained: all three; or, with a separate encoder, first
+        generator and critic, then the encoder.
     """
 
     level: int
@@ -64,12 +64,12 @@ class Phase(NamedTuple):
     max_epochs: int
     epoch_steps: int
     name: str
-    turns: str = "all"
+    trained: str = "all"
 
     @property
     def key(self) -> tuple[int, bool, str]:
-        """What tells it from the others."""
-        return self.level, self.fading, self.turns
+        """Level, fading and trained networks: no two phases have the same."""
+        return self.level, self.fading, self.trained
 
     @property
     def plan(self) -> dict[str, int]:
@@ -78,12 +78,12 @@ class Phase(NamedTuple):
 
 
 class JointNet(AlternatingNet):
-    """The game of eq. 1, for k games side by side.
+    """The training of eq. 1, for an ensemble of k.
 
-    With `as_published` it is played as in the authors' code: critic, generator,
-    encoder, each on rows of its own; the penalty of whole batches; and an average of
-    the generator alone. `cycle_weight` is that of the norm as printed, and None stands
-    for 1 over its numbers.
+    With `as_published` it is that of the authors' code: critic, generator, encoder,
+    each on a batch of its own; the penalty on whole batches; and an average of the
+    generator alone. `cycle_weight` is that of the norm as printed; None stands for 1
+    over its numbers.
     """
 
     def __init__(
@@ -117,165 +117,170 @@ class JointNet(AlternatingNet):
     def training_step(self, batch):
         self.grow(self.phase_.level, 1 - self.progress if self.phase_.fading else 0.0)
         x = self.prepared(batch)
-        plays, coded = self.phase_.turns != "encoder", self.phase_.turns != "game"
-        if plays and self.as_published:
-            yield "critic", self.critic_loss(x, self.made(self.noise_for(x)))
+        trains_gan = self.phase_.trained != "encoder"
+        trains_encoder = self.phase_.trained != "gan"
+        if trains_gan and self.as_published:
+            yield "critic", self.critic_loss(x, self.generate(self.noise_for(x)))
 
-        if plays:
+        if trains_gan:
             noise = self.noise_for(x)
-            made = self.generator_(noise)
-            fooled = -self.values(made).mean(1).sum()
+            generated = self.generator_(noise)
+            loss = -self.values(generated).mean(1).sum()
             if self.cycle_updates_generator:  # eq. 1
-                cycle = self.cycle(noise, made)
-                both = fooled + self.weight_of_cycle(made) * cycle
+                cycle = self.cycle(noise, generated)
+                both = loss + self.weight_of_cycle(generated) * cycle
                 yield ("generator", both), ("encoder", cycle)
-                coded = False
+                trains_encoder = False
             else:
-                yield "generator", fooled
+                yield "generator", loss
 
-        if self.as_published:  # each turn on rows of its own
-            if coded:
+        if self.as_published:  # each turn on a batch of its own
+            if trains_encoder:
                 noise = self.noise_for(x)
-                yield "encoder", self.cycle(noise, self.made(noise))
+                yield "encoder", self.cycle(noise, self.generate(noise))
             return
-        # Begun with the generator, the other two can learn from the same rows.
+        # After the generator's turn, the other two can learn from one batch.
         noise = self.noise_for(x)
-        made = self.made(noise)
-        if coded:
-            yield "encoder", self.cycle(noise, made)
-        if plays:
-            yield "critic", self.critic_loss(x, made)
+        generated = self.generate(noise)
+        if trains_encoder:
+            yield "encoder", self.cycle(noise, generated)
+        if trains_gan:
+            yield "critic", self.critic_loss(x, generated)
 
     def noise_for(self, x: Tensor) -> Tensor:
-        """Return as much noise as there are rows, (k, n, latent_dim)."""
+        """Draw noise for as many samples as in `x`, (k, n, latent_dim)."""
         return self.draw_noise(x.shape[1], self.latent_dim)
 
-    def weight_of_cycle(self, made: Tensor) -> float:
-        """Return the weight of the third term of eq. 1, of which we have the mean."""
+    def weight_of_cycle(self, generated: Tensor) -> float:
+        """Return the weight of the third term of eq. 1, here a mean and no sum."""
         if self.cycle_weight is None:
             return 1.0
         latent = self.encoder_loss == "latent"
-        return self.cycle_weight * (self.latent_dim if latent else made[0, 0].numel())
+        return self.cycle_weight * (
+            self.latent_dim if latent else generated[0, 0].numel()
+        )
 
-    def made(self, noise: Tensor) -> Tensor:
-        """Return generated rows that the generator does not learn from."""
+    def generate(self, noise: Tensor) -> Tensor:
+        """Map noise to generated samples, without a gradient for the generator."""
         with torch.no_grad():
             return self.generator_(noise).float()
 
     def values(self, rows: Tensor) -> Tensor:
-        """Return the critic's values of rows, (k, n)."""
+        """Map samples to the critic's values, (k, n)."""
         return one_per_row(self.critic_(rows)).float()
 
-    def critic_loss(self, x: Tensor, made: Tensor) -> Tensor:
-        """Return what the critic minimises, on data and generated rows."""
-        # One after the other: the critic's groups must not hold rows of both kinds.
-        on_data, on_made = self.values(x), self.values(made)
+    def critic_loss(self, x: Tensor, generated: Tensor) -> Tensor:
+        """Compute the critic's loss on data and generated samples."""
+        # One after the other: the critic's groups must not mix the two.
+        on_data, on_generated = self.values(x), self.values(generated)
         n = x.shape[1]
         if not self.as_published:  # half is as good for the penalty, at half its price
             n = max(n // 2 - n // 2 % GROUP if n // 2 > GROUP else n // 2, 1)
         shape = (x.shape[0], n, *[1] * (x.ndim - 2))
         share = torch.rand(shape, generator=self.rng_, device=self.device)
-        points = torch.lerp(x[:, :n], made[:, :n], share)
+        points = torch.lerp(x[:, :n], generated[:, :n], share)
         slope = input_gradient(self.critic_, points).flatten(2).float()
         loss = _PENALTY * gradient_penalty(slope) + _DRIFT * drift(on_data)
-        return (loss - wasserstein_critic_loss(on_data, on_made)).sum()
+        return (loss - wasserstein_critic_loss(on_data, on_generated)).sum()
 
-    def cycle(self, noise: Tensor, made: Tensor) -> Tensor:
-        """Return the third term of eq. 1 (eq. 6), or eq. 7, of generated rows."""
-        codes = self.encoder_(made)
+    def cycle(self, noise: Tensor, generated: Tensor) -> Tensor:
+        """Compute the third term of eq. 1 (eq. 6), or eq. 7, on generated samples."""
+        codes = self.encoder_(generated)
         if self.encoder_loss == "latent":
             return cycle_loss(noise, codes).float().sum()
-        return cycle_loss(made, self.generator_(codes)).float().sum()
+        return cycle_loss(generated, self.generator_(codes)).float().sum()
 
-    # Rows and noise
+    # Samples and noise
 
     def prepared(self, batch: Tensor) -> Tensor:
-        """Return a batch (k, n, ...) of the present level as the networks want it."""
+        """Prepare a batch (k, n, ...) of the present level for the networks."""
         if self.frame is None:
             return self.clip(batch)
         return row_by_row(self.blended, batch)
 
     def blended(self, images: Tensor) -> Tensor:
-        """Return images as they are while the present level is being faded in."""
+        """Blend images with coarser ones while the present level is being faded in."""
         _, fade = self.grown()
         if not fade:
             return images
         return faded(images, upsampled(F.avg_pool2d(images, 2)), fade)
 
     @torch.no_grad()
-    def draw(self, n: int, seed: int) -> Tensor:
-        """Return n generated rows of each game, (k, n, ...), at the present level."""
-        return torch.cat(list(self.drawn(n, seed)), 1)
+    def sample(self, n: int, seed: int) -> Tensor:
+        """Draw n samples of each generator, (k, n, ...), at the present level."""
+        return torch.cat(list(self.sample_batches(n, seed)), 1)
 
-    def drawn(self, n: int, seed: int) -> Iterator[Tensor]:
-        """Yield n generated rows of each game, some at a time."""
+    def sample_batches(self, n: int, seed: int) -> Iterator[Tensor]:
+        """Draw n samples of each generator, batch by batch."""
         rng = torch.Generator(self.device).manual_seed(seed)
         noise = self.draw_noise(n, self.latent_dim, rng)
         for part in noise.split(_AT_ONCE, 1):
             yield self.generator_(part)
 
     def for_members(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...) of the size of the data, prepared, for each game."""
+        """Prepare samples (n, ...) in the size of the data for each member."""
         if self.frame is not None:
             rows = self.frame.shrunk(rows, self.grown()[0])
         return self.prepared(super().for_members(rows))
 
-    def shown(self, rows: Tensor) -> Tensor:
-        """Return rows (k, n, ...) as the networks have them in the size of the data."""
+    def resized(self, rows: Tensor) -> Tensor:
+        """Bring samples (k, n, ...) of the present level to the size of the data."""
         if self.frame is None:
             return rows
         return row_by_row(partial(self.frame.enlarged, level=self.grown()[0]), rows)
 
-    def coded(self, rows: Tensor) -> Tensor:
-        """Return the codes of rows (n, ...), (k, n, l)."""
+    def encode(self, rows: Tensor) -> Tensor:
+        """Map samples (n, ...) to latent codes (k, n, l)."""
         return self.encoder_(self.for_members(rows))
 
-    def rebuilt(self, codes: Tensor) -> Tensor:
-        """Return rows in the size of the data from codes: (k, n, ...)."""
-        return self.shown(self.clip(self.generator_(codes)))
+    def decode(self, codes: Tensor) -> Tensor:
+        """Map latent codes (k, n, l) to samples (k, n, ...) in the size of the data."""
+        return self.resized(self.clip(self.generator_(codes)))
 
-    def figures(self, rows: Tensor, residual_norm: str) -> Figures:
-        """Return what the networks say of rows (n, ...)."""
+    def outputs(self, rows: Tensor, residual_norm: str) -> Outputs:
+        """Pass samples (n, ...) through the networks."""
         x = self.for_members(rows)
         codes = self.encoder_(x)
-        pairs = self.shown(x), self.rebuilt(codes)
-        seen, again = (part.flatten(0, 1) for part in pairs)
+        pairs = self.resized(x), self.decode(codes)
+        images, reconstruction = (part.flatten(0, 1) for part in pairs)
         if self.frame is not None:  # contrast is a matter of images
-            seen, again = min_max_normalised(seen), min_max_normalised(again)
-        far = residual(seen, again, residual_norm)
-        return Figures(far.unflatten(0, codes.shape[:2]).mean(0), codes)
+            images = min_max_normalised(images)
+            reconstruction = min_max_normalised(reconstruction)
+        far = residual(images, reconstruction, residual_norm)
+        return Outputs(far.unflatten(0, codes.shape[:2]).mean(0), codes)
 
     @torch.no_grad()
-    def codes_of_made(self, n: int, seed: int) -> Tensor:
-        """Return the codes of n generated rows of each game, (k, n, l)."""
-        return torch.cat([self.encoder_(made) for made in self.drawn(n, seed)], 1)
+    def encode_generated(self, n: int, seed: int) -> Tensor:
+        """Compute latent codes of n samples of each generator, (k, n, l)."""
+        parts = [self.encoder_(batch) for batch in self.sample_batches(n, seed)]
+        return torch.cat(parts, 1)
 
     # Growth
 
     def grow(self, level: int, fade: float) -> None:
-        """Use the networks up to `level`, with the share `fade` of the one below."""
+        """Use the networks up to `level`, with the share `fade` of the level below."""
         for module in self.growing():
             module.level, module.fade = level, fade
 
     def grown(self) -> tuple[int, float]:
-        """Return the level in use, and the share of the one below."""
+        """Return the level in use, and the share of the level below."""
         if module := next(self.growing(), None):
             return module.level, module.fade
         return (self.frame.finest if self.frame else 0), 0.0
 
     def growing(self):
-        """Yield the networks that grow; those of a user do not, nor do tables'."""
+        """Yield the networks that grow: those for images, unless they are a user's."""
         for role in self.modules:
             for module in getattr(self, f"{role}_").modules():
                 if isinstance(module, Growing):
                     yield module
 
     def train(self, rows, *, phase, **plan):
-        """Train in one phase, on rows of the size of the data."""
+        """Train in one phase, on samples in the size of the data."""
         if self.initialized_:
             level, fade = self.grown()
             if (level, fade > 0) != (phase.level, phase.fading):
-                self.initialize_optimizer()  # its state speaks of other layers
+                self.initialize_optimizer()  # its state is that of other layers
         if self.frame is not None and self.frame.changes(phase.level):
             rows = TransformedDataset(
                 rows, partial(self.frame.shrunk, level=phase.level)
@@ -290,7 +295,7 @@ class JointNet(AlternatingNet):
 
 
 def train_phases(net, rows, phases, decay, callbacks):
-    """Train through all phases, and return the net and the last phase begun."""
+    """Train through all phases; return the net, and the key of the last phase."""
     start = len(net.history) if net.initialized_ else 0
     averaged = ["generator"] if net.as_published else None
     for phase in phases:
@@ -301,7 +306,7 @@ def train_phases(net, rows, phases, decay, callbacks):
             net.train(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         except KeyboardInterrupt:
             if phase is phases[0] or net.on_interrupt == "raise":
-                raise  # nothing is there, or is to be kept
+                raise  # there is nothing yet, or nothing is to be kept
             net.interrupted_ = True  # between two phases
         if net.interrupted_:
             break

@@ -28,9 +28,9 @@ from ..utils._domains import checked_domains
 from ..utils._parameters import Auto, parameter
 from ..utils._scaling import refuse_other_scale
 from ..utils._warnings import warn
-from ._abnormality import Abnormality
 from ._net import TransferNet, Weighting, pretrain
 from ._networks import conv_networks, natural_latent_dim, table_networks
+from ._score import AnomalyScore
 
 _ROLES = "encoder", "decoder", "classifier"
 _CRITERIA = "combined", "reconstruction"
@@ -413,7 +413,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(), self._latent_dim()
         builders = self._builders(k, latent_dim)
-        builders["abnormality"] = partial(Abnormality, k, latent_dim)
+        builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = TransferNet(
             builders,
             prepare=self._preparation(),
@@ -528,17 +528,17 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _score_batch(self, batch):
         if self.criterion == "map":
             return self._map_score(batch)
-        figures, criterion = self.net_.figures(batch), self._value("criterion")
-        return -self.net_.abnormality_(figures, criterion)
+        outputs, criterion = self.net_.outputs(batch), self._value("criterion")
+        return -self.net_.score_(outputs, criterion)
 
     def _encode_batch(self, batch):
-        return self.net_.figures(batch).codes.transpose(0, 1).flatten(1)
+        return self.net_.encoder_(self.net_.for_members(batch))
 
-    def _reconstruct_batch(self, batch):
-        rebuilt = self.net_.rebuilt(batch)
-        if rebuilt.shape[1] == batch.shape[1]:
-            return rebuilt
-        return rebuilt.mean(1, keepdim=True)  # of grey in three channels
+    def _decode_batch(self, codes):
+        rows = self.net_.decoder_(codes).mean(0)
+        if rows.shape[1] == self._row_shape[0]:
+            return rows
+        return rows.mean(1, keepdim=True)  # of grey in three channels
 
 
 def _repeated(rows: Tensor, n_channels: int) -> Tensor:

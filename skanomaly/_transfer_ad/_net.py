@@ -1,4 +1,4 @@
-r"""The game of TransferAD: its batches, weights and two stages.
+r"""The training of TransferAD: batches, weights, two stages.
 
 Equation numbers are those of the paper. F is the encoder, D the decoder, C the
 classifier of domains; L is the loss of reconstruction.
@@ -24,49 +24,47 @@ from ..objectives import (
     transfer_loss,
     weighted_domain_loss,
 )
-from ._abnormality import Figures, detail_of
+from ._score import Outputs, pooling_loss
 
-#: Rows whose figures are taken at once.
+#: Samples in a batch when all are passed through the networks.
 _AT_ONCE = 512
-#: The most numbers of which torch finds a quantile.
-_SORTED = 2**24
-#: Times that the first weights are found, each time with what is usual by the last.
+#: Rounds in which the first weights are found, each with the score of the last one.
 _ROUNDS = 5
 
 
-# The net: who plays, and in which order -------------------------------------------
+# The net: players, and the order of their turns -----------------------------------
 
 
 class PairedBatches(Batches):
-    """Batches of both domains, with the weights that their rows have at the time."""
+    """Batches of both domains, with the present weights of their samples."""
 
     def __init__(self, source, target, weights, *sizes):
         super().__init__(target, *sizes)
-        self.other, self.weights = Batches(source, *sizes), weights
+        self.source, self.weights = Batches(source, *sizes), weights
 
     def __iter__(self):
         of_source, of_target = self.weights
-        for i, j in zip(self.other.indices(), self.indices(), strict=True):
-            yield self.other.dataset[i], self.dataset[j], of_source[i], of_target[j]
+        for i, j in zip(self.source.indices(), self.indices(), strict=True):
+            yield self.source.dataset[i], self.dataset[j], of_source[i], of_target[j]
 
 
 class Weighting(NamedTuple):
-    """How rows are weighted in the second stage.
+    """How samples are weighted in the second stage.
 
     Attributes
     ----------
     gate : {"combined", "reconstruction"}
-        What stands for the loss in eq. 5.
+        The g in the place of the loss in eq. 5.
     eta : float or None
         Of eq. 5; None stands for -beta / tau.
     beta : tuple of float
         Of eq. 5, at the start and where the ramp would be at 1.
     trusted : float
-        Share of the target rows with a weight above 1/2, which tau is set by.
+        Share of the target samples with a weight above 1/2, which sets tau.
     normalised : bool
         Whether weights are divided by their mean.
     of_source : bool
-        Whether source rows are weighted too.
+        Whether source samples are weighted too.
     """
 
     gate: str
@@ -77,7 +75,7 @@ class Weighting(NamedTuple):
     of_source: bool
 
     def weights(self, log_g: Tensor, log_tau: float, progress: float) -> Tensor:
-        """Return the weights of rows, not normalised (eq. 5)."""
+        """Compute weights (eq. 5), which are not divided by their mean."""
         low, high = self.beta
         beta = low + (high - low) * ramp(progress)
         if self.eta is None:
@@ -86,7 +84,10 @@ class Weighting(NamedTuple):
 
 
 class TransferNet(AlternatingNet):
-    """The two stages, eqs 7 and 8, for k autoencoders side by side."""
+    """The two stages, eqs 7 and 8, for an ensemble of k autoencoders."""
+
+    #: Longest tensor of which torch finds a quantile; of longer ones, a part.
+    max_sorted = 2**24
 
     def __init__(self, modules, *, prepare, **engine):
         super().__init__(modules, **engine)
@@ -106,20 +107,22 @@ class TransferNet(AlternatingNet):
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes)).float()
         weighted = loss * torch.cat([of_source, of_target], 1)
-        recon = transfer_loss(*weighted.chunk(2, 1), self.lam_).sum()
+        on_source, on_target = weighted.chunk(2, 1)
+        recon = transfer_loss(on_source, on_target, self.lam_).sum()
         self.record("reconstruction_loss", recon.detach())
         if self.weighting_ is None or not self.adversarial_weight_:
             yield "coders", recon
             return
-        # Both sides see the same game; for the encoder its gradient is turned round.
-        turned = reverse_gradient(codes, ramp(self.progress))
-        logits = one_per_row(self.classifier_(turned)).float()
-        game = weighted_domain_loss(*logits.chunk(2, 1), of_source, of_target).sum()
-        adversarial = recon + self.adversarial_weight_ * game
-        yield ("coders", adversarial), ("classifier", game)
+        # Both players have one loss; for the encoder its gradient is reversed.
+        reversed_ = reverse_gradient(codes, ramp(self.progress))
+        logits = one_per_row(self.classifier_(reversed_)).float()
+        on_source, on_target = logits.chunk(2, 1)
+        domain = weighted_domain_loss(on_source, on_target, of_source, of_target).sum()
+        adversarial = recon + self.adversarial_weight_ * domain
+        yield ("coders", adversarial), ("classifier", domain)
 
     def train(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
-        """Train on the rows of both domains; `weighting` makes it the second stage."""
+        """Train on both domains; `weighting` makes it the second stage."""
         self.lam_, self.weighting_ = lam, weighting
         self.adversarial_weight_, self.sample_weight_ = adversarial_weight, None
         weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
@@ -141,63 +144,59 @@ class TransferNet(AlternatingNet):
             self.history.record("mean_weight", float(self.sample_weight_.mean()))
 
     def weigh(self) -> None:
-        """Learn from what the networks say of the rows now; weight rows by it."""
+        """Fit the anomaly score to the present outputs, and weight samples by it."""
         source, target = self.domains_
-        figures, rule = self.figures_of(target), self.weighting_
+        outputs, rule = self.outputs_of_all(target), self.weighting_
         weights, n_rounds = self.sample_weight_, 1
         if weights is None:
-            self.abnormality_.adapt(figures, self.weights_[1])
+            self.score_.fit(outputs, self.weights_[1])
             if rule is None:
                 return
-            # Codes say little as long as anomalies have a part in what is usual.
-            relative_loss = self.abnormality_.terms(figures)[0]
+            # Distances of codes mean little as long as anomalies count like others.
+            relative_loss = self.score_.terms(outputs)[0]
             weights, n_rounds = self.new_weights(relative_loss), _ROUNDS
         for _ in range(n_rounds):
-            self.abnormality_.adapt(figures, weights)
-            weights = self.new_weights(self.abnormality_(figures, rule.gate))
+            self.score_.fit(outputs, weights)
+            weights = self.new_weights(self.score_(outputs, rule.gate))
         self.sample_weight_ = weights
         # Where all weights are 0, these stay 0 when they are divided by their mean.
         mean = weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
         self.weights_[1] = weights / mean if rule.normalised else weights
         if rule.of_source:
-            log_g = self.abnormality_(self.figures_of(source), rule.gate)
+            log_g = self.score_(self.outputs_of_all(source), rule.gate)
             self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)
 
     def new_weights(self, log_g: Tensor) -> Tensor:
-        """Set tau by the target rows, and return their weights."""
+        """Set tau by the target samples, and return their weights."""
         rule = self.weighting_
-        some = log_g[:: ceil(len(log_g) / _SORTED)]
+        some = log_g[:: ceil(len(log_g) / self.max_sorted)]
         self.log_tau_ = float(torch.quantile(some, rule.trusted))
         return rule.weights(log_g, self.log_tau_, self.progress)
 
     def prepared(self, rows: Tensor) -> Tensor:
-        """Return rows (k, n, ...) as the networks want them."""
+        """Prepare a batch (k, n, ...) for the networks."""
         return row_by_row(self.prepare, rows)
 
     @torch.no_grad()
-    def figures(self, rows: Tensor) -> Figures:
-        """Return what the networks say of rows (n, ...)."""
+    def outputs(self, rows: Tensor) -> Outputs:
+        """Pass samples (n, ...) through the networks."""
         x = self.for_members(rows)
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes))
         if rows.ndim == 2:
-            return Figures(loss, torch.ones_like(loss[0]), codes)
-        return Figures(loss, detail_of(rows, codes.shape[2]), codes)
+            return Outputs(loss, torch.ones_like(loss[0]), codes)
+        return Outputs(loss, pooling_loss(rows, codes.shape[2]), codes)
 
     def for_members(self, rows: Tensor) -> Tensor:
-        """Return rows (n, ...), prepared, for each autoencoder: (k, n, ...)."""
+        """Prepare samples (n, ...) for each autoencoder: (k, n, ...)."""
         return super().for_members(self.prepare(rows))
 
-    def rebuilt(self, rows: Tensor) -> Tensor:
-        """Return what the autoencoders make of rows, mean over them: (n, ...)."""
-        return self.decoder_(self.encoder_(self.for_members(rows))).mean(0)
-
-    def figures_of(self, rows: DeviceDataset) -> Figures:
-        """Return what the networks say of all rows, batch by batch."""
+    def outputs_of_all(self, rows: DeviceDataset) -> Outputs:
+        """Pass all rows through the networks, batch by batch."""
         parts = torch.arange(len(rows), device=rows.device).split(_AT_ONCE)
-        columns = zip(*(self.figures(rows[index]) for index in parts), strict=True)
-        loss, detail, codes = columns
-        return Figures(torch.cat(loss, 1), torch.cat(detail), torch.cat(codes, 1))
+        columns = zip(*(self.outputs(rows[index]) for index in parts), strict=True)
+        loss, pooled, codes = columns
+        return Outputs(torch.cat(loss, 1), torch.cat(pooled), torch.cat(codes, 1))
 
 
 # Stages ---------------------------------------------------------------------------
@@ -207,6 +206,6 @@ def pretrain(net, domains, lam, plan, callbacks):
     """Train the autoencoders on both domains (eq. 7), and return the net.
 
     Nothing here depends on the parameters of the second stage, so that fits which
-    differ only in these can share the result.
+    differ in these alone share the result.
     """
     return (net.train(domains, lam=lam, callbacks=[LinearDecay(), *callbacks], **plan),)
