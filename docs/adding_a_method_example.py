@@ -58,7 +58,6 @@ class AutoencoderNet(AlternatingNet):
     auto_steps="500",
     auto_batch="",
     auto_lr='"auto" is 1e-3.',
-    roles="there is none",
     width='Hidden units. "auto" is 32.',
     auto_offset="the median of the training scores less five times its distance to "
     "their first quartile",

@@ -22,7 +22,7 @@ from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
 )
-from .networks import Ensemble, built_for
+from .networks import Ensemble, Role, built_for
 from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._memory import run_or_recall
@@ -72,6 +72,9 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         *("contamination", "scaling", "image_shape"),
         *("architecture", "latent_dim", "width", "n_estimators"),
     )
+
+    #: Networks that a user may give as ``architecture``, by role.
+    _roles: ClassVar[dict[str, Role]] = {}
 
     @abstractmethod
     def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:
@@ -351,12 +354,14 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         with Bar(type(self).__name__, n_steps) as bar:
             yield lambda stage: [*own, ProgressBar(bar, stage)]
 
-    def _family(self, roles):
+    def _family(self):
         """Return "mlp" or "conv", after checks of `architecture` and image size."""
         shape, wanted = self._row_shape, self.architecture
         own = self._own_networks()
-        if unknown := sorted(set(own) - set(roles)):
-            raise ValueError(f"architecture has {unknown}; it may have {list(roles)}.")
+        if unknown := sorted(set(own) - set(self._roles)):
+            raise ValueError(
+                f"architecture has {unknown}; it may have {list(self._roles)}."
+            )
         for role, build in own.items():
             if isinstance(build, torch.nn.Module) or not callable(build):
                 raise ValueError(
@@ -395,16 +400,34 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         bound = _CLIP if self.scaling is not None else torch.inf
         return partial(torch.clamp, min=-bound, max=bound)
 
-    def _own_builders(self, n_estimators, roles):
-        """Return what builds copies of the user's networks, for roles by name."""
-        return {
-            name: partial(
-                Ensemble.of,
-                n_estimators,
-                partial(built_for, name, build, roles[name]),
-            )
+    def _builders(self, n_estimators):
+        """Return the builders of the networks by role, each for a whole ensemble."""
+        if self._family() == "mlp":
+            builders = self._table_builders(n_estimators)
+        else:
+            builders = _ensembles(n_estimators, self._conv_builders())
+        sizes = self._network_shape(), self._latent_dim()
+        own = {
+            name: partial(built_for, name, build, self._roles[name], *sizes)
             for name, build in self._own_networks().items()
         }
+        return builders | _ensembles(n_estimators, own)
+
+    def _table_builders(self, n_estimators):
+        """Return the builders of the networks for tables, each for a whole ensemble."""
+        raise NotImplementedError
+
+    def _conv_builders(self):
+        """Return the builders of the convolutional networks, each for one member."""
+        raise NotImplementedError
+
+    def _network_shape(self):
+        """Return the shape of a sample as the networks take it."""
+        return self._row_shape
+
+    def _latent_dim(self):
+        """Return the length of a latent code."""
+        return self._value("latent_dim")
 
     def _own_networks(self):
         """Return the networks that the user gives, by role."""
@@ -522,6 +545,11 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
                 f"alone reads it: offset_ is still that of {given!r}. Fit again, or "
                 "set offset_."
             )
+
+
+def _ensembles(n_estimators, builders):
+    """Return builders of ensembles, from builders of members."""
+    return {k: partial(Ensemble.of, n_estimators, b) for k, b in builders.items()}
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class CommonParameters(Declared):
         default="auto",
         doc="""
         "mlp" for tables, "conv" for images; "auto" chooses by the shape of the data. A
-        dict replaces networks of that family by your own: {roles}.
+        dict of functions replaces networks of that family by your own, by role. {roles}
         """,
     )
     width: int | Auto = parameter(

@@ -18,6 +18,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 __all__ = [
     "SLOPE",
+    "Builders",
     "ConvCritic",
     "ConvGenerator",
     "Ensemble",
@@ -36,6 +37,9 @@ __all__ = [
 
 #: Usual slope of a LeakyReLU left of zero.
 SLOPE = 0.2
+
+#: Functions that build networks, by role.
+Builders = dict[str, Callable[[], nn.Module]]
 
 
 class StackedMLP(nn.Module):
@@ -194,70 +198,101 @@ def built_by(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
 
 
 class Role(NamedTuple):
-    """What a network of the user is made for.
+    """Inputs and output of a network that a user may give.
+
+    Each size is "shape", the shape of a sample, or "latent_dim", the length of a
+    latent code.
 
     Attributes
     ----------
-    sizes : tuple
-        What the function that builds it is called with.
-    inputs : tuple of tuple of int
-        Shape of one row of each input.
-    output : tuple of int
-        Shape of one row of the output; () for one number per row, (n,) or (n, 1).
+    arguments : tuple of str
+        Sizes that the function is called with that builds the network.
+    inputs : tuple of str
+        Size of each input.
+    output : str
+        Size of the output; "" for one number, (n,) or (n, 1), "features" for any.
     """
 
-    sizes: tuple
-    inputs: tuple[tuple[int, ...], ...]
-    output: tuple[int, ...]
+    arguments: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str
+
+    def __str__(self) -> str:
+        """Describe the role, for the documentation of ``architecture``."""
+        words = {
+            "shape": "(n_samples, \\*shape)",
+            "": "(n_samples,) or (n_samples, 1)",
+        }
+        arguments = ", ".join(self.arguments)
+        *inputs, output = (
+            words.get(size, f"(n_samples, {size})")
+            for size in (*self.inputs, self.output)
+        )
+        return (
+            f"is called with ({arguments}) and returns a module that maps "
+            f"{' and '.join(inputs)} to {output}"
+        )
 
 
-def built_for(name: str, build: Callable[..., nn.Module], role: Role) -> nn.Module:
-    """Return a copy of the network of a user, which does what its role asks for.
+def built_for(
+    name: str,
+    build: Callable[..., nn.Module],
+    role: Role,
+    shape: tuple[int, ...],
+    latent_dim: int,
+) -> nn.Module:
+    """Return a copy of the network of a user, after a check of its shapes.
 
-    Two rows pass a copy that is not training: neither the network nor a random state
-    is changed. Only lazy modules, which learn their sizes from the first rows, get
-    their initial weights here.
+    Two samples pass a copy that is not training: neither the network nor a random
+    state is changed. Only lazy modules, which learn their sizes from the first
+    samples, get their initial weights here.
 
     Parameters
     ----------
     name : str
-        What the network is in ``architecture``.
+        Key of the network in ``architecture``.
     build : callable
         The function of the user.
     role : Role
-        What it is called with, and what its network has to do.
+        Arguments of the function, inputs and output of its network.
+    shape : tuple of int
+        Shape of a sample.
+    latent_dim : int
+        Length of a latent code.
 
     Raises
     ------
     ValueError
-        If the network fails on rows of the shape that it will be given, or returns
-        what is not of the shape that is wanted.
+        If the network fails on samples of the shapes of its role, or returns
+        something else than its role asks for.
     """
-    network = built_by(name, build, *role.sizes)
+    sizes = {"shape": shape, "latent_dim": latent_dim}
+    shapes = {"shape": shape, "latent_dim": (latent_dim,), "": ()}
+    wanted_inputs, wanted = [shapes[size] for size in role.inputs], shapes[role.output]
+    network = built_by(name, build, *(sizes[size] for size in role.arguments))
     state = next((t for t in network.state_dict().values() if not is_lazy(t)), None)
     device = None if state is None else state.device
     inputs = [
-        torch.linspace(-1, 1, 2 * prod(shape), device=device).reshape(2, *shape)
-        for shape in role.inputs
+        torch.linspace(-1, 1, 2 * prod(size), device=device).reshape(2, *size)
+        for size in wanted_inputs
     ]
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         _tried(name, network, inputs)
     with torch.random.fork_rng(devices=[device] if inputs[0].is_cuda else []):
-        made = _tried(name, deepcopy(network), inputs)
-    fits = {(2, *role.output)} | (set() if role.output else {(2, 1)})
-    got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-    if got not in fits or not made.is_floating_point():
-        wanted = " or ".join(str(shape) for shape in sorted(fits))
+        output = _tried(name, deepcopy(network), inputs)
+    fits = {(2, *wanted)} | (set() if wanted else {(2, 1)})
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if got not in fits or not output.is_floating_point():
         raise ValueError(
             f"architecture[{name!r}] made a network that returns "
-            f"{_in_words(got, made)} for two rows of shape {_shapes(role.inputs)}, and "
-            f"has to return floats of shape {wanted}."
+            f"{_in_words(got, output)} for two rows of shape {_shapes(wanted_inputs)}, "
+            f"and has to return floats of shape {' or '.join(map(str, sorted(fits)))}."
         )
     return network
 
 
 def _tried(name: str, network: nn.Module, inputs: list[Tensor]) -> Any:
-    """Return what a network makes of `inputs` when it is not training."""
+    """Pass `inputs` through a network that is not training."""
     training = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -278,10 +313,10 @@ def _shapes(shapes) -> str:
     return " and ".join(str(tuple(shape)) for shape in shapes)
 
 
-def _in_words(got, made) -> str:
+def _in_words(got, output) -> str:
     if isinstance(got, str):
         return f"a {got}"
-    return f"{str(made.dtype).removeprefix('torch.')} of shape {got}"
+    return f"{str(output.dtype).removeprefix('torch.')} of shape {got}"
 
 
 @torch.no_grad()

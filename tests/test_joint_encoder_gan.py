@@ -84,7 +84,7 @@ def n_parameters(network):
 def test_the_paper_s_networks_have_its_numbers_of_parameters(shape, counts):
     detector = JointEncoderGAN(preset="paper")
     detector._row_shape = shape
-    builders = detector._builders(1, detector._value("latent_dim"))
+    builders = detector._builders(1)
     roles = "generator", "critic", "encoder"
     assert tuple(n_parameters(builders[role]()) for role in roles) == counts
 
@@ -96,12 +96,12 @@ def test_the_paper_s_preset():
     assert [phase.max_epochs for phase in phases] == [4] * 7
     assert [phase.batch_size for phase in phases] == [128] * 5 + [64] * 2
     assert [phase.epoch_steps for phase in phases] == [39] * 5 + [78] * 2
-    assert detector._builders(1, 8)["encoder"]().members[0].rectified
+    assert detector._builders(1)["encoder"]().members[0].rectified
     score = [detector._value(k) for k in ("lam", "residual_norm", "distance")]
     assert score == [0.05, "paper", "origin"]
     assert detector._value("standardize") is False
     detector.set_params(preset=None)
-    assert not detector._builders(1, 8)["encoder"]().members[0].rectified
+    assert not detector._builders(1)["encoder"]().members[0].rectified
     # For tables it is the score alone.
     detector.set_params(preset="paper", width=8)
     detector._row_shape = (3,)

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 from contextlib import contextmanager
 from inspect import signature
 from math import prod
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from test_common import DETECTORS, JUDGES, Judge, every_detector, roles_of, short
+from test_common import DETECTORS, JUDGES, Judge, every_detector, short
 from torch import nn
 
 import skanomaly
@@ -207,13 +206,11 @@ def rows_to_rows(network):
 
 # The network of ADRA may have features of any length.
 WITH_NETWORKS = [cls for cls in DETECTORS if cls.__name__ != "ADRA"]
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    ROLES = [
-        pytest.param(cls, role, id=f"{cls.__name__}-{role}")
-        for cls in WITH_NETWORKS
-        for role in roles_of(cls, np.eye(4))
-    ]
+ROLES = [
+    pytest.param(cls, role, id=f"{cls.__name__}-{role}")
+    for cls in WITH_NETWORKS
+    for role in cls._roles
+]
 MAPS = [case for case in ROLES if case.values[1] not in JUDGES]
 
 

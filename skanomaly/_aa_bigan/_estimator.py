@@ -18,7 +18,7 @@ from torch import Tensor
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..engine import AverageWeights, KeepBest, LinearDecay
-from ..networks import Ensemble, Role
+from ..networks import Role
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
 from ..utils._parameters import Auto, parameter
@@ -28,7 +28,6 @@ from ._networks import image_networks, table_networks, working_shape
 _CRITERIA = "reconstruction", "latent_norm"
 #: Rows that are enough to judge by; the fewest epochs to wait for a better one.
 _ENOUGH, _PATIENCE = 1000, 10
-_ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
 
 
 @describe(
@@ -37,12 +36,7 @@ _ROLES = "encoder", "generator", "discriminator_xz", "discriminator_xx"
     auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
     '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
     "0 in the second half.",
-    roles='``{"encoder": e, "generator": g, "discriminator_xz": d, '
-    '"discriminator_xx": f}``, where ``e(shape, latent_dim)`` returns a module that '
-    "maps (n, \\*shape) to (n, latent_dim), ``g(latent_dim, shape)`` one for the way "
-    "back, and ``d(shape, latent_dim)`` and ``f(shape)`` ones that map pairs (x, z) "
-    "and (x, x') to (n,) or (n, 1). Sides of images have been rounded up, 28 to 32 "
-    "for one",
+    roles=" Sides of images have been rounded up, 28 to 32 for one.",
     width="Hidden units of the widest layer for tables; for images channels of the "
     "encoder's finest layer, where 32 gives the paper's networks. "
     '"auto" is 64 or 16.',
@@ -114,6 +108,12 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "width": (64, 16),
     }
 
+    _roles = {  # noqa: RUF012
+        "encoder": Role(("shape", "latent_dim"), ("shape",), "latent_dim"),
+        "generator": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
+        "discriminator_xz": Role(("shape", "latent_dim"), ("shape", "latent_dim"), ""),
+        "discriminator_xx": Role(("shape",), ("shape", "shape"), ""),
+    }
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "criterion")
 
     criterion: Literal["reconstruction", "latent_norm", "map", "auto"] = parameter(
@@ -210,10 +210,10 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         n_known = self._given("known_per_batch")
         if n_known == "auto":
             n_known = max(self._value("batch_size") // 4, 1)
-        k, latent_dim = self._side_by_side(), self._latent_dim()
+        k = self._side_by_side()
         net = AnomalyAwareBiGAN(
-            self._builders(k, latent_dim),
-            latent_dim=latent_dim,
+            self._builders(k),
+            latent_dim=self._latent_dim(),
             prepare=self._preparation(),
             targets=(self.a, self.b, self.c),
             n_known=n_known,
@@ -235,26 +235,19 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _preparation(self):
         """Return what is done to scaled rows: columns are clipped, images resized."""
         if len(self._row_shape) > 1:
-            return partial(_resized, sides=working_shape(self._row_shape)[1:])
+            return partial(_resized, sides=self._network_shape()[1:])
         return self._clipping()
 
-    def _builders(self, k, latent_dim):
-        """Return what builds k of each network."""
-        shape, width = self._row_shape, self._value("width")
-        if self._family(_ROLES) == "mlp":
-            builders = table_networks(k, *shape, latent_dim, width)
-        else:
-            shape = working_shape(shape)
-            networks = image_networks(shape, latent_dim, width, self._bounded())
-            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
-        code = (latent_dim,)
-        own = {
-            "encoder": Role((shape, latent_dim), (shape,), code),
-            "generator": Role((latent_dim, shape), (code,), shape),
-            "discriminator_xz": Role((shape, latent_dim), (shape, code), ()),
-            "discriminator_xx": Role((shape,), (shape, shape), ()),
-        }
-        return builders | self._own_builders(k, own)
+    def _network_shape(self):
+        return working_shape(self._row_shape)
+
+    def _table_builders(self, n_estimators):
+        (n_columns,), width = self._row_shape, self._value("width")
+        return table_networks(n_estimators, n_columns, self._latent_dim(), width)
+
+    def _conv_builders(self):
+        sizes = self._network_shape(), self._latent_dim(), self._value("width")
+        return image_networks(*sizes, self._bounded())
 
     # Training
 

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..networks import ConvGenerator, StackedMLP, coarse_shape, n_halvings
+from ..networks import Builders, ConvGenerator, StackedMLP, coarse_shape, n_halvings
 
 _COARSEST = 4  # pixels of the longer side, where generators start
 _SLOPE = 0.1  # of LeakyReLU left of zero
@@ -20,11 +20,13 @@ _GREY = 1  # channel
 
 
 def working_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape (c, h, w) that images are resized to.
+    """Return the shape (c, h, w) that images are resized to; that of tables stays.
 
     Each side becomes the next multiple of the power of 2 that leaves 4 pixels of the
     longer one: 28 x 28 becomes 32 x 32, as in the paper.
     """
+    if len(shape) == 1:
+        return shape
     n = n_halvings(shape, _COARSEST)
     sides = (max(side, 2) * 2**n for side in coarse_shape(shape, _COARSEST))
     return shape[0], *sides
@@ -160,8 +162,8 @@ def colour_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Mo
 # Families ---------------------------------------------------------------------------
 
 
-def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
-    """Return what builds each network for tables, k copies side by side."""
+def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> Builders:
+    """Return the builders of the networks for tables, each for k members."""
     sizes = n_columns, width, max(width // 2, 1), latent_dim
     return {
         "encoder": partial(StackedMLP, k, sizes, True, _SLOPE),
@@ -171,8 +173,8 @@ def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
     }
 
 
-def image_networks(shape, latent_dim: int, width: int, bounded: bool) -> dict:
-    """Return what builds each network for images of a working shape, one copy."""
+def image_networks(shape, latent_dim: int, width: int, bounded: bool) -> Builders:
+    """Return the builders of the networks for images, each for one member."""
     grey = shape[0] == _GREY
     encoder = grey_encoder if grey else colour_encoder
     generator = grey_generator if grey else colour_generator

@@ -24,7 +24,7 @@ from .._base import BaseDeepDetector
 from .._input import TABLE
 from .._mixins import EncodingMixin
 from ..engine import DeviceDataset, StepDecay
-from ..networks import built_by
+from ..networks import Role, built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -52,7 +52,6 @@ from ._pretraining import (
     pretrain,
 )
 
-_ROLES = ("backbone",)
 _OWN = "auto", "resnet26"
 _TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising}
 _PRETRAINING_RATE = 2e-3
@@ -74,8 +73,7 @@ _ENOUGH = 2000
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
     'sixths. "auto" is 6e-3 for images and 1e-3 for tables; without a corpus 2e-4 '
     "and 1e-4.",
-    roles='``{"backbone": b}``, where ``b(shape)`` returns a module that maps '
-    "(n, \\*shape) to features (n, l); it is pretrained like the own ones",
+    roles=" It is pretrained like the own ones.",
     width="Units of each layer for tables; for images channels of the first stage of "
     'the own ResNet26, where 64 is the paper\'s. "auto" is 64 or 16.',
     auto_offset=":math:`-\\log 2` if there is a corpus, where normal and corpus are "
@@ -170,6 +168,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         *BaseDeepDetector._fixed_by_fit,
         *("n_experts", "adapt_from", "input_size", "normalization"),
     )
+    _roles = {"backbone": Role(("shape",), ("shape",), "features")}  # noqa: RUF012
     _auto_values = {  # noqa: RUF012
         "pretrain_epochs": (400, 500),
         "max_epochs": (300, 300),
@@ -341,7 +340,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _source(self, weights=None):
         """Return where the frozen network comes from, and its weights, if not given."""
         shape, mine = self._row_shape, self._own_networks()
-        family, width = self._family(_ROLES), self._value("width")
+        family, width = self._family(), self._value("width")
         if not self._is_own():
             if mine:
                 raise ValueError(

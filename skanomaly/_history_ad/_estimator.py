@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._base import BaseDeepDetector
 from ..engine import KeepBest
 from ..exceptions import CoverageWarning
-from ..networks import ConvCritic, ConvGenerator, Ensemble, Role, StackedCritic
+from ..networks import ConvCritic, ConvGenerator, Role, StackedCritic
 from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -27,7 +27,6 @@ from ..utils._warnings import warn
 from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
 
-_ROLES = "generator", "critic"
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
 #: Bound of deviations, beyond which float32 loses the rows, let alone their squares.
 _WIDEST = 1e6
@@ -43,9 +42,6 @@ _VALIDATE_EVERY = 100
     auto_steps="1200 (tables) or 3000 (images)",
     auto_batch=" Steps of the detector take twice as many.",
     auto_lr='It falls to a tenth. "auto" is 2e-3 for tables, 5e-4 for images.',
-    roles='``{"generator": f, "critic": g}``, where ``f(latent_dim, shape)`` and '
-    "``g(shape)`` return modules that map (n, latent_dim) to (n, \\*shape) and "
-    "(n, \\*shape) to (n,) or (n, 1)",
     width="Hidden units for tables, channels of the finest layer for images, where 64 "
     "gives generator and critic 3 and 6 million parameters at 32 x 32. "
     '"auto" is 64 or 8.',
@@ -111,6 +107,10 @@ class HistoryAD(BaseDeepDetector):
         "width": (64, 8),
         "n_samples": (2048, 3000),
         "covered": (0.9, 0.5),
+    }
+    _roles = {  # noqa: RUF012
+        "generator": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
+        "critic": Role(("shape",), ("shape",), ""),
     }
     _kept_classes = (History,)
 
@@ -235,12 +235,12 @@ class HistoryAD(BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k, latent_dim = self._side_by_side(n_columns=512), self._value("latent_dim")
-        builders = self._builders(k, latent_dim)
+        k = self._side_by_side(n_columns=512)
+        builders = self._builders(k)
         engine = self._engine(device, seed) | {"n_estimators": k}
         gan = HistoryGAN(
             builders,
-            noise_dim=self._noise_dim(latent_dim),
+            noise_dim=self._noise_dim(),
             n_critic=self.n_critic,
             lr=self._value("lr"),
             **engine,
@@ -256,34 +256,32 @@ class HistoryAD(BaseDeepDetector):
         )
         return {"gan_": gan, "net_": net}
 
-    def _noise_dim(self, latent_dim):
-        """Return how many numbers a noise vector has: more for wide tables."""
+    def _noise_dim(self):
+        """Return the length of a noise vector, which is longer for wide tables."""
         if len(self._row_shape) > 1 or "generator" in self._own_networks():
-            return latent_dim
-        sizes = *self._row_shape, self._value("width"), self.spread
-        return TableGenerator.noise_dim(latent_dim, *sizes)
+            return self._latent_dim()
+        (n_columns,), width = self._row_shape, self._value("width")
+        return TableGenerator.noise_dim(
+            self._latent_dim(), n_columns, width, self.spread
+        )
 
-    def _builders(self, k, latent_dim):
-        """Return what builds k of each network."""
-        shape, width = self._row_shape, self._value("width")
-        if self._family(_ROLES) == "mlp":
-            sizes = latent_dim, *shape, width, self.spread
-            builders = {
-                "generator": partial(TableGenerator, k, *sizes),
-                "critic": partial(StackedCritic, k, (*shape, width, width, 1)),
-            }
-        else:
-            sizes = latent_dim, shape, width, self._bounded()
-            networks = {
-                "generator": partial(ConvGenerator, *sizes),
-                "critic": partial(ConvCritic, shape, width),
-            }
-            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
-        own = {
-            "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
-            "critic": Role((shape,), (shape,), ()),
+    def _table_builders(self, n_estimators):
+        (n_columns,), width = self._row_shape, self._value("width")
+        sizes = self._latent_dim(), n_columns, width, self.spread
+        return {
+            "generator": partial(TableGenerator, n_estimators, *sizes),
+            "critic": partial(
+                StackedCritic, n_estimators, (n_columns, width, width, 1)
+            ),
         }
-        return builders | self._own_builders(k, own)
+
+    def _conv_builders(self):
+        shape, width = self._row_shape, self._value("width")
+        sizes = self._latent_dim(), shape, width, self._bounded()
+        return {
+            "generator": partial(ConvGenerator, *sizes),
+            "critic": partial(ConvCritic, shape, width),
+        }
 
     # Training
 

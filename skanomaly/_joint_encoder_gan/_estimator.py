@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
 from ..exceptions import NormDirectionWarning
-from ..networks import Ensemble, Role
+from ..networks import Role
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -30,7 +30,6 @@ from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
 from ._score import DISTANCES, AnomalyScore, Outputs
 
-_ROLES = "generator", "critic", "encoder"
 #: Rows that are enough to learn from what is usual, and to compare norms on.
 _ENOUGH = 5000
 _ENOUGH_NORMS = 1000
@@ -49,11 +48,8 @@ _PAPER_EPOCHS = 4
     '16 for images, and 2048 over the longer side for images with ``preset="paper"``.',
     auto_lr='"auto" is 1e-3 for tables, 3e-3 for images, and 1e-3 for images with '
     '``preset="paper"``.',
-    roles='``{"generator": g, "critic": d, "encoder": e}``, where '
-    "``g(latent_dim, shape)`` returns a module that maps (n, latent_dim) to "
-    "(n, \\*shape), ``d(shape)`` one that maps (n, \\*shape) to (n,) or (n, 1), and "
-    "``e(shape, latent_dim)`` one that maps (n, \\*shape) to (n, latent_dim). Images "
-    "have been padded, 28 x 28 to 32 x 32 for one, and nothing grows then",
+    roles=" Images have been padded, 28 x 28 to 32 x 32 for one, and nothing grows "
+    "then.",
     width="Hidden units for tables; for images channels at the finest resolution, "
     'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, and 16384 over '
     'the longer side for images with ``preset="paper"``.',
@@ -178,6 +174,11 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "batch_size": (None, 2048),
     }
 
+    _roles = {  # noqa: RUF012
+        "generator": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
+        "critic": Role(("shape",), ("shape",), ""),
+        "encoder": Role(("shape", "latent_dim"), ("shape",), "latent_dim"),
+    }
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "preset", "max_width")
 
     lam: float | Auto = parameter(
@@ -346,8 +347,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return Frame.of(self._row_shape) if len(self._row_shape) > 1 else None
 
     def _make_nets(self, device, seed):
-        k, latent_dim = self._side_by_side(), self._value("latent_dim")
-        builders = self._builders(k, latent_dim)
+        k, latent_dim = self._side_by_side(), self._latent_dim()
+        builders = self._builders(k)
         builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = JointNet(
             builders,
@@ -370,23 +371,19 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             return partial(torch.clamp, min=-1.0, max=1.0)
         return super()._clipping()
 
-    def _builders(self, k, latent_dim):
-        """Return what builds k of each network."""
-        shape, frame = self._row_shape, self._frame()
-        if self._family(_ROLES) == "mlp":
-            builders = table_networks(k, *shape, latent_dim, self._value("width"))
-        else:
-            widths = self._value("width"), self._value("max_width")
-            rectified = self.preset == "paper"  # codes that may be anywhere are better
-            networks = image_networks(frame, latent_dim, *widths, rectified)
-            builders = {r: partial(Ensemble.of, k, b) for r, b in networks.items()}
-            shape = shape[0], *frame.sides(frame.finest)
-        own = {
-            "generator": Role((latent_dim, shape), ((latent_dim,),), shape),
-            "critic": Role((shape,), (shape,), ()),
-            "encoder": Role((shape, latent_dim), (shape,), (latent_dim,)),
-        }
-        return builders | self._own_builders(k, own)
+    def _network_shape(self):
+        if frame := self._frame():
+            return self._row_shape[0], *frame.sides(frame.finest)
+        return self._row_shape
+
+    def _table_builders(self, n_estimators):
+        (n_columns,), width = self._row_shape, self._value("width")
+        return table_networks(n_estimators, n_columns, self._latent_dim(), width)
+
+    def _conv_builders(self):
+        widths = self._value("width"), self._value("max_width")
+        rectified = self.preset == "paper"  # codes that may be anywhere are better
+        return image_networks(self._frame(), self._latent_dim(), *widths, rectified)
 
     # Training
 

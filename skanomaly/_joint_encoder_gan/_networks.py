@@ -17,7 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..networks import SLOPE, StackedCritic, StackedMLP, coarse_shape, n_halvings
+from ..networks import (
+    SLOPE,
+    Builders,
+    StackedCritic,
+    StackedMLP,
+    coarse_shape,
+    n_halvings,
+)
 
 _COARSEST = 4  # pixels of the longer side, at level 0
 _GAIN = 2**0.5  # of He initialisation
@@ -442,8 +449,8 @@ def channels_of(frame: Frame, width: int, max_width: int) -> list[int]:
 
 def image_networks(
     frame: Frame, latent_dim: int, width: int, max_width: int, rectified: bool
-) -> dict:
-    """Return what builds each network for images, one copy."""
+) -> Builders:
+    """Return the builders of the networks for images, each for one member."""
     sizes = frame.coarse, channels_of(frame, width, max_width), frame.shape[0]
     return {
         "generator": partial(Generator, latent_dim, *sizes),
@@ -452,8 +459,8 @@ def image_networks(
     }
 
 
-def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
-    """Return what builds each network for tables, k copies side by side."""
+def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> Builders:
+    """Return the builders of the networks for tables, each for k members."""
     sizes = n_columns, width, width, latent_dim
     return {
         "generator": partial(TableGenerator, k, sizes[::-1]),

@@ -32,7 +32,6 @@ from ._net import TransferNet, Weighting, pretrain
 from ._networks import conv_networks, natural_latent_dim, table_networks
 from ._score import AnomalyScore
 
-_ROLES = "encoder", "decoder", "classifier"
 _CRITERIA = "combined", "reconstruction"
 #: Steps between two looks at the weights, if the length of an epoch is not given.
 _LOOK_EVERY = 50
@@ -52,11 +51,8 @@ _SATURATED = 0.01, 0.99
     auto_batch=" Where there are two domains, of each.",
     auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
     "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
-    roles='``{"encoder": f, "decoder": d, "classifier": c}``, where '
-    "``f(shape, latent_dim)`` returns a module that maps (n, \\*shape) to "
-    "(n, latent_dim), ``d(latent_dim, shape)`` one for the way back, and "
-    "``c(latent_dim)`` one that maps codes to logits, (n,) or (n, 1). Grey images have "
-    "been repeated to 3 channels",
+    roles=" The classifier returns logits. Grey images have been repeated to 3 "
+    "channels.",
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
@@ -157,6 +153,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         "transfer_epochs": (300, 300, 200),
         "lr": (2e-3, 1e-2, 5e-3),
         "width": (64, 32, 8),
+    }
+
+    _roles = {  # noqa: RUF012
+        "encoder": Role(("shape", "latent_dim"), ("shape",), "latent_dim"),
+        "decoder": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
+        "classifier": Role(("latent_dim",), ("latent_dim",), ""),
     }
 
     lam: float | Auto = parameter(
@@ -412,7 +414,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(), self._latent_dim()
-        builders = self._builders(k, latent_dim)
+        builders = self._builders(k)
         builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = TransferNet(
             builders,
@@ -426,10 +428,10 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     def _preparation(self):
         """Return what is done to scaled rows: columns are clipped, grey repeated."""
         if len(self._row_shape) > 1:
-            return partial(_repeated, n_channels=self._working_shape()[0])
+            return partial(_repeated, n_channels=self._network_shape()[0])
         return self._clipping()
 
-    def _working_shape(self):
+    def _network_shape(self):
         n_channels, *sides = self._row_shape
         grey_image = n_channels == 1 and len(sides) == 2
         return 3 if grey_image else n_channels, *sides
@@ -440,22 +442,15 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         n, *sides = self._row_shape
         if not sides:
             return ceil(n**0.5)
-        return natural_latent_dim(self._working_shape(), self._value("width"))
+        return natural_latent_dim(self._network_shape(), self._value("width"))
 
-    def _builders(self, k, latent_dim):
-        """Return what builds k of each network."""
-        width, shape = self._value("width"), self._row_shape
-        if self._family(_ROLES) == "mlp":
-            builders = table_networks(k, *shape, latent_dim, width)
-        else:
-            shape = self._working_shape()
-            builders = conv_networks(k, shape, latent_dim, width)
-        own = {
-            "encoder": Role((shape, latent_dim), (shape,), (latent_dim,)),
-            "decoder": Role((latent_dim, shape), ((latent_dim,),), shape),
-            "classifier": Role((latent_dim,), ((latent_dim,),), ()),
-        }
-        return builders | self._own_builders(k, own)
+    def _table_builders(self, n_estimators):
+        (n_columns,), width = self._row_shape, self._value("width")
+        return table_networks(n_estimators, n_columns, self._latent_dim(), width)
+
+    def _conv_builders(self):
+        sizes = self._network_shape(), self._latent_dim(), self._value("width")
+        return conv_networks(*sizes)
 
     # Training
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import SLOPE, Ensemble, StackedMLP, n_halvings
+from ..networks import SLOPE, Builders, StackedMLP, n_halvings
 
 Sides = tuple[int, ...]
 
@@ -138,8 +138,8 @@ class StackedClassifier(StackedMLP):
         return super().forward(x).squeeze(-1)
 
 
-def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> dict:
-    """Return what builds each network for tables, k copies side by side."""
+def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> Builders:
+    """Return the builders of the networks for tables, each for k members."""
     sizes = n_columns, width, max(width // 2, 1), latent_dim
     return {
         "encoder": partial(StackedMLP, k, sizes, True),
@@ -153,14 +153,11 @@ def natural_latent_dim(shape: Sequence[int], width: int) -> int:
     return prod(Layers(tuple(shape), width).code_shape)
 
 
-def conv_networks(k: int, shape: Sequence[int], latent_dim: int, width: int) -> dict:
-    """Return what builds each network for images or clips, k copies."""
+def conv_networks(shape: Sequence[int], latent_dim: int, width: int) -> Builders:
+    """Return the builders of the networks for images or clips, each for one member."""
     layers = Layers(tuple(shape), width)
     return {
-        role: partial(Ensemble.of, k, partial(build, latent_dim))
-        for role, build in {
-            "encoder": layers.encoder,
-            "decoder": layers.decoder,
-            "classifier": layers.classifier,
-        }.items()
+        "encoder": partial(layers.encoder, latent_dim),
+        "decoder": partial(layers.decoder, latent_dim),
+        "classifier": partial(layers.classifier, latent_dim),
     }

@@ -42,8 +42,11 @@ def describe(**values: str):
     """
 
     def described(cls):
+        roles = " ".join(f'"{name}" {role}.' for name, role in cls._roles.items())
+        words = {"roles": roles or "There is none."}
+        words |= {k: f"{words.get(k, '')}{v}" for k, v in values.items()}
         return fill_in(
-            parameters="\n".join(parameter_entries(cls, values)),
+            parameters="\n".join(parameter_entries(cls, words)),
             common_attributes="\n".join(starmap(entry, ATTRIBUTES.items())),
         )(cls)
 
