@@ -234,7 +234,7 @@ def measure(detector, problem):
         detector.set_params(criterion=criterion)
         scores = detector.score_samples(problem.X_test)
         figures[f"auroc_{criterion}"] = auroc(scores)
-    default = detector._auto_values["criterion"][problem.X_test.ndim > 2]
+    default = detector.set_params(criterion="auto")._value("criterion")
     figures["auroc"] = figures[f"auroc_{default}"]
     if hasattr(detector, "sample_weight_"):
         for name, label in (("normal", 1), ("anomalous", -1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from skanomaly._base import BaseDeepDetector
 from skanomaly.engine import AlternatingNet, DeviceDataset, Player
 from skanomaly.utils._docstring import describe
+from skanomaly.utils._kinds import TABLE, ByKind
 from skanomaly.utils._parameters import Auto, parameter
 from skanomaly.utils._sklearn_compat import AUTO_COUNT
 
@@ -70,15 +72,11 @@ class Autoencoder(BaseDeepDetector):
     %(parameters)s
     """
 
-    # What "auto" stands for: for tables, for images. For max_epochs it is a number of
-    # optimiser steps, from which the number of epochs follows.
-    _auto_values = {  # noqa: RUF012
-        "latent_dim": (2, 2),
-        "max_epochs": (500, 500),
-        "lr": (1e-3, 1e-3),
-        "width": (32, 32),
+    # Meanings of "auto" by kind of data. This detector takes tables alone. For
+    # max_epochs it is a number of optimiser steps, and the epochs follow from it.
+    _auto_values: ClassVar[ByKind] = {
+        TABLE: {"latent_dim": 2, "max_epochs": 500, "lr": 1e-3, "width": 32},
     }
-    _accepted_ndim = (2,)
 
     latent_dim: int | Auto = parameter(
         AUTO_COUNT, default="auto", doc="Length of the codes."

@@ -13,7 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ._input import CLIPS, FEWEST, IMAGES, TABLE, InputMixin
+from ._input import FEWEST, InputMixin
 from ._parameters import CommonParameters
 from ._version import __version__
 from .engine import AlternatingNet, Bar, DeviceDataset, ProgressBar
@@ -25,6 +25,7 @@ from .exceptions import (
 from .networks import Ensemble, Role, built_for
 from .utils._advice import advice
 from .utils._device import resolve_device
+from .utils._kinds import TABLE, ByKind
 from .utils._memory import run_or_recall
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
@@ -36,8 +37,6 @@ from .utils._warnings import warn
 
 __all__ = ["BaseDeepDetector"]
 
-_KINDS = TABLE, IMAGES, CLIPS
-_SMALLEST_SIDE = 4
 _CLIP = 10.0  # where scaled columns are cut
 
 
@@ -50,15 +49,13 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
 
     # What a child writes ------------------------------------------------------------
 
-    #: What "auto" stands for, by parameter: for tables, images and, if it is not the
-    #: same as for images, clips. For epochs it is a number of steps. Settings that no
-    #: parameter changes stand here too.
-    _auto_values: ClassVar[dict[str, tuple]]
+    #: Meanings of "auto" by kind of data and parameter; a number of steps for epochs.
+    #: The detector takes the kinds that are named here.
+    _auto_values: ClassVar[ByKind]
+    #: Settings that no parameter changes, by kind of data.
+    _settings: ClassVar[ByKind] = {}
     #: Whether ``fit`` reads which rows are known to be anomalous.
     _reads_labels = False
-    #: Dimensions of X for which there are networks.
-    _accepted_ndim: ClassVar[tuple[int, ...]] = (TABLE, IMAGES)
-
     #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
     _kept_classes: ClassVar[tuple[type, ...]] = ()
 
@@ -148,15 +145,15 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         """Train on the rows of X, told apart from others: X[apart], or X_apart."""
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
+        self._row_shape = X.shape[1:]
         if self._goes_on():
             self._check_pixels(X)
         else:
-            self.scaler_ = make_scaler(self.scaling, images=X.ndim > TABLE)
+            self.scaler_ = make_scaler(self.scaling, self._kind)
             rows = self._rows_to_scale_by(X, apart, X_apart)
             self._report_pixels(fit_by_parts(self.scaler_, *rows))
-        with _computing(X.ndim == TABLE, device), self._advising():
+        with self._computing(device), self._advising():
             rows = DeviceDataset(X, self.scaler_, device)
-            self._row_shape = rows.row_shape
             rows, others = (
                 rows.subset(torch.from_numpy(np.flatnonzero(part)).to(device))
                 for part in (~apart, apart)
@@ -268,17 +265,18 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
 
     def _given(self, name):
         """Return a parameter; NumPy's numbers as Python's own, which torch wants."""
-        value = getattr(self, name, "auto")
+        value = getattr(self, name)
         return value.item() if isinstance(value, np.generic) else value
 
     def _value(self, name):
-        """Return a parameter, or what "auto" stands for on this kind of data."""
+        """Return a parameter, or the meaning of "auto" for this kind of data."""
         value = self._given(name)
-        if isinstance(value, str) and value == "auto":
-            values = self._auto_values[name]
-            kind = _KINDS.index(len(self._row_shape) + 1)
-            value = values[min(kind, len(values) - 1)]
-        return value
+        is_auto = isinstance(value, str) and value == "auto"
+        return self._setting(name) if is_auto else value
+
+    def _setting(self, name):
+        """Return the meaning of "auto", or a setting that no parameter changes."""
+        return self._kind.setting(name, self._auto_values, self._settings)
 
     def _plan(self, name, n_rows, length=None, *, batch_size=None, steps=None):
         """Return the epochs, and the steps in each, of one stage.
@@ -368,32 +366,31 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
                     f"architecture[{role!r}] is an instance of {type(build).__name__}, "
                     "and has to be a function that returns a new network."
                 )
-        natural = "mlp" if len(shape) == 1 else "conv"
-        if isinstance(wanted, str) and wanted not in ("auto", natural):
+        kind = self._kind
+        if isinstance(wanted, str) and wanted not in ("auto", kind.family):
             raise ValueError(
                 f"architecture={wanted!r} does not fit rows of shape {shape}: "
                 f"'conv' takes images (see `image_shape`), 'mlp' takes tables."
             )
-        if natural == "conv" and min(shape[1:]) < _SMALLEST_SIDE:
-            what = ("Images", "pixels"), ("Clips", "frames and pixels")
-            rows, units = what[len(shape) > 3]
+        if min(shape[1:], default=kind.least_side) < kind.least_side:
+            sides = " x ".join(map(str, shape[1:]))
             raise ValueError(
-                f"{rows} of {' x '.join(map(str, shape[1:]))} {units}: each number has "
-                f"to be at least {_SMALLEST_SIDE}. Smaller ones make a good table: "
-                "X.reshape(n, -1)."
+                f"{kind.name.capitalize()} of {sides} {kind.units}: each number has to "
+                f"be at least {kind.least_side}. Smaller ones make a good table: "
+                "X.reshape(len(X), -1)."
             )
-        return natural
+        return kind.family
 
     def _side_by_side(self, n_columns=2048):
-        """Return `n_estimators`; "auto" is 1 for images, else 8, or as many as fit."""
+        """Return `n_estimators`; "auto" is fewer where samples are large."""
         if self.n_estimators != "auto":
             return self._given("n_estimators")
-        n, *sides = self._row_shape
-        return 1 if sides else min(max(n_columns // n, 1), 8)
+        return min(max(n_columns // prod(self._row_shape), 1), self._kind.n_estimators)
 
     def _bounded(self):
-        """Return whether scaled images have the range [-1, 1]."""
-        return self.scaling in ("auto", "minmax")
+        """Return whether scaled data have the range [-1, 1]."""
+        used = self._kind.scaling if self.scaling == "auto" else self.scaling
+        return used == "minmax"
 
     def _clipping(self):
         """Return what cuts scaled columns, lest one wild value make a row's error."""
@@ -468,13 +465,17 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         return X
 
     def _computed(self, function, X):
-        with _computing(X.ndim == TABLE, self.net_.device), self._at_rest():
+        with self._computing(self.net_.device), self._at_rest():
             rows = DeviceDataset(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows, self._given_shape())
 
-    def _computing(self):
-        """Return a context in which the nets compute what is made of no rows."""
-        return _computing(len(self._row_shape) == 1, self.net_.device)
+    @contextmanager
+    def _computing(self, device):
+        """Have torch compute as detectors expect it."""
+        # Small networks are faster with one thread.
+        threads = one_thread() if self._kind.family == "mlp" else nullcontext()
+        with single_precision(), threads, without_modes(torch.device(device).type):
+            yield
 
     def _scores_of(self, X):
         """Return the scores that the networks give rows, wherever these are."""
@@ -512,7 +513,8 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
         """Return scaled rows in the units and the shape of the training data."""
         if self.scaler_ is not None:
             rows = self.scaler_.inverse_transform(rows)
-        return rows if self._fitted_ndim > TABLE else rows.reshape(len(rows), -1)
+        is_flat = self._fitted_ndim == TABLE.ndim
+        return rows.reshape(len(rows), -1) if is_flat else rows
 
     @staticmethod
     def _check_finite(scores):
@@ -550,11 +552,3 @@ class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator
 def _ensembles(n_estimators, builders):
     """Return builders of ensembles, from builders of members."""
     return {k: partial(Ensemble.of, n_estimators, b) for k, b in builders.items()}
-
-
-@contextmanager
-def _computing(is_table, device):
-    """Have torch compute as detectors expect it."""
-    threads = one_thread() if is_table else nullcontext()
-    with single_precision(), threads, without_modes(torch.device(device).type):
-        yield

@@ -15,6 +15,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
 from .utils._domains import share_apart
+from .utils._kinds import TABLE, ByKind, Kind, kind_of
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
 from .utils._range import ValueRange, kept_below
@@ -22,29 +23,32 @@ from .utils._scaling import ImageScaler
 from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
 
-__all__ = ["CLIPS", "FEWEST", "IMAGES", "TABLE", "InputMixin"]
+__all__ = ["FEWEST", "InputMixin"]
 
-TABLE, IMAGES, CLIPS = 2, 4, 5  # dimensions of X
 FEWEST = 2  # rows to learn from
 _COLOURS = 4  # red, green, blue, and transparency
 _MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
 _ENOUGH, _NUMBERS = 1000, 2**22  # rows, and numbers, to see whether units are the same
 _MOST = 1e15  # of scaled numbers whose squares can be summed in single precision
-# Beyond the range by this, in halves of its width, rows are outliers: of a table, whose
-# columns may have heavy tails, and images, whose pixels have bounds.
-_FAR_OUT = 100.0, 1.0
-_AXES = {TABLE: "(n, d)", IMAGES: "(n, c, h, w)", CLIPS: "(n, c, t, h, w)"}
 
 
 class InputMixin:
     """For detectors: checks of X and y, and of the units that they are in.
 
-    A child says by `_accepted_ndim` how many dimensions X may have, and by
-    `_reads_labels` whether y is read.
+    A child declares the kinds of X that it takes, by `_auto_values`, and whether it
+    reads y, by `_reads_labels`.
     """
 
-    _accepted_ndim: ClassVar[tuple[int, ...]]
+    _auto_values: ClassVar[ByKind]
     _reads_labels: ClassVar[bool]
+    _row_shape: tuple[int, ...]
+
+    @property
+    def _kind(self) -> Kind:
+        """The kind of data that the detector was fitted on."""
+        kind = kind_of(1 + len(self._row_shape), self._auto_values)
+        assert kind is not None, self._row_shape
+        return kind
 
     def _check_rows(self, X, *, reset, fewest=1):
         """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
@@ -52,7 +56,7 @@ class InputMixin:
         ndim = len(X.shape)
         if not reset:
             self._check_like_fitted(tuple(X.shape))
-        is_table = self.image_shape is None and ndim <= TABLE
+        is_table = self.image_shape is None and ndim <= TABLE.ndim
         as_bytes = not is_table and holds_bytes(X)
         with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum
             X = validate_data(
@@ -63,15 +67,16 @@ class InputMixin:
                 allow_nd=True,
                 ensure_min_samples=fewest,
             )
+        is_flat = self.image_shape is not None and ndim == TABLE.ndim
         if 0 in X.shape[1:]:
             raise ValueError(f"X has shape {X.shape}: its rows hold no numbers.")
-        if ndim not in self._accepted_ndim:
-            expected = " or ".join(_AXES[k] for k in self._accepted_ndim)
+        if kind_of(ndim, self._auto_values) is None and not is_flat:
+            expected = " or ".join(kind.shape for kind in self._auto_values)
             raise ValueError(
                 f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
                 "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
             )
-        if self.image_shape is not None and ndim == TABLE:
+        if is_flat:
             X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))
         elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
             *sides, n_last = X.shape[1:]
@@ -85,26 +90,33 @@ class InputMixin:
                 f"{self.image_shape}: {way_out}"
             )
         if reset:
-            self._refuse_channels_last(X.shape[1:], said=ndim > TABLE)
+            self._refuse_channels_last(X.shape[1:], said=not is_flat)
             self._fitted_ndim = ndim
-            self.image_shape_ = X.shape[1:] if X.ndim > TABLE else None
+            self.image_shape_ = X.shape[1:] if X.ndim > TABLE.ndim else None
         self._check_image_shape(X.shape)
         return X
 
     def _check_like_fitted(self, shape):
-        if (ndim := len(shape)) >= TABLE and ndim != self._fitted_ndim:
+        if (ndim := len(shape)) >= TABLE.ndim and ndim != self._fitted_ndim:
+            fitted = kind_of(self._fitted_ndim, (*self._auto_values, TABLE))
             raise ValueError(
                 f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
-                f"{_AXES[self._fitted_ndim]}."
+                f"{fitted.shape}."
             )
         self._check_image_shape(shape)
 
     def _check_image_shape(self, shape):
-        if len(shape) > TABLE and shape[1:] != self.image_shape_:
+        if len(shape) > TABLE.ndim and shape[1:] != self.image_shape_:
             raise ValueError(
-                f"Images of shape {shape[1:]}, but {type(self).__name__} was fitted on "
-                f"images of shape {self.image_shape_}."
+                f"{self._name_of(shape[1:])} of shape {shape[1:]}, but "
+                f"{type(self).__name__} was fitted on those of shape "
+                f"{self.image_shape_}."
             )
+
+    def _name_of(self, shape):
+        """Return the kind of data with samples of that shape, as a message begins."""
+        kind = kind_of(1 + len(shape), self._auto_values)
+        return kind.name.capitalize() if kind else "Samples"
 
     def _refuse_channels_last(self, shape, said):
         """Raise an error if images look as if their last axis were the channels.
@@ -116,7 +128,7 @@ class InputMixin:
             return
         *sides, n_last = shape
         n_first, *others = shape
-        rows = ("Images", "Clips")[len(shape) > IMAGES - 1]
+        rows = self._name_of(shape)
         way_out = f"image_shape={shape} says so" if said else "give X in that shape"
         if not _has_channels_last(shape):
             warn(
@@ -138,10 +150,11 @@ class InputMixin:
 
     def _checked_image_shape(self, n_columns):
         shape = tuple(self.image_shape)
-        wanted = [k for k in self._accepted_ndim if k > TABLE]
-        sides = all(COUNT.is_satisfied_by(n) for n in shape)
-        if not sides or len(shape) + 1 not in wanted or prod(shape) != n_columns:
-            axes = " or ".join(_AXES[k].replace("n, ", "") for k in wanted)
+        kinds = [kind for kind in self._auto_values if kind.has_channels]
+        counts = all(COUNT.is_satisfied_by(n) for n in shape)
+        known = kind_of(1 + len(shape), kinds)
+        if not counts or known is None or prod(shape) != n_columns:
+            axes = " or ".join(f"({', '.join(kind.axes)})" for kind in kinds)
             raise ValueError(
                 f"image_shape={self.image_shape} has to be {axes}, integers with a "
                 f"product of {n_columns}, the number of columns of X."
@@ -208,7 +221,7 @@ class InputMixin:
             return
         cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
         some, some_others = (part.raw(part.spread_indices(n)) for part in (rows, base))
-        if some.ndim > TABLE:  # which have one unit for all pixels
+        if self._kind.has_channels:  # which have one unit for all pixels
             some, some_others = some.reshape(-1, 1), some_others.reshape(-1, 1)
         else:
             scaled = rows[rows.spread_indices(n)]
@@ -233,7 +246,8 @@ class InputMixin:
     def _check_scaled(self, *sets):
         """Raise an error if scaling makes no numbers of rows that nets compute with."""
         # Scaled columns are cut, and any number will do.
-        most = _MOST if len(self._row_shape) > 1 else torch.finfo(torch.float32).max
+        largest = torch.finfo(torch.float32).max
+        most = _MOST if self._kind.has_channels else largest
         for rows in sets:
             if rows.X.dtype == np.uint8 or self.scaling is None:
                 continue
@@ -304,8 +318,7 @@ class InputMixin:
         above its threshold: their spread alone would leave any image an inlier.
         """
         middle, spread = self._usual_scores
-        far = _FAR_OUT[len(self._row_shape) > 1]
-        needed = (middle - self.offset_) / log1p(far)
+        needed = (middle - self.offset_) / log1p(self._kind.far_out)
         self._usual_scores = middle, max(spread, needed)
 
     def _kept_in_range(self, scores, X):
@@ -324,7 +337,7 @@ class InputMixin:
 
 def _has_short_last(shape):
     """Return whether the last axis of rows is the shortest, as that of channels is."""
-    return len(shape) >= IMAGES - 1 and shape[-1] < min(shape[:-1])
+    return len(shape) > 1 and shape[-1] < min(shape[:-1])
 
 
 def _has_channels_last(shape):
@@ -333,7 +346,9 @@ def _has_channels_last(shape):
     It is the shortest, and has as many numbers as colours with transparency at most,
     or the two before it are a square: many channels beside narrow images are rare.
     """
-    return _has_short_last(shape) and (shape[-1] <= _COLOURS or shape[-3] == shape[-2])
+    return _has_short_last(shape) and (
+        shape[-1] <= _COLOURS or shape[-3:-2] == shape[-2:-1]
+    )
 
 
 def _may_be_any_target(y):

@@ -143,7 +143,7 @@ class ReconstructionMixin(EncodingMixin):
 
     def _check_criterion(self):
         """Check that there is a map, if it is to be the score."""
-        if self.criterion == "map" and len(self._row_shape) == 1:
+        if self.criterion == "map" and not self._kind.has_channels:
             raise ValueError(
                 "criterion='map' is for images: tables have no pixels. Give "
                 "`image_shape` if the columns of X are pixels."
@@ -155,12 +155,10 @@ class ReconstructionMixin(EncodingMixin):
         It costs little, and the criterion can then be changed on a fitted detector.
         """
         vars(self).pop("usual_error_", None)  # of an earlier fit
-        _, *sides = self._row_shape
-        if not sides:
+        if not self._kind.has_channels:
             return
-        some = rows.subset(
-            rows.spread_indices(max(min(_ENOUGH, _MOST // prod(sides)), 1))
-        )
+        n_most = _MOST // prod(self._row_shape[1:])
+        some = rows.subset(rows.spread_indices(max(min(_ENOUGH, n_most), 1)))
         maps = self._map_rows(self._squared_errors, some, self._given_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 
@@ -205,7 +203,7 @@ class SamplingMixin:
         n_per_member = ceil(n_samples / self.net_.n_estimators)
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
-        with self._computing():
+        with self._computing(self.net_.device):
             samples = self._draw_rows(n_per_member, seed)
         rows = samples.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

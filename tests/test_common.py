@@ -29,6 +29,7 @@ import skanomaly
 from skanomaly._base import BaseDeepDetector
 from skanomaly.engine import AlternatingNet
 from skanomaly.exceptions import StopTraining
+from skanomaly.utils._kinds import IMAGE, TABLE
 from skanomaly.utils._scaling import fit_by_parts, make_scaler
 
 DETECTORS = [
@@ -407,9 +408,9 @@ def test_a_memory_map_larger_than_the_device_is_streamed(
 def test_scaling_is_learned_in_parts(scaling, kind, X, images, monkeypatch):
     data = {"X": X, "images": images, "floats": images.astype(np.float32)}[kind]
     chosen = np.arange(len(data)) % 3 > 0
-    whole = make_scaler(scaling, images=data.ndim > 2).fit(data[chosen])
-    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * data[0].size)
-    parts = make_scaler(scaling, images=data.ndim > 2)
+    whole = make_scaler(scaling, TABLE if kind == "X" else IMAGE).fit(data[chosen])
+    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * data[0].size)
+    parts = make_scaler(scaling, TABLE if kind == "X" else IMAGE)
     fit_by_parts(parts, data, chosen)
     np.testing.assert_allclose(parts.transform(data), whole.transform(data), 1e-5, 1e-5)
 
@@ -418,11 +419,11 @@ def test_constant_pixels_become_zero(images):
     for kind in (np.uint8, np.float32):
         data = np.repeat(images, 2, axis=1).astype(kind)
         data[:, 1] = 7
-        made = make_scaler("standard", images=True).fit(data).transform(data)
+        made = make_scaler("standard", IMAGE).fit(data).transform(data)
         np.testing.assert_allclose(made[:, 1], 0, atol=1e-6)
         assert made[:, 0].std() == pytest.approx(1, rel=1e-4)
     grey = np.full((5, 1, 4, 4), 0.3, np.float32)
-    made = make_scaler("minmax", images=True).fit(grey).transform(grey)
+    made = make_scaler("minmax", IMAGE).fit(grey).transform(grey)
     np.testing.assert_allclose(made, 0, atol=1e-6)
 
 
@@ -468,7 +469,7 @@ def test_rows_unlike_those_of_fit_are_named(cls, X, images):
     table, pictures = short(cls).fit(X), short(cls).fit(images)
     with pytest.raises(ValueError, match="3 features"):
         table.score_samples(X[:, :3])
-    with pytest.raises(ValueError, match=r"4 dimensions.*fitted on \(n, d\)"):
+    with pytest.raises(ValueError, match=r"4 dimensions.*fitted on \(n_samples, n_f"):
         table.score_samples(images)
     with pytest.raises(ValueError, match=r"\(1, 9, 11\).*\(1, 9, 12\)"):
         pictures.score_samples(images[..., :11])

@@ -15,6 +15,7 @@ from skanomaly import ADRA, HistoryAD, TransferAD, load, save
 from skanomaly._input import _has_channels_last
 from skanomaly.exceptions import PixelRangeWarning
 from skanomaly.model_selection import LeaveAnomalyKindOut
+from skanomaly.utils._kinds import IMAGE
 from skanomaly.utils._range import ValueRange
 from skanomaly.utils._scaling import fit_by_parts, make_scaler
 
@@ -478,7 +479,7 @@ def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
     alone = np.concatenate([learned.excess(row[None]) for row in far])
     np.testing.assert_array_equal(alone, excess)
     np.testing.assert_array_equal(learned.excess(np.asfortranarray(far)), excess)
-    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * X[0].size)
+    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * X[0].size)
     np.testing.assert_array_equal(learned.excess(far), excess)
     again = ValueRange.of([(X[:100], np.ones(100, dtype=bool))])
     for one, other in zip(learned, again, strict=True):
@@ -492,12 +493,12 @@ def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
 @pytest.mark.parametrize("value", [10, 1000, -1000, 1e30])
 def test_one_hot_pixel_does_not_set_the_range(scaling, value, pictures):
     """It left the other images a hundredth of the range, and nothing was detected."""
-    ordinary = make_scaler(scaling, images=True)
+    ordinary = make_scaler(scaling, IMAGE)
     fit_by_parts(ordinary, pictures, np.arange(60) != 7)
     assert ordinary.clip_ is None
     spoilt = pictures.copy()
     spoilt[7, 0, 2, 2] = value
-    scaler = make_scaler(scaling, images=True)
+    scaler = make_scaler(scaling, IMAGE)
     left_out = fit_by_parts(scaler, spoilt, np.ones(60, dtype=bool))
     assert "from 0 to 1 in 98.33% of the images, all but 1." in left_out
     assert scaler.clip_ == (0, 1)
@@ -513,21 +514,21 @@ def test_a_hot_pixel_is_found_in_the_unit_of_its_channel(unit, pictures):
     images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
     spoilt = images.copy()
     spoilt[7, 1, 2, 2] = 1000
-    scaler = make_scaler("standard", images=True)
+    scaler = make_scaler("standard", IMAGE)
     left_out = fit_by_parts(scaler, spoilt, np.ones(60, dtype=bool))
     assert "Pixels of channel 1 go from 0 to 1000, but only from 0 to 1 in" in left_out
     assert [bound.ravel().tolist() for bound in scaler.clip_] == [
         [-np.inf, 0],
         [np.inf, 1],
     ]
-    ordinary = make_scaler("standard", images=True).fit(images)
+    ordinary = make_scaler("standard", IMAGE).fit(images)
     np.testing.assert_allclose(
         scaler.transform(spoilt),
         ordinary.transform(np.minimum(spoilt, units)),
         atol=0.1,
     )
     few = np.arange(60) < 19  # of which one is more than one in twenty
-    assert fit_by_parts(make_scaler("standard", images=True), spoilt, few) is None
+    assert fit_by_parts(make_scaler("standard", IMAGE), spoilt, few) is None
 
 
 @every_detector
@@ -574,7 +575,7 @@ def test_a_detector_with_one_hot_pixel_is_that_without(cls, pictures):
 )
 def test_ordinary_and_sparse_images_keep_their_range(change, pictures):
     images = change(pictures)
-    scaler = make_scaler("auto", images=True)
+    scaler = make_scaler("auto", IMAGE)
     fit_by_parts(scaler, images, np.ones(60, dtype=bool))
     assert scaler.clip_ is None
     made = scaler.transform(images)
@@ -584,10 +585,10 @@ def test_ordinary_and_sparse_images_keep_their_range(change, pictures):
 @pytest.mark.parametrize("scaling", ["minmax", "standard"])
 def test_an_offset_leaves_the_content(scaling, pictures, monkeypatch):
     """It was lost in float32, before it was subtracted."""
-    plain = make_scaler(scaling, images=True).fit(pictures)
-    monkeypatch.setattr("skanomaly.utils._scaling._AT_ONCE", 7 * 64)
+    plain = make_scaler(scaling, IMAGE).fit(pictures)
+    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * 64)
     for offset, tolerance in ((1e7, 1e-6), (-1e10, 1e-4), (1e12, 1e-2)):
-        scaler = make_scaler(scaling, images=True)
+        scaler = make_scaler(scaling, IMAGE)
         fit_by_parts(scaler, pictures + offset, np.ones(60, dtype=bool))
         made = scaler.transform(pictures + offset)
         assert made.dtype == np.float32

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ..engine import AverageWeights, KeepBest, LinearDecay
 from ..networks import Role
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
+from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ._net import AnomalyAwareBiGAN, HeldOut
 from ._networks import image_networks, table_networks, working_shape
@@ -99,13 +100,13 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     """
 
     _reads_labels = True
-    _auto_values = {  # noqa: RUF012
-        "max_epochs": (500, 500),
-        "lr": (1e-3, 2e-3),
-        "final_rate": (1.0, 0.0),
-        "beta2": (0.999, 0.9),
-        "averaging": (0.9, 0.98),
-        "width": (64, 16),
+    _auto_values: ClassVar[ByKind] = {
+        TABLE: {"max_epochs": 500, "lr": 1e-3, "averaging": 0.9, "width": 64},
+        IMAGE: {"max_epochs": 500, "lr": 2e-3, "averaging": 0.98, "width": 16},
+    }
+    _settings: ClassVar[ByKind] = {
+        TABLE: {"final_rate": 1.0, "beta2": 0.999},
+        IMAGE: {"final_rate": 0.0, "beta2": 0.9},
     }
 
     _roles = {  # noqa: RUF012
@@ -219,7 +220,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             n_known=n_known,
             n_estimators=k,
             lr=self._value("lr"),
-            beta2=self._value("beta2"),
+            beta2=self._setting("beta2"),
             **self._engine(device, seed),
         )
         return {"net_": net}
@@ -227,14 +228,14 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _latent_dim(self):
         if self.latent_dim != "auto":
             return self._given("latent_dim")
-        n, *sides = self._row_shape
-        if not sides:
+        n = self._row_shape[0]
+        if self._kind == TABLE:
             return ceil(n**0.5)
         return 100 if n == 1 else 128
 
     def _preparation(self):
         """Return what is done to scaled rows: columns are clipped, images resized."""
-        if len(self._row_shape) > 1:
+        if self._kind.has_channels:
             return partial(_resized, sides=self._network_shape()[1:])
         return self._clipping()
 
@@ -264,7 +265,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
             own = [
-                LinearDecay(self._value("final_rate"), begin=0.5),
+                LinearDecay(self._setting("final_rate"), begin=0.5),
                 self._average(plan["max_epochs"]),
                 *callbacks("training"),
             ]
@@ -293,7 +294,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _cycle_weight(self, known):
         if self.cycle_weight != "auto":
             return self._given("cycle_weight")
-        if len(self._row_shape) > 1:
+        if self._kind != TABLE:
             return 1.0
         return 1 / 3 if len(known) else 1 / 2
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import datasets
 from ..engine import DeviceDataset, TransformedDataset
+from ..utils._kinds import IMAGE, TABLE
 from ..utils._labels import complete_column
 from ..utils._numbers import as_numbers
 from ..utils._scaling import refuse_other_scale
@@ -203,7 +204,7 @@ def read_corpus(corpus, X):
     labels = None
     if isinstance(corpus, str):
         corpus, labels = _fetched(corpus)
-        if X.ndim == corpus.ndim == 4:
+        if X.ndim == corpus.ndim == IMAGE.ndim:
             corpus = _like(corpus, X.shape[1:])
     elif isinstance(corpus, tuple):
         if len(corpus) != 2:
@@ -223,7 +224,7 @@ def read_corpus(corpus, X):
         raise ValueError(
             "corpus holds complex numbers: give real ones, of which X is made too."
         )
-    if corpus.ndim == 2 < X.ndim and corpus.shape[1] == X[0].size:
+    if corpus.ndim == TABLE.ndim < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     _check_kind(corpus, X)
     with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum

@@ -12,7 +12,7 @@ from copy import deepcopy
 from functools import partial
 from math import log, prod
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from joblib import Memory
@@ -21,13 +21,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from .._base import BaseDeepDetector
-from .._input import TABLE
 from .._mixins import EncodingMixin
 from ..engine import DeviceDataset, StepDecay
 from ..networks import Role, built_by
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
+from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
@@ -169,16 +169,36 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         *("n_experts", "adapt_from", "input_size", "normalization"),
     )
     _roles = {"backbone": Role(("shape",), ("shape",), "features")}  # noqa: RUF012
-    _auto_values = {  # noqa: RUF012
-        "pretrain_epochs": (400, 500),
-        "max_epochs": (300, 300),
-        "lone_steps": (300, 20),
-        "lone_lr": (1e-4, 2e-4),
-        "lr": (1e-3, 6e-3),
-        "weight_decay": (1e-4, 0.1),
-        "width": (64, 16),
-        "shrinkage": (0.003, 0.1),
-        "optimizer": ("adam", "sgd"),
+    _auto_values: ClassVar[ByKind] = {
+        TABLE: {
+            "pretrain_epochs": 400,
+            "max_epochs": 300,
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
+            "width": 64,
+        },
+        IMAGE: {
+            "pretrain_epochs": 500,
+            "max_epochs": 300,
+            "lr": 6e-3,
+            "weight_decay": 0.1,
+            "width": 16,
+        },
+    }
+    #: The first two hold without corpus and known anomalies.
+    _settings: ClassVar[ByKind] = {
+        TABLE: {
+            "lone_steps": 300,
+            "lone_lr": 1e-4,
+            "shrinkage": 0.003,
+            "optimizer": "adam",
+        },
+        IMAGE: {
+            "lone_steps": 20,
+            "lone_lr": 2e-4,
+            "shrinkage": 0.1,
+            "optimizer": "sgd",
+        },
     }
 
     backbone: nn.Module | str | PathLike = parameter(
@@ -378,8 +398,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             "adapters": partial(
                 Adapters,
                 n_experts=self.n_experts,
-                shrinkage=self._value("shrinkage"),
-                unit=len(self._row_shape) > 1,
+                shrinkage=self._setting("shrinkage"),
+                unit=self._kind.has_channels,
             ),
         }
         return ResidualAdaptation(
@@ -387,7 +407,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             prepare=prepare,
             augment=self._augmentation(),
             corpus_batch=self._value("batch_size") - batch_size,
-            optimizer=self._value("optimizer"),
+            optimizer=self._setting("optimizer"),
             weight_decay=self._value("weight_decay"),
             n_estimators=source.n_estimators,
             lr=self._rate(),
@@ -399,15 +419,14 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         rng = torch.Generator().manual_seed(0)
         draw = {"generator": rng, "dtype": torch.float32}
         row = 2 * torch.rand(1, *self._row_shape, **draw) - 1
-        return (
-            row.expand(source.n_estimators, *row.shape) if source.n_estimators else row
-        )
+        n = source.n_estimators
+        return row.expand(n, *row.shape) if n else row
 
     def _rate(self):
         """Return the learning rate."""
         if self.lr != "auto":
             return self.lr
-        return self._value("lr" if self._has_corpus else "lone_lr")
+        return self._setting("lr" if self._has_corpus else "lone_lr")
 
     def _normal_per_batch(self):
         whole = self._value("batch_size")
@@ -415,7 +434,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     def _preparation(self, source):
         """Return what is done to scaled rows: columns are clipped, images resized."""
-        if len(self._row_shape) == 1:
+        if self._kind == TABLE:
             return self._clipping()
         asked = self.normalization
         if isinstance(asked, str):
@@ -428,8 +447,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     def _augmentation(self):
         """Return what changes rows at random in training."""
-        is_table = len(self._row_shape) == 1
-        return unchanged if is_table else augmentation_of(self.augment)
+        return unchanged if self._kind == TABLE else augmentation_of(self.augment)
 
     # Training
 
@@ -439,7 +457,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         self._has_corpus = bool(corpus)
         lengths = {"batch_size": self._normal_per_batch()}
         if not corpus:
-            lengths["steps"] = self._value("lone_steps")
+            lengths["steps"] = self._setting("lone_steps")
         plan = self._plan("max_epochs", len(rows), **lengths)
         plans, task = [plan], self._task(labels)
         goes_on = self._goes_on()
@@ -495,13 +513,13 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if labels is not None:
             labels = torch.from_numpy(labels).to(rows.device)
         given = DeviceDataset(X, self.scaler_, rows.device)
-        if given.X.ndim == TABLE:  # images of another scale are refused
+        if self._kind == TABLE:  # images of another scale are refused
             self._check_units(given, rows, "the corpus", "the normal rows", _UNITS)
         return given, labels
 
     def _corpus(self, rows, others, given, seed):
         """Return what to tell from the normal rows: known anomalies, and a corpus."""
-        is_table = len(rows.row_shape) == 1
+        is_table = self._kind == TABLE
         corpus = [others] if len(others) else []
         self.corpus_auroc_ = None
         if given is not None and is_table:
@@ -522,15 +540,14 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     def _task(self, labels):
         """Return what an own network is taught."""
-        asked, is_table = self.pretrain, len(self._row_shape) == 1
+        asked, is_table = self.pretrain, self._kind == TABLE
         if asked is None or not self._is_own():
             return None
         if asked == "auto":
             asked = "rotation" if labels is None else "supervised"
             asked = "denoising" if is_table else asked
         if is_table != (asked == "denoising"):
-            kind = "a table" if is_table else "images"
-            raise ValueError(f"pretrain={asked!r} is no task for {kind}.")
+            raise ValueError(f"pretrain={asked!r} is no task for {self._kind.name}.")
         if asked == "supervised" and labels is None:
             raise ValueError(
                 "pretrain='supervised' needs a corpus with classes: a pair (rows, "

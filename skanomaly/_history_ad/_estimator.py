@@ -7,7 +7,7 @@ adversarial approach to anomaly detection", 2020; equation numbers are its own.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from joblib import Memory
@@ -20,6 +20,7 @@ from ..networks import ConvCritic, ConvGenerator, Role, StackedCritic
 from ..objectives import coverage
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
+from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._random import own_random_state
 from ..utils._state import of_one_state
@@ -95,18 +96,33 @@ class HistoryAD(BaseDeepDetector):
     array([ 1, -1])
     """
 
-    _auto_values = {  # noqa: RUF012
-        "alpha": (0.0, 0.3),
-        "beta": (1.0, 0.0),
-        "init": ("average", "random"),
-        "max_epochs": (1200, 3000),
-        "detector_epochs": (0, 1500),
-        "lr": (2e-3, 5e-4),
-        "detector_lr": (3e-5, 1e-3),
-        "latent_dim": (16, 64),
-        "width": (64, 8),
-        "n_samples": (2048, 3000),
-        "covered": (0.9, 0.5),
+    _auto_values: ClassVar[ByKind] = {
+        TABLE: {
+            "alpha": 0.0,
+            "beta": 1.0,
+            "init": "average",
+            "max_epochs": 1200,
+            "detector_epochs": 0,
+            "lr": 2e-3,
+            "detector_lr": 3e-5,
+            "latent_dim": 16,
+            "width": 64,
+        },
+        IMAGE: {
+            "alpha": 0.3,
+            "beta": 0.0,
+            "init": "random",
+            "max_epochs": 3000,
+            "detector_epochs": 1500,
+            "lr": 5e-4,
+            "detector_lr": 1e-3,
+            "latent_dim": 64,
+            "width": 8,
+        },
+    }
+    _settings: ClassVar[ByKind] = {
+        TABLE: {"n_samples": 2048, "covered": 0.9},
+        IMAGE: {"n_samples": 3000, "covered": 0.5},
     }
     _roles = {  # noqa: RUF012
         "generator": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
@@ -258,7 +274,7 @@ class HistoryAD(BaseDeepDetector):
 
     def _noise_dim(self):
         """Return the length of a noise vector, which is longer for wide tables."""
-        if len(self._row_shape) > 1 or "generator" in self._own_networks():
+        if self._kind != TABLE or "generator" in self._own_networks():
             return self._latent_dim()
         (n_columns,), width = self._row_shape, self._value("width")
         return TableGenerator.noise_dim(
@@ -308,7 +324,7 @@ class HistoryAD(BaseDeepDetector):
         # The two "auto" values are shares of the run, and a rate per run.
         alpha = self._value("alpha") * (length if self.alpha == "auto" else 1)
         beta = self._value("beta") / (length if self.beta == "auto" else 1)
-        n_saves, n_samples = round(per_epoch * n_epochs), self._value("n_samples")
+        n_saves, n_samples = round(per_epoch * n_epochs), self._setting("n_samples")
         earlier = self._past if self._goes_on() else None
         return History(
             length, n_saves, alpha, beta, n_samples, self._given("wide_latent"), earlier
@@ -325,7 +341,7 @@ class HistoryAD(BaseDeepDetector):
             net.detector_.calibrate(net.for_members(data), samples.to(data))
         samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(ENOUGH), samples[:ENOUGH].float())
-        if self.coverage_ < self._value("covered"):
+        if self.coverage_ < self._setting("covered"):
             warn(
                 f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
                 "others are extrapolated. Try more epochs, or, for tables, a wider "
@@ -372,7 +388,7 @@ class HistoryAD(BaseDeepDetector):
         pool = self._past.samples_
         if not from_history:
             per_copy = -(-n_samples // len(pool))
-            with self._computing():
+            with self._computing(self.net_.device):
                 pool = self.gan_.draw(per_copy, seed=rng.randint(2**31 - 1))
         pool = pool.flatten(0, 1)
         chosen = rng.choice(len(pool), n_samples, replace=from_history)

@@ -25,6 +25,7 @@ from ..objectives import (
     total_variation_loss,
     wasserstein_critic_loss,
 )
+from ..utils._kinds import TABLE
 
 #: Weight of the gradient penalty, as in Gulrajani et al. (2017).
 _PENALTY = 10.0
@@ -202,7 +203,8 @@ class History(Callback):
             self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
         # Half the bytes will do for pixels; few of those without a bound go so far.
         fits = torch.finfo(torch.float16).max
-        narrow = samples.clamp(-fits, fits).half() if samples.ndim > 3 else samples
+        has_pixels = samples[0].ndim > TABLE.ndim
+        narrow = samples.clamp(-fits, fits).half() if has_pixels else samples
         self.parts_.append(narrow)
 
 

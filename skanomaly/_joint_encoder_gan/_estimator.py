@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ..networks import Role
 from ..objectives import origin_distance
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
+from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
@@ -135,43 +136,55 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     array([ 1, -1])
     """
 
-    _auto_values = {  # noqa: RUF012
-        "lam": (0.25, 0.25),
-        "residual_norm": ("rms", "rms"),
-        "distance": ("mahalanobis", "mahalanobis"),
-        "standardize": (True, True),
-        "averaging": (0.99, 0.99),
-        # None makes the norm a mean.
-        "cycle_weight": (None, None),
-        "as_published": (False, False),
-        "latent_dim": (64, 64),
-        "first_epochs": (600, 200),
-        "max_epochs": (600, 75),
-        "last_epochs": (600, 250),
-        "first_level": (0, 1),
-        "batch_size": (32, 16),
-        "largest_batch": (32, 32),
-        "lr": (1e-3, 3e-3),
-        "width": (64, 8),
-        "max_width": (64, 64),
+    _auto_values: ClassVar[ByKind] = {
+        kind: {
+            "lam": 0.25,
+            "residual_norm": "rms",
+            "distance": "mahalanobis",
+            "standardize": True,
+            "averaging": 0.99,
+            "cycle_weight": None,  # makes the norm a mean
+            "latent_dim": 64,
+            "max_width": 64,
+            **own,
+        }
+        for kind, own in {
+            TABLE: {"max_epochs": 600, "batch_size": 32, "lr": 1e-3, "width": 64},
+            IMAGE: {"max_epochs": 75, "batch_size": 16, "lr": 3e-3, "width": 8},
+        }.items()
     }
-    #: The same for ``preset="paper"``; what is missing, or None, is as without it.
-    _paper_values = {  # noqa: RUF012
-        "lam": (0.05, 0.05),
-        "residual_norm": ("paper", "paper"),
-        "distance": ("origin", "origin"),
-        "standardize": (False, False),
-        "averaging": (None, 0.999),
-        "cycle_weight": (None, 1.0),
-        "as_published": (None, True),
-        "latent_dim": (None, 512),
-        "first_level": (None, 0),
-        "largest_batch": (None, 128),
-        "lr": (None, 1e-3),
-        "max_width": (None, 512),
-        # These two over the longer side.
-        "width": (None, 16384),
-        "batch_size": (None, 2048),
+    _settings: ClassVar[ByKind] = {
+        kind: {"as_published": False, "largest_batch": 32, **own}
+        for kind, own in {
+            TABLE: {"first_epochs": 600, "last_epochs": 600, "first_level": 0},
+            IMAGE: {"first_epochs": 200, "last_epochs": 250, "first_level": 1},
+        }.items()
+    }
+    #: The same for ``preset="paper"``; others are as without it.
+    _paper_values: ClassVar[ByKind] = {
+        TABLE: {
+            "lam": 0.05,
+            "residual_norm": "paper",
+            "distance": "origin",
+            "standardize": False,
+        },
+        IMAGE: {
+            "lam": 0.05,
+            "residual_norm": "paper",
+            "distance": "origin",
+            "standardize": False,
+            "averaging": 0.999,
+            "cycle_weight": 1.0,
+            "as_published": True,
+            "latent_dim": 512,
+            "first_level": 0,
+            "largest_batch": 128,
+            "lr": 1e-3,
+            "max_width": 512,
+            # These two over the longer side.
+            "width": 16384,
+            "batch_size": 2048,
+        },
     }
 
     _roles = {  # noqa: RUF012
@@ -332,19 +345,18 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     # Networks
 
-    def _value(self, name):
-        asked, values = getattr(self, name, "auto"), self._paper_values
-        automatic = isinstance(asked, str) and asked == "auto"
-        if not (automatic and self.preset == "paper" and name in values):
-            return super()._value(name)
-        value = values[name][len(self._row_shape) > 1]
-        if name in ("width", "batch_size") and value is not None:
+    def _setting(self, name):
+        paper = self._paper_values[self._kind] if self.preset == "paper" else {}
+        if name not in paper:
+            return super()._setting(name)
+        value = paper[name]
+        if name in ("width", "batch_size"):
             value = max(value // max(self._frame().sides(self._frame().finest)), 2)
-        return super()._value(name) if value is None else value
+        return value
 
     def _frame(self):
         """Return the frame of images, None of tables."""
-        return Frame.of(self._row_shape) if len(self._row_shape) > 1 else None
+        return Frame.of(self._row_shape) if self._kind == IMAGE else None
 
     def _make_nets(self, device, seed):
         k, latent_dim = self._side_by_side(), self._latent_dim()
@@ -358,7 +370,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             encoder_loss=self.encoder_loss,
             cycle_updates_generator=self.cycle_updates_generator,
             cycle_weight=self._value("cycle_weight"),
-            as_published=self._value("as_published"),
+            as_published=self._setting("as_published"),
             n_estimators=k,
             lr=self._value("lr"),
             **self._engine(device, seed),
@@ -367,7 +379,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _clipping(self):
         """Return what cuts columns, and what the generator makes of images."""
-        if len(self._row_shape) > 1 and self._bounded():
+        if self._kind.has_channels and self._bounded():
             return partial(torch.clamp, min=-1.0, max=1.0)
         return super()._clipping()
 
@@ -440,7 +452,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         finest = frame.finest if frame else 0
         # Networks of a user do not grow, and what plays with them does not either.
         grows = finest and not self._own_networks()
-        first = min(self._value("first_level"), finest) if grows else finest
+        first = min(self._setting("first_level"), finest) if grows else finest
         phases = [
             self._phase(level, fading, n_rows, level == first)
             for level in range(first, finest + 1)
@@ -464,14 +476,14 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             finest, (height, width) = frame.finest, frame.sides(level)
             name = f"{height} x {width}" + (", fading in" if fading else "")
         full = self._value("batch_size")
-        most = max(self._value("largest_batch"), full)
+        most = max(self._setting("largest_batch"), full)
         batch_size = min(full * 2 ** (finest - level), most)
         if self.preset == "paper" and frame:
             steps = _PAPER_EPOCHS * max(n_rows // batch_size, 1)
         elif level == finest and not fading:
-            steps = self._value("last_epochs")
+            steps = self._setting("last_epochs")
         else:
-            steps = self._value("first_epochs" if begins else "max_epochs")
+            steps = self._setting("first_epochs" if begins else "max_epochs")
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
         return Phase(level, fading, batch_size, **plan, name=name)
 

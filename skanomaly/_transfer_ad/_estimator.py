@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import ceil, exp, log
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from joblib import Memory
 from torch import Tensor
 
 from .._base import BaseDeepDetector
-from .._input import CLIPS, FEWEST, IMAGES, TABLE
+from .._input import FEWEST
 from .._mixins import ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
@@ -25,6 +25,7 @@ from ..networks import Role
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
 from ..utils._domains import checked_domains
+from ..utils._kinds import CLIP, IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._scaling import refuse_other_scale
 from ..utils._warnings import warn
@@ -143,16 +144,34 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     # Domains of rows are metadata, which pipelines and searches pass on.
     __metadata_request__fit = {"sample_domain": True}  # noqa: RUF012
 
-    _accepted_ndim = (TABLE, IMAGES, CLIPS)
-    _auto_values = {  # noqa: RUF012
-        "lam": (0.001, 0.1, 0.0),
-        "transfer_lam": (0.3, 1.0),
-        "gate": ("reconstruction", "combined"),
-        "criterion": ("reconstruction", "combined"),
-        "max_epochs": (300, 300, 200),
-        "transfer_epochs": (300, 300, 200),
-        "lr": (2e-3, 1e-2, 5e-3),
-        "width": (64, 32, 8),
+    _auto_values: ClassVar[ByKind] = {
+        TABLE: {
+            "lam": 0.001,
+            "transfer_lam": 0.3,
+            "gate": "reconstruction",
+            "criterion": "reconstruction",
+            "max_epochs": 300,
+            "transfer_epochs": 300,
+            "lr": 2e-3,
+            "width": 64,
+        },
+        IMAGE: {
+            "lam": 0.1,
+            "transfer_lam": 1.0,
+            "gate": "combined",
+            "criterion": "combined",
+            "max_epochs": 300,
+            "transfer_epochs": 300,
+            "lr": 1e-2,
+            "width": 32,
+        },
+        CLIP: {
+            "lam": 0.0,
+            "max_epochs": 200,
+            "transfer_epochs": 200,
+            "lr": 5e-3,
+            "width": 8,
+        },
     }
 
     _roles = {  # noqa: RUF012
@@ -427,21 +446,20 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _preparation(self):
         """Return what is done to scaled rows: columns are clipped, grey repeated."""
-        if len(self._row_shape) > 1:
+        if self._kind.has_channels:
             return partial(_repeated, n_channels=self._network_shape()[0])
         return self._clipping()
 
     def _network_shape(self):
         n_channels, *sides = self._row_shape
-        grey_image = n_channels == 1 and len(sides) == 2
+        grey_image = self._kind == IMAGE and n_channels == 1
         return 3 if grey_image else n_channels, *sides
 
     def _latent_dim(self):
         if self.latent_dim != "auto":
             return self._given("latent_dim")
-        n, *sides = self._row_shape
-        if not sides:
-            return ceil(n**0.5)
+        if self._kind == TABLE:
+            return ceil(self._row_shape[0] ** 0.5)
         return natural_latent_dim(self._network_shape(), self._value("width"))
 
     def _table_builders(self, n_estimators):

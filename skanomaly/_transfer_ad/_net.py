@@ -24,6 +24,7 @@ from ..objectives import (
     transfer_loss,
     weighted_domain_loss,
 )
+from ..utils._kinds import TABLE
 from ._score import Outputs, pooling_loss
 
 #: Samples in a batch when all are passed through the networks.
@@ -183,7 +184,7 @@ class TransferNet(AlternatingNet):
         x = self.for_members(rows)
         codes = self.encoder_(x)
         loss = reconstruction_loss(x, self.decoder_(codes))
-        if rows.ndim == 2:
+        if rows.ndim == TABLE.ndim:
             return Outputs(loss, torch.ones_like(loss[0]), codes)
         return Outputs(loss, pooling_loss(rows, codes.shape[2]), codes)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-__all__ = ["as_numbers"]
+__all__ = ["as_numbers", "parts_of", "slices_of"]
+
+#: Numbers to look at together.
+_AT_ONCE = 2**24
 
 _WAYS_OUT = "encode text and categories as numbers, or leave such columns out"
 _NO_NUMBERS = {"V": "named fields", "M": "dates", "m": "spans of time"}
@@ -120,3 +125,31 @@ def _checked_columns(X, name):
                 f"to hold numbers: {_WAYS_OUT}."
             ) from error
     return X
+
+
+def slices_of(X: NDArray) -> Iterator[slice]:
+    """Yield slices of few samples each, which together cover an array.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, ...)
+        It may be larger than the memory.
+    """
+    n_rows = max(_AT_ONCE // max(X[:1].size, 1), 1)
+    return (slice(start, start + n_rows) for start in range(0, len(X), n_rows))
+
+
+def parts_of(X: NDArray, chosen: NDArray[np.bool_]) -> Iterator[NDArray]:
+    """Yield the chosen samples, few at a time.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, ...)
+        It may be larger than the memory.
+    chosen : ndarray of shape (n_samples,), bool
+        Samples to yield.
+    """
+    for part in slices_of(X):
+        if chosen[part].any():
+            rows = X[part]
+            yield rows if chosen[part].all() else rows[chosen[part]]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._scaling import parts_of
+from ._numbers import parts_of
 
 __all__ = ["ValueRange", "kept_below"]
 

@@ -6,16 +6,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from ._kinds import TABLE, Kind
+from ._numbers import parts_of, slices_of
+
 __all__ = [
     "ImageScaler",
     "fit_by_parts",
     "make_scaler",
-    "parts_of",
     "refuse_other_scale",
 ]
-
-#: Numbers to look at together.
-_AT_ONCE = 2**24
 
 #: Scaled pixels so far out that they were hardly meant, where 1 is as far as any.
 _FAR = 10.0
@@ -105,7 +104,7 @@ class ImageScaler(TransformerMixin, BaseEstimator):
     def transform(self, X):
         """Return the scaled images, float32."""
         made = np.empty(X.shape, np.float32)
-        for part in _slices(X):
+        for part in slices_of(X):
             rows = self._cut(X[part]).astype(np.float64)
             with np.errstate(over="ignore"):  # what has no number scores as infinite
                 made[part] = rows * self.scale_ + self.min_
@@ -117,11 +116,6 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         if self.bytes_:
             return np.clip(np.rint(made), 0, 255).astype(np.uint8)
         return made if np.abs(self.min_).max() > _SHIFTED else made.astype(X.dtype)
-
-
-def _slices(X):
-    n_rows = max(_AT_ONCE // max(X[:1].size, 1), 1)
-    return (slice(start, start + n_rows) for start in range(0, len(X), n_rows))
 
 
 def _range(X, before):
@@ -175,22 +169,6 @@ def fit_by_parts(scaler, X, chosen):
     return left_out
 
 
-def parts_of(X, chosen):
-    """Yield the chosen rows, few at a time.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, ...)
-        Rows.
-    chosen : ndarray of shape (n,), bool
-        Which of them to yield.
-    """
-    for part in _slices(X):
-        if chosen[part].any():
-            rows = X[part]
-            yield rows if chosen[part].all() else rows[chosen[part]]
-
-
 def _usual_range(X, chosen, by_channel):
     """Return the range of images without values that hardly any has, and what it lacks.
 
@@ -236,21 +214,22 @@ def _usual_range(X, chosen, by_channel):
     return tuple(bounds.reshape(shape) for bounds in clip), left_out
 
 
-def make_scaler(scaling, *, images):
+def make_scaler(scaling, kind: Kind):
     """Return the unfitted scaler that `scaling` names, None for no scaling.
 
     Parameters
     ----------
     scaling : {"auto", "minmax", "standard"} or None
-        "auto" is "minmax" for images and "standard" for tables.
-    images : bool
-        Whether rows are images, or columns of a table.
+        "auto" is the scaling of the kind of data.
+    kind : Kind
+        The kind of data.
     """
     if scaling is None:
         return None
-    if images:
-        return ImageScaler("standard" if scaling == "standard" else "minmax")
-    return MinMaxScaler((-1, 1)) if scaling == "minmax" else StandardScaler()
+    method = kind.scaling if scaling == "auto" else scaling
+    if kind.has_channels:
+        return ImageScaler(method)
+    return MinMaxScaler((-1, 1)) if method == "minmax" else StandardScaler()
 
 
 def refuse_other_scale(name, others, X):
@@ -270,14 +249,16 @@ def refuse_other_scale(name, others, X):
     ValueError
         If so.
     """
-    if X.ndim > 2 and (others.dtype == np.uint8) != (X.dtype == np.uint8):
+    if X.ndim == TABLE.ndim:
+        return
+    if (others.dtype == np.uint8) != (X.dtype == np.uint8):
         raise ValueError(
             f"{name} is of dtype {others.dtype} and X of dtype {X.dtype}, so that they "
             "hardly have one scale: give both as bytes (uint8), or both as floats. "
             "(A scaler in front, in a pipeline, makes floats of bytes; images need "
             "none.)"
         )
-    if X.ndim > 2 and len(others) and X.dtype != np.uint8:
+    if len(others) and X.dtype != np.uint8:
         both = [(float(rows.min()), float(rows.max())) for rows in (others, X)]
         reach = [max(abs(low), abs(high)) for low, high in both]
         if max(reach) > _FAR * min(reach) > 0:
