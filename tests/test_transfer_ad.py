@@ -943,7 +943,7 @@ def test_clips(images):
     flat = short(width=4, batch_size=4, image_shape=(1, 6, 9, 12))
     flat.fit(target.reshape(12, -1), X_source=source.reshape(12, -1))
     np.testing.assert_array_equal(flat.score_samples(target.reshape(12, -1)), scores)
-    with pytest.raises(ValueError, match=r"\(c, t, h, w\)"):
+    with pytest.raises(ValueError, match=r"\(channels, frames, height, width\)"):
         flat.set_params(image_shape=(6, 9)).fit(target.reshape(12, -1))
 
 
