@@ -52,7 +52,7 @@ class Script(nn.Module):
         }
 
     def step(self, x, known):
-        """Play one step, and return the figures that a script would print."""
+        """Play one step, and return the numbers that a script would print."""
         e, g, d_xz, d_xx = (
             self.networks[role]
             for role in ("encoder", "generator", "discriminator_xz", "discriminator_xx")
@@ -83,8 +83,8 @@ class Script(nn.Module):
             p.grad = gradient
         optimizers["g"].step()
         optimizers["e"].step()
-        figures = [loss_d.item(), loss_g.item(), loss_e.item()]
-        return figures + ([self.errors(x), self.errors(known)] if self.looks else [])
+        metrics = [loss_d.item(), loss_g.item(), loss_e.item()]
+        return metrics + ([self.errors(x), self.errors(known)] if self.looks else [])
 
     @torch.no_grad()
     def errors(self, x):

@@ -93,20 +93,20 @@ def memory(backbone, n_experts, n_images=16):
     nets = [detector.net_ for detector in detectors]
     adapters = [net.adapters_ for net in nets]
     heads = n_bytes(tensors_of(one.head for one in adapters))
-    figures = {
+    metrics = {
         "networks": n_bytes(tensors_of(net.backbone_ for net in nets)),
         "corrections": n_bytes(tensors_of(one.corrections for one in adapters)),
         "heads": heads,
         "together": n_bytes(tensors_of([*(net.backbone_ for net in nets), *adapters])),
         "fine-tuned": N_TASKS * n_bytes(tensors_of([network])) + heads,
     }
-    figures["together / fine-tuned"] = figures["together"] / figures["fine-tuned"]
+    metrics["together / fine-tuned"] = metrics["together"] / metrics["fine-tuned"]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "detector.safetensors"
         for name, whole in (("file", True), ("file of adapters", False)):
             save(detectors[0], path, include_backbone=whole)
-            figures[name] = path.stat().st_size
-    return figures
+            metrics[name] = path.stat().st_size
+    return metrics
 
 
 def tensors_of(modules):

@@ -127,12 +127,12 @@ def small_modes(detector, primary, secondary, ratio, seed, n_steps):
     X_test, y_test, normal = X_test[chosen], y_test[chosen], normal[chosen]
     epochs = max(round(n_steps / (len(X) // 64)), 1)
     model = make_detector(detector, photographs()[0], seed, max_epochs=epochs)
-    scores, figures = measured(model, X, X_test, np.where(normal, 1, -1))
+    scores, metrics = measured(model, X, X_test, np.where(normal, 1, -1))
     for name, c in (("primary", primary), ("secondary", secondary)):
         rows = (y_test == c) | ~normal
         labels = np.where(y_test[rows] == c, 1, -1)
-        figures[f"auroc_{name}"] = detector_roc_auc_score(labels, scores[rows])
-    return figures
+        metrics[f"auroc_{name}"] = detector_roc_auc_score(labels, scores[rows])
+    return metrics
 
 
 # Cells --------------------------------------------------------------------------------

@@ -87,9 +87,9 @@ def many_modes(network, anomaly, n_experts, seed, n_train, n_steps, n_test=1200)
     (X,), (Q,) = chosen(rng, n_train, X), chosen(rng, n_train, Q)
     X_test, y_test = chosen(rng, n_test, X_test, y_test)
     model = detector_of(network, Q, n_experts, seed, n_steps, len(X))
-    scores, figures = fit_and_score(model, [X], X_test, y_test)
-    figures["loss"] = model.history_[-1]["adapters_loss"]
-    return figures | {"gates": without_gates(model, X_test, scores)}
+    scores, metrics = fit_and_score(model, [X], X_test, y_test)
+    metrics["loss"] = model.history_[-1]["adapters_loss"]
+    return metrics | {"gates": without_gates(model, X_test, scores)}
 
 
 def few_modes(modes, n_experts, seed, n_train, n_steps, ratio, network="ResNet20"):
@@ -109,12 +109,12 @@ def few_modes(modes, n_experts, seed, n_train, n_steps, ratio, network="ResNet20
     X_test, y_test = chosen(rng, 2500, X_test[kept], y_test[kept])
     model = detector_of(network, Q, n_experts, seed, n_steps, len(normal))
     labels = np.where(np.isin(y_test, odd), -1, 1)
-    scores, figures = fit_and_score(model, [normal], X_test, labels)
+    scores, metrics = fit_and_score(model, [normal], X_test, labels)
     for title, classes in (("primary", [first]), ("secondary", others)):
         rows = np.isin(y_test, [*classes, *odd])
-        figures[f"auroc_{title}"] = detector_roc_auc_score(labels[rows], scores[rows])
-    figures["loss"] = model.history_[-1]["adapters_loss"]
-    return figures | {"gates": without_gates(model, X_test, scores)}
+        metrics[f"auroc_{title}"] = detector_roc_auc_score(labels[rows], scores[rows])
+    metrics["loss"] = model.history_[-1]["adapters_loss"]
+    return metrics | {"gates": without_gates(model, X_test, scores)}
 
 
 def without_gates(model, X, scores):

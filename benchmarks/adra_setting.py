@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import os
 from copy import deepcopy
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -114,16 +114,18 @@ def mobilenet():
     return pretrained.mobilenet_v2(os.environ["SKANOMALY_DATA"])
 
 
-def random_weights(build):
-    """Return a network with weights drawn anew, which keep the size of signals."""
-    network = deepcopy(build())
-    for layer, following in pairwise(network.modules()):
-        if isinstance(layer, nn.Conv2d):
-            bends = isinstance(following, nn.ReLU6)
-            nn.init.kaiming_normal_(
-                layer.weight, nonlinearity="relu" if bends else "linear"
-            )
-            nn.init.zeros_(layer.bias)
+def random_weights(network, seed):
+    """Return the network with random weights, which keep the size of signals."""
+    network = deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer, following in pairwise(network.modules()):
+            if isinstance(layer, nn.Conv2d):
+                bends = isinstance(following, nn.ReLU6)
+                nn.init.kaiming_normal_(
+                    layer.weight, nonlinearity="relu" if bends else "linear"
+                )
+                nn.init.zeros_(layer.bias)
     return network
 
 
@@ -161,19 +163,15 @@ class FineTuning(ResidualAdaptation):
         return self
 
     def configure_optimizers(self):
-        # All but what is trained is ADRA's: the longest gradient as well.
-        return {
-            "adapters": super()
-            .configure_optimizers()["adapters"]
-            ._replace(module=self.backbone_)
-        }
+        # All else is ADRA's: the longest gradient as well.
+        player = super().configure_optimizers()["adapters"]
+        return {"adapters": player._replace(module=self.backbone_)}
 
     def training_step(self, batch):
         for player, loss in super().training_step(batch):
-            yield (
-                player,
-                loss + self.penalty * self.distance() if self.penalty else loss,
-            )
+            if self.penalty:
+                loss = loss + self.penalty * self.distance()
+            yield player, loss
 
     def distance(self):
         """Return the squared distance of the weights from those at the start."""
@@ -181,55 +179,52 @@ class FineTuning(ResidualAdaptation):
         return sum((now - before).square().sum() for now, before in pairs)
 
 
-class FineTuned(ADRA):
-    """TF: what ADRA does to the adapters is done to the network."""
-
-    penalty = 0.0
-
-    def _net(self, source, device, seed):
-        net = super()._net(source, device, seed)
-        net.__class__ = FineTuning  # with all the settings of ADRA's own
-        net.penalty = self.penalty
-        return net
-
-
-class Anchored(FineTuned):
-    """L2-SP: the same, with a penalty for leaving the pretrained weights."""
+class PenalisedFineTuning(FineTuning):
+    """The same, with a penalty for leaving the pretrained weights."""
 
     penalty = 1e-2
 
 
-class FromScratch(FineTuned):
-    """HSC: the same, from random weights."""
+class FineTuned(ADRA):
+    """TF, and HSC from random weights: the network is trained in place of adapters."""
 
-    def _source(self, *given):
-        source = super()._source(*given)
-        return source._replace(build=partial(random_weights, source.build))
+    net_class = FineTuning
 
 
-class Untrained(ADRA):
-    """The frozen network, and the head that ADRA puts on it."""
+class Anchored(ADRA):
+    """L2-SP."""
 
-    def _plan(self, *arguments, **options):
-        return super()._plan(*arguments, **options) | {"max_epochs": 0}
+    net_class = PenalisedFineTuning
 
 
-class Neighbours(Untrained):
-    """The mean cosine of a row's features with those of the two nearest rows.
+class Neighbours:
+    """The mean cosine of a sample's features with those of the two nearest samples.
 
-    Its codes are the features, of unit length.
+    It takes the parameters of ADRA, and reads those of the network alone.
     """
 
-    def _train(self, rows, *arguments):
-        super()._train(rows, *arguments)
-        self.known_ = torch.from_numpy(self._map_rows(self._encode_batch, rows))
+    def __init__(self, *, backbone, input_size, device="cpu", **unused):
+        self.network = deepcopy(backbone).to(device, memory_format=torch.channels_last)
+        self.side, self.device = input_size, device
 
-    def _encode_batch(self, batch):
-        return F.normalize(self.net_.features(batch))
+    def fit(self, X):
+        self.embeddings_ = torch.from_numpy(self.encode(X)).to(self.device)
+        return self
 
-    def _score_batch(self, batch):
-        codes = self._encode_batch(batch)
-        return (codes @ self.known_.T.to(codes.device)).topk(2).values.mean(1)
+    @torch.inference_mode()
+    def encode(self, X):
+        """Return the features of images, of unit length."""
+        parts = []
+        for part in np.array_split(X, -(-len(X) // 256)):
+            images = torch.from_numpy(part).to(self.device).float() / 127.5 - 1
+            images = F.interpolate(images, (self.side, self.side), mode="bilinear")
+            parts.append(F.normalize(self.network(images)).numpy(force=True))
+        return np.concatenate(parts)
+
+    def decision_function(self, X):
+        embeddings = torch.from_numpy(self.encode(X)).to(self.device)
+        cosines = embeddings @ self.embeddings_.T
+        return cosines.topk(2).values.mean(1).numpy(force=True)
 
 
 DETECTORS = {
@@ -237,21 +232,21 @@ DETECTORS = {
     "ADRA K=2": (ADRA, {"n_experts": 2}),
     "ADRA K=4": (ADRA, {"n_experts": 4}),
     "ADRA K=2, block 7": (ADRA, {"n_experts": 2, "adapt_from": "block7"}),
-    "2-NN": (Neighbours, {"n_experts": 1}),
-    "frozen": (Untrained, {"n_experts": 1}),
+    "2-NN": (Neighbours, {}),
+    "frozen": (ADRA, {"n_experts": 1, "max_epochs": 0}),
     "TF": (FineTuned, {"lr": TUNING_RATE, "weight_decay": DECAY}),
     "L2-SP": (Anchored, {"lr": TUNING_RATE, "weight_decay": DECAY}),
-    "HSC": (FromScratch, {"lr": HSC_RATE, "weight_decay": DECAY}),
-    # Of its own accord it makes few steps: with more, all codes become one.
+    "HSC": (FineTuned, {"lr": HSC_RATE, "weight_decay": DECAY}),
+    # Of its own accord it makes few steps: with more, all embeddings become one.
     "UADRA": (ADRA, {"corpus": None, "max_epochs": "auto"}),
 }
 
 
 def make_detector(name, corpus, seed, input_size=64, **params):
-    """Return a detector around the pretrained network."""
+    """Return a detector around the pretrained network, for HSC a random one."""
     kind, own = DETECTORS[name]
     common = {
-        "backbone": mobilenet(),
+        "backbone": random_weights(mobilenet(), seed) if name == "HSC" else mobilenet(),
         "normalization": None,
         "input_size": input_size,
         "corpus": corpus,
@@ -261,11 +256,11 @@ def make_detector(name, corpus, seed, input_size=64, **params):
 
 
 def measured(model, X, X_test, y_test):
-    """Return scores, and the figures, with the loss (and penalty) at the end."""
-    scores, figures = fit_and_score(model, [X], X_test, y_test)
-    if model.history_:
-        figures["loss"] = model.history_[-1]["adapters_loss"]
-    return scores, figures
+    """Return scores, and the metrics, with the loss (and penalty) at the end."""
+    scores, metrics = fit_and_score(model, [X], X_test, y_test)
+    if getattr(model, "history_", None):
+        metrics["loss"] = model.history_[-1]["adapters_loss"]
+    return scores, metrics
 
 
 # Tables -------------------------------------------------------------------------------

@@ -183,10 +183,10 @@ def compare(
     of_steps, of_scorings = (
         interleaved(ways, n_rounds, device) for ways in (steps, scorings)
     )
-    figures = milliseconds_per_step(of_steps, n_steps)
-    figures |= milliseconds_per_step(of_scorings, n_batches)
+    metrics = milliseconds_per_step(of_steps, n_steps)
+    metrics |= milliseconds_per_step(of_scorings, n_batches)
     seconds = of_steps | of_scorings
-    return figures | {
+    return metrics | {
         f"{way} / {base}": median(ratios(seconds, way, base)) for way, base in PAIRS
     }
 

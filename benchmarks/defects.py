@@ -185,15 +185,15 @@ def seen(name, normal, detector, seed):
     X, X_test, others = problem(name, normal, seed)
     model, seconds = fitted(detector, X, seed)
     usual = dict(abnormality(model, X_test))
-    figures = {way: {"fit_seconds": seconds, "n_train": len(X)} for way in usual}
+    metrics = {way: {"fit_seconds": seconds, "n_train": len(X)} for way in usual}
     odd = {defect: with_defect(X_test, defect, seed) for defect in DEFECTS}
     for kind, images_of_kind in (odd | {"other kind": others}).items():
         y = np.repeat([0, 1], [len(X_test), len(images_of_kind)])
         for way, values in abnormality(model, images_of_kind):
-            figures[way][kind] = roc_auc_score(y, np.r_[usual[way], values])
-    for way in figures:
-        figures[way]["mean"] = np.mean([figures[way][k] for k in [*odd, "other kind"]])
-    return figures
+            metrics[way][kind] = roc_auc_score(y, np.r_[usual[way], values])
+    for way in metrics:
+        metrics[way]["mean"] = np.mean([metrics[way][k] for k in [*odd, "other kind"]])
+    return metrics
 
 
 #: What the form of ``criterion="map"`` was chosen on, and what it was not.

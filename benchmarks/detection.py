@@ -128,14 +128,14 @@ def detect(problem, detector, seed, params=None, **settings):
     """Fit, score, and return AUROC and average precision of the anomalies."""
     X_train, X_test, _, y_test = PROBLEMS[problem](seed=seed, **settings)
     model = make_detector(detector, problem, seed, params)
-    _, figures = fit_and_score(model, [X_train], X_test, y_test)
+    _, metrics = fit_and_score(model, [X_train], X_test, y_test)
     if hasattr(model, "coverage_"):
-        figures["coverage"] = model.coverage_
-    return figures
+        metrics["coverage"] = model.coverage_
+    return metrics
 
 
 def fit_and_score(model, train, X_test, y_test):
-    """Return the scores of the test set, and the figures that follow from them.
+    """Return the scores of the test set, and the metrics that follow from them.
 
     `train` is what ``fit`` is given: rows, or rows and labels.
     """

@@ -224,27 +224,26 @@ def detect(problem, detector, seed, params=None, **settings):
 
 
 def measure(detector, problem):
-    """Return figures of a fitted detector."""
+    """Return metrics of a fitted detector."""
     auroc = partial(detector_roc_auc_score, problem.y_test)
     if isinstance(detector, IsolationForest):
         rows = problem.X_test.reshape(len(problem.X_test), -1)
         return {"auroc": auroc(detector.score_samples(rows))}
-    figures = {}
+    metrics = {"auroc": auroc(detector.score_samples(problem.X_test))}
     for criterion in ("reconstruction", "combined"):
         detector.set_params(criterion=criterion)
         scores = detector.score_samples(problem.X_test)
-        figures[f"auroc_{criterion}"] = auroc(scores)
-    default = detector.set_params(criterion="auto")._value("criterion")
-    figures["auroc"] = figures[f"auroc_{default}"]
+        metrics[f"auroc_{criterion}"] = auroc(scores)
+    detector.set_params(criterion="auto")
     if hasattr(detector, "sample_weight_"):
         for name, label in (("normal", 1), ("anomalous", -1)):
             weights = detector.sample_weight_[problem.y_target == label]
-            figures[f"weight_{name}"] = float(weights.mean())
-    return figures
+            metrics[f"weight_{name}"] = float(weights.mean())
+    return metrics
 
 
 def over_rates(problem, detector, seed, rates, **settings):
-    """Return the figures by rate; what does not depend on it is trained once."""
+    """Return the metrics by rate; what does not depend on it is trained once."""
     found, made = {}, None
     for rate in rates:
         part = PROBLEMS[problem](seed=seed, rate=rate, **settings)

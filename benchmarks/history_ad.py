@@ -66,16 +66,16 @@ def noise(n_train, seed, params=None):
     detector = HistoryAD(random_state=seed, **params or {}).fit(X_train)
     rng = np.random.default_rng(seed)
     X = X[:2000].astype(float)
-    clean, figures = detector.score_samples(X), {}
+    clean, metrics = detector.score_samples(X), {}
     for sigma in (0, 20, 40, 60, 80, 100):
         noisy = np.clip(X + sigma * rng.standard_normal(X.shape), 0, 255)
         scores = detector.score_samples(noisy)
         y = np.repeat([1, -1], len(X))
-        figures[f"sigma {sigma}"] = {
+        metrics[f"sigma {sigma}"] = {
             "mean_score": float(scores.mean()),
             "auroc": detector_roc_auc_score(y, np.r_[clean, scores]),
         }
-    return figures
+    return metrics
 
 
 def saves(n_saves, n_train, seed, params=None):

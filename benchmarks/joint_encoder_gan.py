@@ -83,7 +83,7 @@ def auroc_of_terms(detector, X, is_anomaly):
 
 
 def joint(X, X_test, is_anomaly, seed, **params):
-    """Return the figures of a JointEncoderGAN, by score."""
+    """Return the metrics of a JointEncoderGAN, by score."""
     start = time.perf_counter()
     detector = JointEncoderGAN(random_state=seed, **params).fit(X)
     of_fit = {
@@ -92,7 +92,7 @@ def joint(X, X_test, is_anomaly, seed, **params):
         "n_train": len(X),
     }
     found = auroc_of_terms(detector, X_test, is_anomaly)
-    return {score: figures | of_fit for score, figures in found.items()}
+    return {score: metrics | of_fit for score, metrics in found.items()}
 
 
 def flat(X):
@@ -100,7 +100,7 @@ def flat(X):
 
 
 def baselines(X, X_test, is_anomaly, seed):
-    """Return the figures of what users have already, on raw pixels."""
+    """Return the metrics of what users have already, on raw pixels."""
     X, X_test = flat(X), flat(X_test)
     forest = IsolationForest(random_state=seed).fit(X)
     pca = PCA(N_COMPONENTS, random_state=seed).fit(X)
@@ -116,7 +116,7 @@ def baselines(X, X_test, is_anomaly, seed):
 
 
 def one_class(name, normal, contamination, variant, seed):
-    """Fit on one contaminated class; return figures by score."""
+    """Fit on one contaminated class; return metrics by score."""
     problem = contaminated(name, normal, contamination, seed)
     if variant == "baselines":
         return baselines(*problem, seed)

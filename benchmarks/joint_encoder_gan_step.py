@@ -225,12 +225,13 @@ def compare(
     ways = {"package": lambda: net.train(rows, phase=phase)}
     ways |= {name: partial(by_hand, way) for name, way in plain.items()}
     seconds = interleaved(ways, n_rounds, device)
-    figures = milliseconds_per_step(seconds, n_steps)
+    metrics = milliseconds_per_step(seconds, n_steps)
     for name in plain:
-        figures[f"{name} / package"] = median(ratios(seconds, name, "package"))
-    ours = held_by(net._optimizer(name) for name in net.configure_optimizers())
+        metrics[f"{name} / package"] = median(ratios(seconds, name, "package"))
+    players = net.configure_optimizers()
+    ours = held_by(getattr(net, f"optimizer_{name}_") for name in players)
     theirs = held_by(plain["plain"].optimizers.values())
-    return figures | {"optimiser memory, package / plain": ours / theirs}
+    return metrics | {"optimiser memory, package / plain": ours / theirs}
 
 
 SIZES = {"latent_dim": [64], "n_colours": [1], "batch_size": [32]}

@@ -278,25 +278,21 @@ def detect_labelled(problem, detector, seed, params=None, **settings):
     X_train, X_test, y_train, y_test, *kinds = PROBLEMS[problem](seed=seed, **settings)
     model = make_detector(detector, seed, params)
     known = y_train == -1
-    # Whoever does not read labels must not take known anomalies for normal rows.
-    if known.any() and not getattr(model, "_reads_labels", True):
-        train = X_train[~known], None
-    else:
-        train = X_train, y_train if known.any() else None
-    scores, figures = detection.fit_and_score(model, train, X_test, y_test)
-    figures |= {"n_train": len(X_train), "n_labelled": int(known.sum())}
+    train = X_train, y_train if known.any() else None
+    scores, metrics = detection.fit_and_score(model, train, X_test, y_test)
+    metrics |= {"n_train": len(X_train), "n_labelled": int(known.sum())}
     if kinds:
-        figures |= by_kind(*kinds, known, y_test, scores)
-    return figures
+        metrics |= by_kind(*kinds, known, y_test, scores)
+    return metrics
 
 
 def by_kind(kinds_train, kinds_test, known, y_test, scores):
     """Return the AUROC of the kinds that had labels, and of those that had not."""
     seen_kinds = np.unique(kinds_train[known])
     seen = np.isin(kinds_test, seen_kinds)
-    figures = {"seen_kinds": seen_kinds.tolist()}
+    metrics = {"seen_kinds": seen_kinds.tolist()}
     for name, chosen in (("auroc_seen", seen), ("auroc_unseen", ~seen)):
         rows = (y_test == 1) | chosen
         if (y_test[rows] == -1).any():
-            figures[name] = detector_roc_auc_score(y_test[rows], scores[rows])
-    return figures
+            metrics[name] = detector_roc_auc_score(y_test[rows], scores[rows])
+    return metrics

@@ -1,8 +1,9 @@
-"""Two networks pretrained on ImageNet, from arrays of weights in the data folder.
+"""Two pretrained networks, from weights in the data folder.
 
-Both take RGB images (n, 3, h, w) scaled to [-1, 1], of 32 pixels a side or more, and
-return features averaged over the image. They are sequences of stages, so that
-``network[:n]`` is the part below stage n. A third is pretrained on CIFAR-10.
+MobileNetV2 was trained on ImageNet. It takes RGB images (n, 3, h, w) scaled to [-1, 1],
+of 32 pixels a side or more, and returns features averaged over the image. It is a
+sequence of stages, so that ``network[:n]`` is the part below stage n. ResNet20 was
+trained on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 
 MOBILENET = "mobilenet_v2_1.0_224_imagenet_float32.npz"
-SQUEEZENET = "squeezenet_v1.0_imagenet_float32.npz"
 RESNET = "resnet20_cifar10.th"
 #: Mean and deviation of channels, of pixels in [0, 1].
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,43 +60,6 @@ def mobilenet_v2(folder, classify=False):
         weight, bias = _tensors(arrays, "52")
         stages["classes"] = nn.Linear(*weight.shape[1::-1])
         _fill(stages["classes"], weight[:, :, 0, 0], bias)
-    return nn.Sequential(stages).eval()
-
-
-def squeezenet(folder, classify=False):
-    """Return SqueezeNet 1.0 in the pruned form of Deep Compression.
-
-    Parameters
-    ----------
-    folder : str or path
-        Data folder, which has the weights in its subfolder ``weights``.
-    classify : bool, default=False
-        Return the logits of 1000 classes in place of the 512 pooled features.
-
-    Returns
-    -------
-    network : torch.nn.Sequential
-        Stages ``stem``, ``pool1``, ``fire2`` to ``fire9`` with ``pool4`` and ``pool8``
-        between them, and ``pool``.
-    """
-    arrays = _arrays(folder, SQUEEZENET)
-    # The network was trained on BGR in 0..255 less a mean. Nothing is padded before
-    # the first convolution, so that its weights can take all of that on exactly.
-    weight, bias = _tensors(arrays, "conv1")
-    shift = 127.5 - torch.tensor([104.0, 117.0, 123.0])
-    bias = bias + (weight * shift[:, None, None]).sum((1, 2, 3))
-    conv = _conv((weight.flip(1) * 127.5, bias), stride=2)
-    stages = OrderedDict(stem=nn.Sequential(conv, nn.ReLU()), pool1=_halve())
-    for number in range(2, 10):
-        name = f"fire{number}"
-        parts = ("squeeze1x1", "expand1x1", "expand3x3")
-        stages[name] = Fire(*(_tensors(arrays, f"{name}.{part}") for part in parts))
-        if number in (4, 8):
-            stages[f"pool{number}"] = _halve()
-    if classify:
-        conv = _conv(_tensors(arrays, "conv10"), padding=1)
-        stages["classes"] = nn.Sequential(conv, nn.ReLU())
-    stages["pool"] = _pool()
     return nn.Sequential(stages).eval()
 
 
@@ -170,20 +133,6 @@ class SamePad(nn.Module):
         return F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1))
 
 
-class Fire(nn.Module):
-    """A narrow 1 x 1 convolution, then 1 x 1 and 3 x 3 ones side by side."""
-
-    def __init__(self, squeeze, expand1, expand3):
-        super().__init__()
-        self.squeeze = _conv(squeeze)
-        self.expand1 = _conv(expand1)
-        self.expand3 = _conv(expand3, padding=1)
-
-    def forward(self, x):
-        x = F.relu(self.squeeze(x))
-        return F.relu(torch.cat([self.expand1(x), self.expand3(x)], dim=1))
-
-
 def _arrays(folder, name):
     with np.load(Path(folder) / "weights" / name, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
@@ -213,10 +162,6 @@ def _fill(layer, weight, bias):
     layer.weight.copy_(weight)
     layer.bias.copy_(bias)
     return layer
-
-
-def _halve():
-    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
 def _pool():

@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     name : str
         Names the file of the results.
     run : callable
-        Takes a cell as keywords, returns a dict of figures.
+        Takes a cell as keywords, returns a dict of metrics.
     cells : list of dict
         What differs between the cells; JSON values.
     profile : {"cpu", "long", "gpu"}
@@ -158,7 +158,7 @@ def _ends_on_a_line(file):
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a reader has to know to judge the figures."""
+    """Return what a reader has to know to judge the results."""
     import torch
 
     return {

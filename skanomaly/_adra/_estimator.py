@@ -161,6 +161,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     array([ 1, -1, -1])
     """
 
+    #: The net that is trained; a subclass may name another one, to train otherwise.
+    net_class: ClassVar[type[ResidualAdaptation]] = ResidualAdaptation
+
     _reads_labels = True
     _frozen_modules = ("backbone",)
     _only_to_fit = ("corpus",)
@@ -327,6 +330,16 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """,
     )
     batch_size: int = 128
+    max_epochs: int | Auto = parameter(
+        [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
+        default="auto",
+        doc="""
+        Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the
+        number of rows, and the rest of a pass that has begun; where a single pass would
+        be longer, an epoch is cut after that many. 0 trains no adapters: scores are
+        those of the frozen network and the head.
+        """,
+    )
 
     def __sklearn_clone__(self):
         """Return an unfitted twin, which shares the network and the corpus."""
@@ -402,7 +415,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 unit=self._kind.has_channels,
             ),
         }
-        return ResidualAdaptation(
+        return self.net_class(
             builders,
             prepare=prepare,
             augment=self._augmentation(),
@@ -475,9 +488,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 if net.interrupted_:
                     plan["max_epochs"] = 0
             net = self._begun(source, rows, seed)
+            trained = {}
             if plan["max_epochs"]:
                 self._adapt(net, rows, corpus, plan, callbacks("adaptation"), seed)
-                self._record(adaptation=net)
+                trained = {"adaptation": net}
+            self._record(**trained)
             self.net_ = net
 
     def _taught(self, task, rows, others, given, labels):

@@ -22,6 +22,7 @@ from skanomaly.objectives import hypersphere_classification_loss
 
 from .parts import (
     CONVOLUTIONS,
+    SHORT,
     heedless,
     layers_of,
     network_of,
@@ -213,6 +214,37 @@ def test_a_file_gives_the_detector_back(images, tmp_path):
     np.testing.assert_array_equal(
         other.score_samples(images[0]), detector.score_samples(images[0])
     )
+
+
+def test_no_epochs_leave_the_frozen_network_and_its_head(images):
+    network = network_of()
+    detector = short(backbone=network, corpus=images[1], max_epochs=0).fit(images[0])
+    assert detector.history_ == []
+    assert detector.n_iter_ == 0
+    net = detector.net_
+    with torch.no_grad():
+        features = network.eval()(net.prepare(scaled(images[0])))
+        embeddings = net.adapters_.head(features)
+    expected = 1 - (embeddings.square().sum(1) + 1).sqrt()
+    np.testing.assert_allclose(
+        detector.score_samples(images[0]), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_subclass_may_train_with_a_net_of_its_own(images):
+    class Doubled(ResidualAdaptation):
+        def training_step(self, batch):
+            for player, loss in super().training_step(batch):
+                yield player, 2 * loss
+
+    class Detector(ADRA):
+        net_class = Doubled
+
+    common = SHORT | {"backbone": network_of(), "corpus": images[1], "lr": 1e-9}
+    plain, doubled = (kind(**common).fit(images[0]) for kind in (ADRA, Detector))
+    assert isinstance(doubled.net_, Doubled)
+    losses = [one.history_[-1]["adapters_loss"] for one in (plain, doubled)]
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-4)
 
 
 # Photographs --------------------------------------------------------------------------
