@@ -204,6 +204,8 @@ def compare(
         clip=torch.clone,
         encoder_loss="image",
         cycle_updates_generator=False,
+        cycle_weight=None,
+        as_published=False,
         n_estimators=1,
         lr=LR,
         device=device,

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import runner
+from benchmarks import engine_overhead, runner, transfer
 from benchmarks.experiments import EXPERIMENTS, TABLES
 from benchmarks.runner import Experiment, grid
 from benchmarks.tables import Metric, Table
@@ -66,6 +67,38 @@ def test_of_two_lines_of_a_cell_the_last_one_counts(experiment):
 def test_other_profiles_are_left_alone(experiment):
     runner.run([experiment], "gpu", 1)
     assert runner.records("squares") == []
+
+
+# Experiments on internals of the package, which other tests do not see ----------------
+
+SMALLEST = {
+    "aa_bigan_step": {"batch_size": 8, "n_known": 4},
+    "joint_encoder_gan_step": {
+        "width": 4,
+        "latent_dim": 8,
+        "n_colours": 1,
+        "batch_size": 8,
+        "fading": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_steps_are_compared(name, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # not of other tests
+    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    once = {"n_threads": 1, "n_steps": 1, "n_rounds": 1}
+    assert all(value > 0 for value in experiment.run(**SMALLEST[name], **once).values())
+
+
+def test_the_overhead_of_the_engine_is_measured(monkeypatch):
+    monkeypatch.setattr(engine_overhead, "N_STEPS", 2)
+    monkeypatch.setattr(engine_overhead, "N_ROUNDS", 4)
+    assert engine_overhead.overhead(batch_size=4)["ratio"] > 0
+
+
+def test_scoring_is_compared_with_a_bare_autoencoder():
+    assert transfer.scoring("table", n_rows=64, n_rounds=1)["ratio"] > 0
 
 
 # Tables -------------------------------------------------------------------------------
