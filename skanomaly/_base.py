@@ -40,7 +40,15 @@ __all__ = ["BaseDeepDetector"]
 _CLIP = 10.0  # where scaled columns are cut
 
 
-class BaseDeepDetector(CommonParameters, InputMixin, OutlierMixin, BaseEstimator, ABC):
+class FittedAttributes:
+    """Attributes that ``fit`` sets, apart from the parameters, which are fields."""
+
+    net_: AlternatingNet
+
+
+class BaseDeepDetector(
+    CommonParameters, FittedAttributes, InputMixin, OutlierMixin, BaseEstimator, ABC
+):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
     A child declares its own parameters, and writes :meth:`_make_nets`, :meth:`_train`

@@ -1,27 +1,38 @@
-"""What detectors with encoders or generators offer besides scores."""
+"""Methods of detectors with encoders, decoders or generators."""
 
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.random import RandomState
+from numpy.typing import ArrayLike, NDArray
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
+from torch import Tensor
 
+from .engine import DeviceDataset
 from .objectives import upper_error
 from .utils._random import own_random_state
 from .utils._sklearn_compat import check_count
+from .utils._sklearn_types import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from .utils._state import of_one_state
+
+if TYPE_CHECKING:
+    from ._base import BaseDeepDetector as Detector
+else:
+    Detector = object
 
 __all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
 
-#: Training rows that tell the usual errors; the most numbers of their maps.
+#: Training samples for the usual error, and the most numbers of their maps.
 _ENOUGH, _MOST = 1000, 2**24
 _TINY = 1e-12
 
 
-class EncodingMixin:
+class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Detector):
     """For detectors with an encoder.
 
     A child writes ``_encode_batch``, which maps a batch of scaled samples (n, ...) to
@@ -29,32 +40,69 @@ class EncodingMixin:
     """
 
     @of_one_state
-    def encode(self, X):
+    def encode(self, X: ArrayLike) -> NDArray[np.float32]:
         """Map samples to latent codes.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n, k * l), float32
-            The latent codes of the k members of the ensemble (`n_estimators`), each
-            of length l, one after the other.
+        ndarray of shape (n_samples, n_estimators * latent_dim), float32
+            Latent codes by the members of the ensemble, one after the other.
 
         Raises
         ------
         ValueError
-            If a row is so far out that nothing finite comes of it.
+            If a sample is so far out that its latent code is not finite.
         """
-        return self._finite(self._compute(self._encode_rows, X))
+        return self._finite(self._compute(self._encode_flat, X))
 
-    def _encode_rows(self, batch):
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Map samples to latent codes, as :meth:`encode` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_estimators * latent_dim), float32
+            Latent codes, or a data frame of them after ``set_output``.
+
+        Raises
+        ------
+        ValueError
+            If a sample is so far out that its latent code is not finite.
+        """
+        return self.encode(X)
+
+    def _encode_batch(self, batch: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _encode_flat(self, batch: Tensor) -> Tensor:
         return self._encode_batch(batch).transpose(0, 1).flatten(1)
 
+    def _latent_shape(self) -> tuple[int, int]:
+        """Return the number of ensemble members, and the length of their codes."""
+        return max(self.net_.n_estimators, 1), self.net_.latent_dim
+
+    @property
+    def _n_features_out(self) -> int:  # for names of features
+        return prod(self._latent_shape())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
     @staticmethod
-    def _finite(outputs):
+    def _finite(outputs: NDArray[Any]) -> NDArray[Any]:
         """Return the outputs for samples, after a check that they are finite."""
         lost = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
         if lost.any():
@@ -73,53 +121,100 @@ class ReconstructionMixin(EncodingMixin):
     samples (n, ...), the mean over the ensemble.
     """
 
+    criterion: str
+
     @of_one_state
-    def reconstruct(self, X):
-        """Return rows as the model of normal rows has them.
+    def reconstruct(self, X: ArrayLike) -> NDArray[Any]:
+        """Encode samples, and decode their latent codes.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
         ndarray of the shape of `X`
-            What the generator makes of the code of each row, in the units of the
-            training data.
+            Mean reconstruction by the ensemble, in the units of the training data.
 
         Raises
         ------
         ValueError
-            If a row is so far out that nothing finite comes of it.
+            If a sample is so far out that its reconstruction is not finite.
         """
         samples = self._finite(self._compute(self._reconstruct_batch, X))
         return self._unscaled(samples)
 
-    def _reconstruct_batch(self, batch):
-        return self._decode_batch(self._encode_batch(batch))
-
     @of_one_state
-    def anomaly_map(self, X):
-        """Return the error of reconstruction, pixel by pixel.
+    def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
+        """Decode latent codes.
+
+        Of the latent codes of samples, the result is what :meth:`reconstruct` returns
+        of these samples.
 
         Parameters
         ----------
-        X : array-like of shape (n, c, h, w) or (n, c, t, h, w)
-            Images or clips like those of ``fit``; with `image_shape`, of shape
-            (n, c * h * w) or (n, c * t * h * w).
+        X : array-like of shape (n_samples, n_estimators * latent_dim)
+            Latent codes, as :meth:`transform` returns them.
 
         Returns
         -------
-        ndarray of shape (n, h, w) or (n, t, h, w), float32
-            Squared errors of scaled pixels, summed over the channels: high where an
-            image is not as a normal one would be.
+        ndarray of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Mean over the ensemble of the decoded samples, in the units of the training
+            data.
 
         Raises
         ------
         ValueError
-            If the detector was fitted on tables, or an image is so far out that nothing
-            finite comes of it.
+            If `X` has another number of columns than :meth:`transform` returns, or the
+            decoded samples are not finite.
+        """
+        check_is_fitted(self)
+        codes = check_array(X, dtype=np.float32, input_name="X")
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {codes.shape[1]} columns; latent codes of this "
+                f"{type(self).__name__} have {self._n_features_out}."
+            )
+        with self._computing(self.net_.device), self._at_rest():
+            dataset = DeviceDataset(codes, None, self.net_.device, max_bytes=0)
+            samples = self._map_rows(self._decode_flat, dataset, self._given_shape())
+        return self._unscaled(self._finite(samples))
+
+    def _decode_batch(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _decode_flat(self, codes: Tensor) -> Tensor:
+        by_member = codes.unflatten(1, self._latent_shape()).transpose(0, 1)
+        return self._decode_batch(by_member.contiguous())
+
+    def _reconstruct_batch(self, batch: Tensor) -> Tensor:
+        return self._decode_batch(self._encode_batch(batch))
+
+    @of_one_state
+    def anomaly_map(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Compute the reconstruction error of each pixel.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width) or \
+                (n_samples, channels, frames, height, width)
+            Images or clips like those of ``fit``; with `image_shape`, of shape
+            (n_samples, n_features).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width) or \
+                (n_samples, frames, height, width), float32
+            Squared errors of scaled pixels, summed over the channels.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted on tables, or an image is so far out that its
+            reconstruction is not finite.
         """
         check_is_fitted(self)
         if self.image_shape_ is None:
@@ -129,7 +224,7 @@ class ReconstructionMixin(EncodingMixin):
             )
         return self._finite(self._compute(self._squared_errors, X))
 
-    def _errors_of_columns(self):
+    def _errors_of_columns(self) -> str:
         """Return the expression for errors that do not depend on units of columns."""
         errors = "(X - detector.reconstruct(X))"
         if isinstance(self.scaler_, StandardScaler):
@@ -138,21 +233,21 @@ class ReconstructionMixin(EncodingMixin):
             errors = f"({errors} * detector.scaler_.scale_)"
         return f"{errors} ** 2"
 
-    def _squared_errors(self, batch):
+    def _squared_errors(self, batch: Tensor) -> Tensor:
         return (batch - self._reconstruct_batch(batch)).square().sum(1)
 
-    def _check_criterion(self):
-        """Check that there is a map, if it is to be the score."""
-        if self.criterion == "map" and not self._kind.has_channels:
+    def _check_criterion(self) -> None:
+        """Refuse ``criterion="map"`` for tables."""
+        if self._given("criterion") == "map" and not self._kind.has_channels:
             raise ValueError(
                 "criterion='map' is for images: tables have no pixels. Give "
                 "`image_shape` if the columns of X are pixels."
             )
 
-    def _learn_usual_error(self, rows):
-        """Keep the mean of the maps of training rows, which ``criterion="map"`` needs.
+    def _learn_usual_error(self, rows: DeviceDataset) -> None:
+        """Keep the mean of the maps of training samples, for ``criterion="map"``.
 
-        It costs little, and the criterion can then be changed on a fitted detector.
+        It costs little, and the criterion of a fitted detector can then be changed.
         """
         vars(self).pop("usual_error_", None)  # of an earlier fit
         if not self._kind.has_channels:
@@ -162,8 +257,8 @@ class ReconstructionMixin(EncodingMixin):
         maps = self._map_rows(self._squared_errors, some, self._given_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 
-    def _map_score(self, batch):
-        """Return minus the logarithm of what maps have where they are highest."""
+    def _map_score(self, batch: Tensor) -> Tensor:
+        """Compute minus the logarithm of the highest values of anomaly maps."""
         self._check_criterion()
         if not hasattr(self, "usual_error_"):
             raise ValueError(
@@ -175,27 +270,33 @@ class ReconstructionMixin(EncodingMixin):
         return -upper.clamp(min=_TINY).log()
 
 
-class SamplingMixin:
+class SamplingMixin(Detector):
     """For detectors with an ensemble of generators.
 
     A child writes ``_draw_rows(n, seed)``, which draws n scaled samples of each of k
     generators, (k, n, ...).
     """
 
+    def _draw_rows(self, n: int, seed: int) -> Tensor:
+        raise NotImplementedError
+
     @of_one_state
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw rows from the model of normal rows.
+    def sample(
+        self, n_samples: int = 1, *, random_state: int | RandomState | None = None
+    ) -> NDArray[Any]:
+        """Draw samples from the generators.
 
         Parameters
         ----------
         n_samples : int, default=1
-            How many; each game makes its part of them.
+            Number of samples; each member of the ensemble draws its share.
         random_state : int, RandomState instance or None, default=None
             Draws the noise; None stands for the `random_state` of the detector.
 
         Returns
         -------
-        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+        ndarray of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
             In the units of the training data.
         """
         check_is_fitted(self)

@@ -29,10 +29,16 @@ def package_of(path):
 
 
 def imported(path):
-    """Yield (module, names, inside a function) of every import of the package."""
+    """Yield every module of the package that a file imports when it runs."""
     tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in skipped:
             parts = path.relative_to(PACKAGE).parts[: -node.level]
             module = "/".join([*parts, *(node.module or "").split(".")]).strip("/")
             if module:

@@ -275,6 +275,11 @@ class ResidualAdaptation(AlternatingNet):
         self.optimizer = optimizer
         self.weight_decay = weight_decay
 
+    @property
+    def latent_dim(self) -> int:
+        """Length of the embeddings."""
+        return self.backbone_.features_shape[-1]
+
     def initialize_module(self):
         self.backbone_ = self.modules["backbone"]()
         self.adapters_ = self.modules["adapters"](self.backbone_)

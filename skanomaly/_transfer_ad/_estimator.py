@@ -437,6 +437,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = TransferNet(
             builders,
+            latent_dim=latent_dim,
             prepare=self._preparation(),
             n_estimators=k,
             lr=self._value("lr"),

@@ -90,8 +90,9 @@ class TransferNet(AlternatingNet):
     #: Longest tensor of which torch finds a quantile; of longer ones, a part.
     max_sorted = 2**24
 
-    def __init__(self, modules, *, prepare, **engine):
+    def __init__(self, modules, *, latent_dim, prepare, **engine):
         super().__init__(modules, **engine)
+        self.latent_dim = latent_dim
         self.prepare = prepare
 
     def configure_optimizers(self):

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, Self
 
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
     class BaseEstimator:
         """What :class:`sklearn.base.BaseEstimator` offers."""
 
@@ -26,10 +29,42 @@ if TYPE_CHECKING:
         def _validate_params(self) -> None:
             """Refuse parameters that do not meet their constraints."""
 
+        def __sklearn_tags__(self) -> Any:
+            """Return the tags of the estimator."""
+
     class OutlierMixin:
-        """What :class:`sklearn.base.OutlierMixin` offers."""
+        """Methods of :class:`sklearn.base.OutlierMixin`."""
+
+    class TransformerMixin:
+        """Methods of :class:`sklearn.base.TransformerMixin`."""
+
+        def fit_transform(
+            self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
+        ) -> NDArray[Any]:
+            """Fit, and transform the training data."""
+
+        def set_output(self, *, transform: str | None = None) -> Self:
+            """Choose the container of transformed data."""
+
+    class ClassNamePrefixFeaturesOutMixin:
+        """Methods of :class:`sklearn.base.ClassNamePrefixFeaturesOutMixin`."""
+
+        def get_feature_names_out(
+            self, input_features: ArrayLike | None = None
+        ) -> NDArray[np.object_]:
+            """Return the names of the columns of transformed data."""
 
 else:
-    from sklearn.base import BaseEstimator, OutlierMixin
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        OutlierMixin,
+        TransformerMixin,
+    )
 
-__all__ = ["BaseEstimator", "OutlierMixin"]
+__all__ = [
+    "BaseEstimator",
+    "ClassNamePrefixFeaturesOutMixin",
+    "OutlierMixin",
+    "TransformerMixin",
+]
