@@ -700,7 +700,7 @@ def test_the_keyboard_s_interrupt_comes_out_and_changes_nothing(cls, X, step):
 @every_detector
 def test_the_keyboard_ends_a_search_and_not_one_fit_of_it(cls, X, monkeypatch):
     """It used to end one fit, which then took part as a whole one, and might win."""
-    monkeypatch.setattr(AlternatingNet, "train_step", interrupted)
+    monkeypatch.setattr(AlternatingNet, "_train_on_batch", interrupted)
     search = GridSearchCV(
         short(cls), {"batch_size": [16, 32]}, scoring=lambda *_: 0.0, cv=2
     )
@@ -715,7 +715,7 @@ def test_the_keyboard_ends_a_search_and_not_one_fit_of_it(cls, X, monkeypatch):
 def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
     plain = short(cls).fit(X).score_samples(X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AlternatingNet, "train_step", interrupted)
+        patch.setattr(AlternatingNet, "_train_on_batch", interrupted)
         with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
             short(cls, memory=str(tmp_path), on_interrupt="keep").fit(X)
         with pytest.raises(KeyboardInterrupt):

@@ -166,7 +166,7 @@ def test_what_was_interrupted_is_never_written(cls, X, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     written = []
-    monkeypatch.setattr(AlternatingNet, "train_step", interrupted)
+    monkeypatch.setattr(AlternatingNet, "_train_on_batch", interrupted)
     monkeypatch.setattr(
         "joblib._store_backends.FileSystemStoreBackend.dump_item",
         lambda *args, **kwargs: written.append(args),
@@ -191,7 +191,7 @@ def test_a_stage_that_fails_is_not_run_again(error, X, tmp_path, runs, monkeypat
     def failing(net, batch):
         raise error("of the training")
 
-    monkeypatch.setattr(AlternatingNet, "train_step", failing)
+    monkeypatch.setattr(AlternatingNet, "_train_on_batch", failing)
     with pytest.raises(error, match="of the training"):
         scores_with(TransferAD, str(tmp_path), X)
     assert len(runs) == 1

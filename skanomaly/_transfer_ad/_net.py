@@ -133,7 +133,7 @@ class TransferNet(AlternatingNet):
             self.weigh()
         return self
 
-    def get_iterator(self, dataset, training=False):
+    def make_batches(self, dataset):
         sizes = self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
         return PairedBatches(*dataset, self.weights_, *sizes)
 

@@ -1,50 +1,49 @@
 """The training loop, with several optimisers.
 
 This is the only file in which gradients are taken and optimisers step. A method
-declares its players, a module and its optimiser each
-(:meth:`AlternatingNet.configure_optimizers`), and the losses of one batch in their
-order (:meth:`AlternatingNet.training_step`).
+declares its players, each a module with its optimiser
+(:meth:`AlternatingNet.configure_optimizers`), and yields the losses of one batch in
+their order (:meth:`AlternatingNet.training_step`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from threading import RLock
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping, EpochTimer
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer
 from skorch.history import History
 from torch import Tensor, nn
 
 from ..exceptions import StopTraining, TrainingDivergedError
 from ..utils._process import single_precision
-from ..utils._warnings import warn
 from ._dataset import Batches
-from ._skorch import Optimizers, check_monitor, checked
+from ._skorch import Optimizers, SeveralModulesNet, check_callback, check_monitor
 
-Turn = tuple[str, Tensor] | tuple[tuple[str, Tensor], ...]
+PlayerLoss = tuple[str, Tensor]
+#: A player with its loss, or several such pairs whose steps share their gradients.
+Update = PlayerLoss | tuple[PlayerLoss, ...]
 
-#: Held while torch's generator, of which there is one, is on loan to a net.
-_RANDOMNESS = RLock()
+#: Held while a net has seeded torch's generator, of which a process has one.
+_GENERATOR_LOCK = RLock()
 
 
-def input_gradient(function, points: Tensor) -> Tensor:
+def input_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """Return the gradient of `function` at `points`, itself differentiable.
 
     Parameters
     ----------
     function : callable
-        Maps points to one value per point. One with a method ``input_gradient``
-        of its own is asked for it instead.
+        Maps points to one value per point. A method ``input_gradient`` of its own is
+        called instead.
     points : Tensor
-        Where to take it.
+        Arguments of the function.
 
     Returns
     -------
@@ -59,19 +58,19 @@ def input_gradient(function, points: Tensor) -> Tensor:
 
 
 class MomentumFreeAdam(torch.optim.RMSprop):
-    """Adam whose first decay is 0, without the moment that is then the gradient.
+    """Adam with a first decay of 0, and no buffer of the first moment.
 
-    Half of Adam's memory, and the same steps: RMSprop with the bias of its running
-    mean of squares corrected, in the rate and in `eps`.
+    The steps of Adam in half of its memory: RMSprop whose rate and `eps` correct the
+    bias of its running mean of squares.
 
     Parameters
     ----------
     params : iterable of torch.nn.Parameter
-        What it moves.
+        The parameters to train.
     lr : float
         Learning rate.
     beta2 : float
-        In [0, 1): what the running mean of squares keeps of itself at each step.
+        In [0, 1): decay of the running mean of squares.
     eps : float
         Added to the root of that mean.
     """
@@ -80,7 +79,7 @@ class MomentumFreeAdam(torch.optim.RMSprop):
         super().__init__(params, lr=lr, alpha=beta2, eps=eps, foreach=True)
 
     def step(self, closure=None):
-        """Move the parameters that have a gradient."""
+        """Step on the parameters that have a gradient."""
         before = [(group["lr"], group["eps"]) for group in self.param_groups]
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"] if p in self.state]
@@ -96,16 +95,16 @@ class MomentumFreeAdam(torch.optim.RMSprop):
 
 
 class Player(NamedTuple):
-    """One side of a game: the module whose parameters it moves, and how.
+    """A module, and the optimiser of its parameters.
 
     Attributes
     ----------
     module : torch.nn.Module
-        Its parameters, and no others, get gradients in this player's turns.
+        A loss of this player has gradients for the parameters of this module alone.
     optimizer : callable
         Takes the parameters, returns a :class:`torch.optim.Optimizer`.
     max_norm : float or None
-        The longest gradient to follow; a longer one is shortened to that.
+        Longer gradients are shortened to this norm.
     """
 
     module: nn.Module
@@ -113,44 +112,54 @@ class Player(NamedTuple):
     max_norm: float | None = None
 
 
-class AlternatingNet(NeuralNet, ABC):
-    """Several modules, trained in turns by several players.
+class _Trained(NamedTuple):
+    """The parameters of a player, with their names, and its longest gradient."""
+
+    parameters: list[tuple[str, nn.Parameter]]
+    max_norm: float | None
+
+
+class AlternatingNet(SeveralModulesNet, ABC):
+    """Modules that players train in alternation, on data that stay on the device.
 
     A subclass writes :meth:`configure_optimizers` and :meth:`training_step`, and may
     write :meth:`validate`. Each module given as ``modules={"critic": build}`` is built
-    by the first :meth:`run` and is then found as ``self.critic_``.
+    by the first :meth:`run` and is then the attribute ``critic_``.
+
+    From skorch come callbacks, history, parameters and files of weights. Its methods
+    to train and to predict raise an AttributeError that names the method of the
+    detector to call: they know one module, and none of the other data of a method.
 
     Parameters
     ----------
     modules : mapping of str to callable
-        Name and, without arguments, the maker of each module.
+        Name of each module, and a function without arguments that builds it.
     lr : float
         Learning rate, for :meth:`configure_optimizers` to read.
     batch_size : int
-        Rows per batch.
+        Samples per batch.
     n_estimators : int
-        Number of networks side by side, each with batches of its own; 0 for one
-        network alone.
+        Members of an ensemble, each with batches of its own; 0 for one network alone.
     seed : int
-        Makes the initial weights and every later draw. The caller's random state
-        is not moved.
+        Seed of the initial weights and of all later draws. The caller's random state
+        does not change.
     device : str
-        Where to train.
+        Device of the modules.
     precision : {"float32", "bfloat16"}
-        "bfloat16" runs the turns under :func:`torch.autocast`.
+        "bfloat16" computes losses under :func:`torch.autocast`.
     on_interrupt : {"raise", "keep"}
-        Whether an interrupt from the keyboard comes out of a run, or ends it.
+        "raise" lets :meth:`run` end with the KeyboardInterrupt that stopped it, "keep"
+        with the net as it then is.
 
     Attributes
     ----------
     step_, resumed_ : int
-        Batches seen so far, and those of them that another net had seen, from which
-        this one goes on.
+        Batches seen so far, and those among them that were seen by the net which this
+        one resumed.
     rng_ : torch.Generator
-        For every draw in ``training_step``; on the device of the net.
+        For all draws of :meth:`training_step`, on the device; exists during a run.
     interrupted_, ended_ : bool
-        Whether the last run was ended from the keyboard, or by a callback within an
-        epoch.
+        Whether a KeyboardInterrupt, or a callback within an epoch, ended the last run.
     run_start_, first_step_ : int
         Epochs in ``history``, and steps, before the last run.
     """
@@ -158,8 +167,7 @@ class AlternatingNet(NeuralNet, ABC):
     step_: int
     resumed_: int
     history: History
-    #: The longest gradient of each player, in a run.
-    _longest: Mapping[str, float | None] = MappingProxyType({})
+    rng_: torch.Generator
 
     def __init__(
         self,
@@ -189,32 +197,38 @@ class AlternatingNet(NeuralNet, ABC):
         self.precision = precision
         self.on_interrupt = on_interrupt
 
-    # What a method says ---------------------------------------------------------
+    # Written by a method ---------------------------------------------------------
 
     @abstractmethod
     def configure_optimizers(self) -> dict[str, Player]:
         """Return the players by name."""
 
     @abstractmethod
-    def training_step(self, batch: Tensor) -> Iterator[Turn]:
+    def training_step(self, batch: Any) -> Iterator[Update]:
         """Yield ``(player, loss)`` in the order of the paper's algorithm.
 
-        After each yield the engine takes the gradient of `loss` for that player's
-        parameters and steps. These have changed in place then, so that nothing which
-        was computed with them before may be used in a loss after it. Several pairs
-        in one yield are played at once: all gradients first, then all steps.
+        After each yield the engine takes the gradient of `loss` for the parameters of
+        that player and steps. Parameters change in place, so that no later loss may
+        use values computed before the step. Several pairs in one yield share an
+        update: all gradients are taken before the first step.
         """
 
     def validate(self) -> dict[str, Tensor]:
-        """Return figures on held-out rows: "valid_loss" is what KeepBest looks at."""
+        """Return metrics of held-out samples; KeepBest monitors "valid_loss"."""
         return {}
 
-    # What it offers for that ----------------------------------------------------
+    def make_batches(self, dataset: Any) -> Iterable[Any]:
+        """Return the batches of an epoch, drawn anew each time they are iterated."""
+        return Batches(
+            dataset, self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
+        )
 
-    def for_members(self, batch: Tensor) -> Tensor:
-        """Repeat a batch (n, ...) for each member of an ensemble, (k, n, ...)."""
+    # Offered to a method ---------------------------------------------------------
+
+    def for_members(self, rows: Tensor) -> Tensor:
+        """Repeat samples (n, ...) for each member of an ensemble, (k, n, ...)."""
         k = self.n_estimators
-        return batch.expand(k, *batch.shape) if k else batch
+        return rows.expand(k, *rows.shape) if k else rows
 
     @contextmanager
     def temporary(self, **data: Any) -> Iterator[None]:
@@ -227,27 +241,54 @@ class AlternatingNet(NeuralNet, ABC):
             for name in data:
                 delattr(self, name)
 
-    def draw_noise(self, n: int, length: int, rng=None) -> Tensor:
-        """Return standard normal numbers for networks side by side, (k, n, length)."""
-        shape = self.n_estimators, n, length
-        draw = {"generator": rng or self.rng_, "device": self.device}
-        return torch.randn(shape, dtype=torch.float32, **draw)
+    def draw_noise(
+        self, n: int, length: int, rng: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw standard normal numbers for each member, (k, n, length)."""
+        return torch.randn(
+            (self.n_estimators, n, length),
+            dtype=torch.float32,
+            generator=rng or self.rng_,
+            device=self.device,
+        )
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Add `value` to the epoch's mean of `name`, without waiting for the device."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = total + value.float(), count + 1
+
+    @property
+    def n_steps(self) -> int:
+        """Batches of one run."""
+        return self.max_epochs * self.epoch_steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return (self.step_ - self.first_step_) / self.n_steps
 
     # The loop --------------------------------------------------------------------
 
-    def run(self, rows, *, max_epochs: int, epoch_steps: int, callbacks=()):
+    def run(
+        self,
+        dataset: Any,
+        *,
+        max_epochs: int,
+        epoch_steps: int,
+        callbacks: Sequence[Callback | tuple[str, Callback]] = (),
+    ) -> Self:
         """Train for some epochs, from the start or on from the last run.
 
         Parameters
         ----------
-        rows : DeviceDataset
-            Where batches come from.
+        dataset : DeviceDataset
+            Source of the batches, or whatever :meth:`make_batches` takes.
         max_epochs : int
-            Epochs to train.
+            Epochs of this run.
         epoch_steps : int
             Batches per epoch.
         callbacks : sequence of skorch.callbacks.Callback
-            Called at the usual places of this run.
+            Callbacks of this run.
 
         Returns
         -------
@@ -259,13 +300,13 @@ class AlternatingNet(NeuralNet, ABC):
         TrainingDivergedError
             If a loss is infinite or NaN at the end of an epoch.
         ValueError
-            If a callback is for nets with one optimiser and predictions.
+            If a callback needs one optimiser, targets or predictions.
         KeyboardInterrupt
-            If the run was interrupted, and is not to be kept.
+            If the run was interrupted and ``on_interrupt`` is "raise".
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
-        # Of a run without epochs there is nothing to be told.
-        self.callbacks = [checked(callback) for callback in callbacks if max_epochs]
+        # A run without epochs has no history, which callbacks read at its end.
+        self.callbacks = [check_callback(one) for one in callbacks if max_epochs]
         if self.initialized_:
             self._initialize_callbacks()
         else:
@@ -276,114 +317,98 @@ class AlternatingNet(NeuralNet, ABC):
         self.first_step_ = self.step_
         try:
             with self._own_randomness():
-                self.partial_fit(rows)
+                self.notify("on_train_begin", X=dataset, y=None)
+                self._run_epochs(dataset)
+                self.notify("on_train_end", X=dataset, y=None)
         finally:
-            del self.rng_  # does not pickle
-        # The net as a whole would have swallowed what came out of the loop.
+            del self.rng_  # generators do not pickle
         if self.interrupted_ and self.on_interrupt == "raise":
             raise KeyboardInterrupt
         return self
 
-    def resume(self, other: AlternatingNet) -> None:
-        """Go on from another net: its weights, momenta, history; own settings.
-
-        Parameters
-        ----------
-        other : AlternatingNet
-            A trained net with the same modules.
-
-        Raises
-        ------
-        ValueError
-            If the modules are of other sizes.
-        """
-        self.initialize()
+    def _run_epochs(self, dataset):
+        """Run the epochs, up to a StopTraining or KeyboardInterrupt."""
+        self._read_players()
+        batches = self.make_batches(dataset)
+        datasets = {"dataset_train": dataset, "dataset_valid": None}
         try:
-            for name in self.modules:
-                state = getattr(other, f"{name}_").state_dict()
-                getattr(self, f"{name}_").load_state_dict(state)
-            frozen = dict(other.get_all_learnable_params())
-            for name, parameter in self.get_all_learnable_params():
-                parameter.requires_grad_(frozen[name].requires_grad)
-        except RuntimeError as error:
-            raise ValueError(
-                "warm_start goes on with the networks that there are; a change of "
-                f"their sizes needs a fit without it. {error}"
-            ) from error
-        for name in self.configure_optimizers():
-            optimizer = self._optimizer(name)
-            # A copy: torch keeps the tensors that it is given, and steps in place.
-            state = deepcopy(other._optimizer(name).state_dict())
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({**state, "param_groups": groups})
-        self.history, self.step_ = deepcopy(other.history), other.step_
-        self.resumed_ = other.step_
+            for _ in range(self.max_epochs):
+                self.notify("on_epoch_begin", **datasets)
+                self._run_epoch(batches)
+                self.notify("on_epoch_end", **datasets)
+        except StopTraining:
+            pass
+        except KeyboardInterrupt:
+            self.interrupted_ = True
+        finally:
+            del self._trained, self._lowest
+            self._set_training(False)
 
-    @property
-    def n_steps(self) -> int:
-        """Batches in one run."""
-        return self.max_epochs * self.epoch_steps
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done, in [0, 1]."""
-        return (self.step_ - self.first_step_) / self.n_steps
-
-    def train_step(self, batch, **fit_params):
-        """Play all turns of one batch."""
-        turns = self.training_step(batch)
-        while True:
-            with self._autocast():
-                turn = next(turns, None)
-            if turn is None:
-                return
-            self._update((turn,) if isinstance(turn[0], str) else turn)
-
-    def _update(self, pairs):
-        # A callback may have frozen some parameters, or all.
-        moved = {
-            name: [p for p in self._moved[name] if p.requires_grad] for name, _ in pairs
+    def _read_players(self):
+        """List the parameters of each player, for one run."""
+        names = {id(p): name for name, p in self.get_all_learnable_params()}
+        self._trained = {
+            name: _Trained(
+                [(names[id(p)], p) for p in player.module.parameters()],
+                player.max_norm,
+            )
+            for name, player in self.configure_optimizers().items()
         }
-        for k, (name, loss) in enumerate(pairs, 1):
-            for parameter in self._moved[name]:
-                parameter.grad = None
-            if moved[name]:
-                # Losses of one turn may share a graph: only the last may free it.
-                loss.backward(inputs=moved[name], retain_graph=k < len(pairs))
-        for name, loss in pairs:
-            self.record(f"{name}_loss", loss.detach())
-            if not moved[name]:
-                continue
-            self.notify("on_grad_computed", named_parameters=self._named[name])
-            if (max_norm := self._longest.get(name)) is not None:
-                nn.utils.clip_grad_norm_(moved[name], max_norm)
-            self._optimizer(name).step()
+        self._lowest = {}
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Add `value` to the epoch's mean of `name`, without waiting for it."""
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = total + value.float(), count + 1
-
-    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-        """Train on every batch, then read the losses: once an epoch."""
-        if iterator is None:
-            return
+    def _run_epoch(self, batches):
+        """Train on every batch, then read the losses: one wait for the device."""
         if self.ended_:
             raise StopTraining
         self._set_training(True)
         self._sums = {}
         try:
-            for batch in iterator:
+            for batch in batches:
                 self.notify("on_batch_begin", batch=batch, training=True)
-                step_fn(batch)
+                self._train_on_batch(batch)
                 self.step_ += 1
                 self.notify("on_batch_end", batch=batch, training=True)
         except StopTraining:
-            self.ended_ = True  # with this epoch, as short as it is
+            self.ended_ = True  # after the records of this short epoch
         finally:
             self._record_epoch()
 
+    def _train_on_batch(self, batch):
+        """Step after each loss of a batch, before the next one is computed."""
+        updates = self.training_step(batch)
+        while True:
+            with self._autocast():
+                update = next(updates, None)
+            if update is None:
+                return
+            one_player = isinstance(update[0], str)
+            self._update((update,) if one_player else update)
+
+    def _update(self, pairs):
+        """Take the gradients of all losses, then the steps of all players."""
+        # A callback may have frozen some parameters, or all.
+        free = {
+            name: [p for _, p in self._trained[name].parameters if p.requires_grad]
+            for name, _ in pairs
+        }
+        for k, (name, loss) in enumerate(pairs, 1):
+            for _, parameter in self._trained[name].parameters:
+                parameter.grad = None
+            if free[name]:
+                # The losses may share a graph, which the last one frees.
+                loss.backward(inputs=free[name], retain_graph=k < len(pairs))
+        for name, loss in pairs:
+            self.record(f"{name}_loss", loss.detach())
+            if not free[name]:
+                continue
+            trained = self._trained[name]
+            self.notify("on_grad_computed", named_parameters=trained.parameters)
+            if trained.max_norm is not None:
+                nn.utils.clip_grad_norm_(free[name], trained.max_norm)
+            self._optimizer(name).step()
+
     def _record_epoch(self):
+        """Write the means of an epoch into the history, if they are finite."""
         self._set_training(False)
         means = {name: total / n for name, (total, n) in self._sums.items()}
         if not means:
@@ -395,37 +420,13 @@ class AlternatingNet(NeuralNet, ABC):
                     f"{name} became {value} in epoch {len(self.history)}."
                 )
             self.history.record(name, value)
-            if name.endswith("_loss"):  # as callbacks that keep the best want it
-                least = self._least.get(name, np.inf)
-                self.history.record(f"{name}_best", value < least)
-                self._least[name] = min(value, least)
+            if name.endswith("_loss"):  # Checkpoint monitors "<name>_best"
+                lowest = self._lowest.get(name, np.inf)
+                self.history.record(f"{name}_best", value < lowest)
+                self._lowest[name] = min(value, lowest)
 
-    def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        """Run the epochs; end early on a callback's or the user's word."""
-        self._read_players()
-        try:
-            super().fit_loop(X, y, epochs, **fit_params)
-        except StopTraining:
-            pass
-        except KeyboardInterrupt:
-            self.interrupted_ = True
-        finally:
-            del self._named, self._moved, self._longest, self._least
-            self._set_training(False)
-        return self
-
-    def _read_players(self):
-        """Write down what each player moves in a run, and how far."""
-        players, self._least = self.configure_optimizers(), {}
-        names = {id(p): name for name, p in self.get_all_learnable_params()}
-        self._moved = {k: list(p.module.parameters()) for k, p in players.items()}
-        self._named = {
-            k: [(names[id(p)], p) for p in moved] for k, moved in self._moved.items()
-        }
-        self._longest = {k: p.max_norm for k, p in players.items()}
-
-    def notify(self, method_name, **cb_kwargs):
-        """Call the net and its callbacks, which may end the run."""
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of the net and of its callbacks, which may end the run."""
         getattr(self, method_name)(self, **cb_kwargs)
         for _, callback in self.callbacks_:
             if method_name == "on_epoch_end":
@@ -433,110 +434,132 @@ class AlternatingNet(NeuralNet, ABC):
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as interrupt:
-                # That is how it stops a run; of all others it is the user's word.
+                # EarlyStopping of skorch ends a run by it; elsewhere it is the user's.
                 if isinstance(callback, EarlyStopping):
                     raise StopTraining from interrupt
                 raise
             except StopTraining:
                 if method_name not in ("on_train_begin", "on_train_end"):
                     raise
-                self.ended_ = True  # outside of the loop, which has to be left
+                self.ended_ = True  # no loop to leave yet, or any more
 
-    # What callbacks of skorch ask for -------------------------------------------
+    def resume(self, other: AlternatingNet) -> None:
+        """Take weights, optimiser states and history from another net.
 
-    def get_all_learnable_params(self):
-        """Yield name and value of what players move: "critic.layers.0.weight"."""
+        Parameters
+        ----------
+        other : AlternatingNet
+            A trained net with the same modules.
+
+        Raises
+        ------
+        ValueError
+            If the modules have other sizes.
+        """
+        self.initialize()
+        try:
+            for name in self.modules:
+                state = getattr(other, f"{name}_").state_dict()
+                getattr(self, f"{name}_").load_state_dict(state)
+            frozen = dict(other.get_all_learnable_params())
+            for name, parameter in self.get_all_learnable_params():
+                parameter.requires_grad_(frozen[name].requires_grad)
+        except RuntimeError as error:
+            raise ValueError(
+                "warm_start goes on with the fitted networks; to change their sizes, "
+                f"fit without it. {error}"
+            ) from error
+        for name in self.configure_optimizers():
+            optimizer = self._optimizer(name)
+            # torch keeps the tensors that it loads, and steps change them in place.
+            state = deepcopy(other._optimizer(name).state_dict())
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**state, "param_groups": groups})
+        self.history, self.step_ = deepcopy(other.history), other.step_
+        self.resumed_ = other.step_
+
+    # Read by callbacks of skorch -------------------------------------------------
+
+    def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield trained parameters with their names: "critic.layers.0.weight"."""
         return self.module_.named_parameters()
 
     @property
     def module_(self) -> nn.ModuleDict:
-        """All networks that are trained, by name, as one."""
+        """All modules with trained parameters, by name."""
         players = self.configure_optimizers().values()
-        moved = {id(p) for player in players for p in player.module.parameters()}
+        trained = {id(p) for player in players for p in player.module.parameters()}
         return nn.ModuleDict(
             {
                 name.removesuffix("_"): module
                 for name, module in vars(self).items()
                 if isinstance(module, nn.Module)
-                and any(id(p) in moved for p in module.parameters())
+                and any(id(p) in trained for p in module.parameters())
             }
         )
 
     @property
     def optimizer_(self) -> Optimizers:
-        """The optimizers of all players, as one."""
+        """The optimisers of all players."""
         return Optimizers(
             {name: self._optimizer(name) for name in self.configure_optimizers()}
         )
 
     @property
     def criterion_(self) -> nn.Module:
-        """A loss without a state: those of the turns have none."""
+        """A stand-in: losses come from :meth:`training_step`, and have no weights."""
         return nn.Identity()
 
-    def save_params(self, *arguments, **options):
-        """Write weights, momenta or history to files; warn where that fails."""
-        try:
-            super().save_params(*arguments, **options)
-        except Exception as error:  # which skorch's callbacks pass over
-            warn(f"A callback could not save a net: {error}")
-            raise
+    # Required by skorch ----------------------------------------------------------
 
-    # What skorch asks for --------------------------------------------------------
-
-    def initialize(self):
+    def initialize(self) -> Self:
         """Build modules and optimisers, from the seed."""
+        if None in self.modules.values():
+            raise ValueError(
+                "This net was unpickled without the functions that build its modules, "
+                "and cannot be initialized anew. A detector's fit makes a new net."
+            )
         self.step_ = self.resumed_ = 0
         with self._own_randomness():
             super().initialize()
-        self._set_training(False)  # what is not being trained is to be judged
+        self._set_training(False)  # a net is scored as soon as it is built
         return self
 
-    def initialize_module(self):
+    def initialize_module(self) -> Self:
         """Build the modules."""
         for name, build in self.modules.items():
             setattr(self, f"{name}_", build())
         return self
 
-    def initialize_criterion(self):
-        """Do nothing: losses come from the turns."""
+    def initialize_criterion(self) -> Self:
+        """Do nothing: losses come from :meth:`training_step`."""
         return self
 
-    def initialize_optimizer(self, triggered_directly=None):
-        """Give each player its own optimiser."""
+    def initialize_optimizer(self, triggered_directly=None) -> Self:
+        """Build an optimiser for each player."""
         for name, player in self.configure_optimizers().items():
             optimizer = player.optimizer(list(player.module.parameters()))
             setattr(self, f"optimizer_{name}_", optimizer)
         return self
-
-    def get_dataset(self, X, y=None):
-        """Return the rows as they are."""
-        return X
-
-    def get_iterator(self, dataset, training=False):
-        """Return batches that are slices of the resident rows."""
-        return Batches(
-            dataset, self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
-        )
 
     @property
     def _default_callbacks(self):
         return [("epoch_timer", EpochTimer())]
 
     def __getstate__(self):
-        # Callbacks hold what does not pickle, such as a progress bar, and serve
-        # the run that they were made for alone. What builds the modules may hold
-        # modules itself, and has served as well. What an interrupt does is a matter of
-        # a run too: a cache is to find a net whatever it is.
-        gone = {
+        # Callbacks serve one run, and some, such as a progress bar, do not pickle.
+        # Functions that build modules may hold modules, and a built net needs none.
+        # The reaction to an interrupt is a setting of a run: nets that differ in it
+        # alone share a cache entry.
+        changed = {
             "callbacks": [],
             "callbacks_": [],
             "on_interrupt": "raise",
             "modules": dict(self.modules),
         }
         if self.initialized_:
-            gone["modules"] = dict.fromkeys(self.modules)
-        return super().__getstate__() | gone
+            changed["modules"] = dict.fromkeys(self.modules)
+        return super().__getstate__() | changed
 
     def _optimizer(self, name):
         return getattr(self, f"optimizer_{name}_")
@@ -556,7 +579,7 @@ class AlternatingNet(NeuralNet, ABC):
 
     @contextmanager
     def _own_randomness(self):
-        with _RANDOMNESS, single_precision(), self._seeded():
+        with _GENERATOR_LOCK, single_precision(), self._seeded():
             yield
 
     @contextmanager

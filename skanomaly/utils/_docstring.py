@@ -10,7 +10,10 @@ from ._parameters import entry, parameter_entries
 __all__ = ["describe", "fill_in"]
 
 ATTRIBUTES = {
-    "net_ : skorch.NeuralNet": "The trained networks that give the score.",
+    "net_ : skorch.NeuralNet": (
+        "The trained networks, with the history, parameters and ``save_params`` of "
+        "skorch. Training and predictions are methods of the detector alone."
+    ),
     "offset_ : float": "``decision_function(X) = score_samples(X) - offset_``.",
     "history_ : list of dict": (
         'One record per epoch: "stage", "epoch", "duration" in seconds, and the mean '

@@ -157,13 +157,13 @@ def test_own_networks_learn_to_take_noise_away():
 @pytest.fixture
 def runs(monkeypatch):
     """Count the runs of each kind of net."""
-    counted, fit_loop = Counter(), AlternatingNet.fit_loop
+    counted, run_epochs = Counter(), AlternatingNet._run_epochs
 
     def watched(net, *arguments, **options):
         counted[type(net).__name__] += 1
-        return fit_loop(net, *arguments, **options)
+        return run_epochs(net, *arguments, **options)
 
-    monkeypatch.setattr(AlternatingNet, "fit_loop", watched)
+    monkeypatch.setattr(AlternatingNet, "_run_epochs", watched)
     return counted
 
 
