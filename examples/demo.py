@@ -38,7 +38,7 @@ def main():
         for digit in range(10):
             split = hold_one_out(X, y, digit, random_state=0)
             for name, build in DETECTORS.items():
-                bar.tell(f"without {digit}, {name}")
+                bar.show(f"without {digit}, {name}")
                 scores, seconds = fit_and_score(build(), *split[:2])
                 figures[digit, name] = measure(split[3], scores, seconds)
                 if digit == SHOWN:

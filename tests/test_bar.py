@@ -1,4 +1,4 @@
-"""The bar of ``verbose=1``: who, which stage, no wider than the line, whole lines."""
+"""The bar of ``verbose=1``: detector, stage, losses, the width of a line."""
 
 import io
 import re
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_common import every_detector, short
 
-from skanomaly.engine import Bar, _bar
+from skanomaly.engine import Bar
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(no corpus|no domains)",
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Terminal(io.StringIO):
-    """Something that says of itself that it is a terminal."""
+    """A file that is a terminal."""
 
     def isatty(self):
         return True
@@ -35,7 +35,7 @@ def data(request):
 
 
 class Plain:
-    """A file that can be written to, and cannot say what it is."""
+    """A file without ``isatty``."""
 
     def __init__(self):
         self.text = ""
@@ -47,18 +47,18 @@ class Plain:
         pass
 
 
-def test_a_file_that_cannot_say_whether_it_is_a_terminal_gets_lines(monkeypatch):
+def test_a_file_without_isatty_gets_lines(monkeypatch):
     for stream in (Plain(), None):  # None: a program without a console
         monkeypatch.setattr("sys.stderr", stream)
         with Bar("Name", 2) as bar:
-            bar.tell("stage")
+            bar.show("stage")
             bar.advance()
             bar.advance()
         assert stream is None or "Name: stage 100%" in stream.text
 
 
 @every_detector
-def test_a_file_gets_whole_lines_a_few(cls, data, capsys):
+def test_a_file_gets_few_and_whole_lines(cls, data, capsys):
     # It was one line of a hundred thousand characters, without a name.
     short(cls, verbose=1).fit(data)
     shown = capsys.readouterr().err
@@ -85,14 +85,14 @@ def test_a_terminal_of_eighty_columns_is_not_overrun(cls, data, monkeypatch):
     assert re.search(r", loss: \w+ -?[\d.e+-]+(, \w+ -?[\d.e+-]+)*\s*$", last)
 
 
-def test_losses_are_shown_as_far_as_they_have_room():
+def test_losses_are_shown_as_far_as_they_fit():
     terminal = Terminal()
     many = {f"player_{k}": 1 / 3 for k in range(9)}
     with Bar("Detector", 2, terminal) as bar:
         bar.bar.dynamic_ncols = lambda file: (80, 24)
-        bar.tell("stage, epoch 1/2", many)
+        bar.show("stage, epoch 1/2", many)
         bar.advance()
-        bar.tell("stage, epoch 2/2")
+        bar.show("stage, epoch 2/2")
         bar.advance()
     *_, last = lines_of(terminal.getvalue())
     assert "player_0 0.333" in last
@@ -100,15 +100,13 @@ def test_losses_are_shown_as_far_as_they_have_room():
     assert len(last.rstrip()) <= 80
 
 
-def test_lines_come_at_a_decent_rate(monkeypatch):
-    monkeypatch.setattr(_bar, "_EVERY", 3600.0)
+def test_lines_come_at_a_given_interval():
     file = io.StringIO()
-    with Bar("Detector", 1000, file) as bar:
+    with Bar("Detector", 1000, file, line_interval=3600.0) as bar:
         for _ in range(1000):
             bar.advance()
     assert len(file.getvalue().splitlines()) == 2
-    monkeypatch.setattr(_bar, "_EVERY", 0.0)
-    with Bar("Detector", 20, file) as bar:
+    with Bar("Detector", 20, file, line_interval=0.0) as bar:
         for _ in range(20):
             bar.advance()
     assert len(file.getvalue().splitlines()) > 10

@@ -1,4 +1,4 @@
-"""The training engine: rows on a device, players that take turns, callbacks."""
+"""The training engine: data on a device, alternating players, callbacks."""
 
 from ._bar import Bar
 from ._callbacks import (

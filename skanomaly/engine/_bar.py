@@ -1,44 +1,50 @@
-"""A bar that fits its line, and is whole lines where there is no terminal."""
+"""A progress bar for terminals and notebooks, and lines of progress for files."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from io import StringIO
+from typing import Any
 
 __all__ = ["Bar"]
 
-#: Seconds between two lines in a file or a pipe, and their width.
-_EVERY, _WIDTH = 10.0, 80
+#: Width of a line in a file or a pipe.
+_WIDTH = 80
 _IN_PLACE = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 _IN_LINES = "{desc} {percentage:3.0f}% {elapsed}<{remaining}{postfix}"
 
 
 class Bar:
-    """A bar of :mod:`tqdm` over all stages of something, with figures as have room.
+    """A bar of :mod:`tqdm` over all stages of a task, with losses as far as they fit.
 
-    In a terminal it changes in place and is no wider than that; in a notebook it is a
-    widget; a file or a pipe gets whole lines, one every ten seconds.
+    A terminal shows a bar of its width, a notebook a widget. A file or a pipe gets
+    whole lines.
 
     Parameters
     ----------
     name : str
-        What takes so long.
+        Name of the task.
     total : int
-        Steps.
+        Number of steps.
     file : file-like, default=None
-        Where to show it; None stands for ``sys.stderr``.
+        The output; None stands for ``sys.stderr``.
+    line_interval : float, default=10.0
+        Least number of seconds between two lines in a file or a pipe.
     """
 
-    def __init__(self, name: str, total: int, file=None):
+    def __init__(
+        self, name: str, total: int, file: Any = None, line_interval: float = 10.0
+    ):
         from tqdm.auto import tqdm
 
-        # There is no stderr in a program without a console.
+        # A program without a console has no stderr.
         file, self.name = file or sys.stderr or StringIO(), name
         self.losses: Mapping[str, float] = {}
-        options = {"dynamic_ncols": True, "bar_format": _IN_PLACE}
+        options: dict[str, Any] = {"dynamic_ncols": True, "bar_format": _IN_PLACE}
         if not (_is_widget(tqdm) or _is_terminal(file)):
-            options = {"mininterval": _EVERY, "ncols": _WIDTH, "bar_format": _IN_LINES}
+            options = {"ncols": _WIDTH, "bar_format": _IN_LINES}
+            options["mininterval"] = line_interval
             file = _Lines(file)
         self.bar = tqdm(total=total, desc=name, file=file, miniters=1, **options)
 
@@ -46,19 +52,19 @@ class Bar:
         """Return the bar."""
         return self
 
-    def __exit__(self, *error) -> None:
-        """Leave the last state of it where it is."""
+    def __exit__(self, *error: object) -> None:
+        """Close the bar, and leave its last state visible."""
         self.bar.close()
 
-    def tell(self, stage: str, losses: Mapping[str, float] | None = None) -> None:
-        """Say how far it is, and with which losses; as many of these as have room.
+    def show(self, stage: str, losses: Mapping[str, float] | None = None) -> None:
+        """Show a stage, and as many losses as the line has room for.
 
         Parameters
         ----------
         stage : str
-            Comes after the name.
+            Text after the name.
         losses : mapping of str to float, default=None
-            By name; None leaves those that there are.
+            Losses by name; None keeps the last ones.
         """
         if losses is not None:
             self.losses = losses
@@ -66,7 +72,7 @@ class Bar:
         width = bar.dynamic_ncols(bar.fp)[0] if bar.dynamic_ncols else bar.ncols
         line = bar.format_dict | {"prefix": text, "postfix": None, "ncols": None}
         room = (width or _WIDTH) - len(bar.format_meter(**line)) - len(", ")
-        # Where the width is not said, tqdm draws ten blocks; one is enough.
+        # Without a width tqdm draws ten blocks; one is enough.
         room += 9 if "{bar}" in bar.bar_format else 0
         shown = ""
         for name, value in self.losses.items():
@@ -82,26 +88,24 @@ class Bar:
 
 
 class _Lines:
-    """A file in which what a bar writes in place is lines."""
+    """A file that gets a line for each state that a bar would draw in place."""
 
-    def __init__(self, file):
+    def __init__(self, file: Any):
         self.file = file
 
     def write(self, text: str) -> None:
-        """Write what there is as a line, without what moves a cursor."""
+        """Write a line, without the characters that move a cursor."""
         if text := text.strip():
             self.file.write(f"{text}\n")
 
     def flush(self) -> None:
-        """Pass it on."""
+        """Flush the file."""
         self.file.flush()
 
 
-def _is_terminal(file) -> bool:
-    """Return whether a file is a terminal; one that cannot tell is none."""
+def _is_terminal(file: Any) -> bool:
     return hasattr(file, "isatty") and file.isatty()
 
 
-def _is_widget(tqdm) -> bool:
-    """Return whether that class of bars is the one of notebooks."""
+def _is_widget(tqdm: type) -> bool:
     return any(cls.__module__ == "tqdm.notebook" for cls in tqdm.__mro__)
