@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from sklearn.exceptions import NotFittedError
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -99,7 +100,7 @@ def test_the_running_average_is_the_average_of_snapshots(X, beta):
     times = torch.linspace(0, 1, 4 * 2 + 1)
     steps = torch.round(times * (len(watch.states) - 1)).long()
     weights = history_weights(times, 0.25, beta)
-    for name, value in detector._past.critic_.items():
+    for name, value in detector.gan_history_.critic_.items():
         values = (watch.states[step][name] for step in steps)
         offline = sum(w * value for w, value in zip(weights, values, strict=True))
         torch.testing.assert_close(value, offline)
@@ -108,7 +109,7 @@ def test_the_running_average_is_the_average_of_snapshots(X, beta):
 def test_for_a_linear_critic_the_mean_of_weights_is_the_mean_of_values(X):
     watch = Watch()
     detector = HistoryAD(**SHORT, architecture=OWN, callbacks=[watch]).fit(X)
-    critic = detector._past.critic_
+    critic = detector.gan_history_.critic_
     points = torch.randn(5, 3, dtype=torch.float64)
     times = torch.linspace(0, 1, 61)
     steps = torch.round(times * (len(watch.states) - 1)).long()
@@ -145,7 +146,7 @@ def test_case_2_draws_every_other_sample_from_wider_noise(X):
 
 def test_time_in_epochs_and_in_shares_of_the_run(X):
     def times(**params):
-        return HistoryAD(**SHORT, **params).fit(X)._past.times_
+        return HistoryAD(**SHORT, **params).fit(X).gan_history_.times_
 
     assert times()[-1] == 1
     in_epochs = times(time_unit="epoch", alpha=1.0)
@@ -159,34 +160,34 @@ def test_time_in_epochs_and_in_shares_of_the_run(X):
 def test_memory_does_not_grow_with_the_number_of_saves(X):
     sizes = []
     for saves in (1, 50):
-        past = HistoryAD(**SHORT, saves_per_epoch=saves).fit(X)._past
-        kept = [past.samples_, *past.critic_.values()]
+        history = HistoryAD(**SHORT, saves_per_epoch=saves).fit(X).gan_history_
+        kept = [history.samples_, *history.critic_.values()]
         sizes.append(sum(t.numel() for t in kept))
-        assert not {"parts_", "sum_", "due_"} & vars(past).keys()
+        assert not {"parts_", "sum_", "due_"} & vars(history).keys()
     assert sizes[0] == sizes[1]
 
 
 def test_warm_start_continues_the_history(X):
     once = HistoryAD(**SHORT, architecture=OWN, beta=3.0, warm_start=True).fit(X)
-    first = {k: v.clone() for k, v in once._past.critic_.items()}
+    first = {k: v.clone() for k, v in once.gan_history_.critic_.items()}
     once.fit(X)
-    times = once._past.times_
+    times = once.gan_history_.times_
     assert times[-1] == 2
     share = history_weights(times, 0.0, 3.0)[: len(times) // 2].sum()
     assert 0.9 < share < 1
     # Most of the average is still that of the first run.
-    for name, value in once._past.critic_.items():
+    for name, value in once.gan_history_.critic_.items():
         assert (value - first[name]).abs().max() < 0.2
 
 
 def test_a_warm_start_does_not_count_a_save_point_twice(X):
     """The end of the first run was the start of the second: both were counted."""
     detector = HistoryAD(**SHORT, warm_start=True, saves_per_epoch=2).fit(X).fit(X)
-    times = detector._past.times_
+    times = detector.gan_history_.times_
     expected = torch.linspace(0, 2, 2 * 8 + 1, dtype=torch.float64)
     torch.testing.assert_close(times, expected)
-    assert detector._past.samples_.shape[1] == 2048
-    one = detector.fit(X)._past.times_
+    assert detector.gan_history_.samples_.shape[1] == 2048
+    one = detector.fit(X).gan_history_.times_
     torch.testing.assert_close(one, torch.linspace(0, 3, 25, dtype=torch.float64))
 
 
@@ -199,8 +200,8 @@ def test_two_runs_make_the_history_of_one_that_is_as_long(X):
     # The networks at the end of the first run are those at the start of the second.
     states = watch.states[:n] + watch.states[n + 1 :]
     steps = torch.round(torch.linspace(0, 1, 17) * (len(states) - 1)).long()
-    weights = history_weights(detector._past.times_, 0.0, 0.7)
-    for name, value in detector._past.critic_.items():
+    weights = history_weights(detector.gan_history_.times_, 0.0, 0.7)
+    for name, value in detector.gan_history_.critic_.items():
         values = (states[step][name] for step in steps)
         offline = sum(w * value for w, value in zip(weights, values, strict=True))
         torch.testing.assert_close(value, offline)
@@ -234,10 +235,10 @@ def test_a_run_that_ended_early_counts_for_what_it_was(X):
 
     settings = SHORT | {"max_epochs": 20, "alpha": 0, "beta": 0, "saves_per_epoch": 1}
     detector = HistoryAD(**settings, warm_start=True, callbacks=[Stop()]).fit(X)
-    assert detector._past.times_[-1] == pytest.approx(0.05)
-    n_first = len(detector._past.times_)
+    assert detector.gan_history_.times_[-1] == pytest.approx(0.05)
+    n_first = len(detector.gan_history_.times_)
     detector.set_params(callbacks=None).fit(X)
-    times = detector._past.times_
+    times = detector.gan_history_.times_
     assert times[-1] == pytest.approx(1.05)
     share = history_weights(times, 0.0, 0.0)[:n_first].sum()
     assert share < 0.2
@@ -250,7 +251,7 @@ def test_a_warm_start_of_an_untrained_detector_takes_the_new_history(X):
     detector.fit(X)
     assert not np.array_equal(detector.score_samples(X), first)
     critic = detector.net_.detector_.critic.state_dict()
-    for name, value in detector._past.critic_.items():
+    for name, value in detector.gan_history_.critic_.items():
         torch.testing.assert_close(critic[name], value.to(critic[name]))
 
 
@@ -274,7 +275,7 @@ def test_calibration_puts_data_at_minus_and_history_at_plus_one():
 def test_no_training_leaves_the_calibrated_average(X):
     untrained = HistoryAD(**{**SHORT, "detector_epochs": 0}, init="average").fit(X)
     weights = untrained.net_.detector_.critic.state_dict()
-    for name, value in untrained._past.critic_.items():
+    for name, value in untrained.gan_history_.critic_.items():
         torch.testing.assert_close(weights[name], value.float())
     assert untrained.net_.step_ == 0
     random = HistoryAD(**{**SHORT, "detector_epochs": 0}, init="random").fit(X)
@@ -295,7 +296,7 @@ def test_untrained_detectors_of_images_are_averages_too():
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
     detector = HistoryAD(**{**SHORT, "detector_epochs": 0}).fit(images)
     weights = detector.net_.detector_.critic.state_dict()
-    for name, value in detector._past.critic_.items():
+    for name, value in detector.gan_history_.critic_.items():
         torch.testing.assert_close(weights[name], value.float())
 
 
@@ -336,7 +337,7 @@ def test_lam_changes_the_detector_but_not_the_history(X, tmp_path, monkeypatch):
 def test_half_of_the_samples_are_wide_whatever_the_save_points(saves_per_epoch, X):
     settings = SHORT | {"architecture": OWN, "alpha": 0, "beta": 0}
     settings |= {"saves_per_epoch": saves_per_epoch, "wide_latent": 1e6}
-    history = HistoryAD(**settings).fit(X)._past
+    history = HistoryAD(**settings).fit(X).gan_history_
     far = history.samples_.abs().amax(-1) > 1e4
     assert far.float().mean() == pytest.approx(0.5, abs=0.02)
 
@@ -358,7 +359,7 @@ def test_batch_normalisation_does_not_make_wide_samples_narrow(tracked, X):
     own = OWN | {"generator": partial(Normalised, tracked=tracked)}
     settings = SHORT | {"architecture": own, "latent_dim": 3, "lr": 1e-9, "beta": 0}
     usual, wide = (
-        HistoryAD(**settings, wide_latent=width, saves_per_epoch=1).fit(X)._past
+        HistoryAD(**settings, wide_latent=width, saves_per_epoch=1).fit(X).gan_history_
         for width in (None, 4.0)
     )
     usual, wide = usual.samples_, wide.samples_
@@ -402,7 +403,9 @@ def test_wide_samples_of_images_lie_further_out_than_usual_ones():
     images = np.random.default_rng(0).normal(size=(40, 1, 8, 8))
     settings = SHORT | {"scaling": "standard", "beta": 0, "alpha": 0, "lr": 1e-6}
     usual, wide = (
-        HistoryAD(**settings, wide_latent=width).fit(images)._past.samples_.float()
+        HistoryAD(**settings, wide_latent=width)
+        .fit(images)
+        .gan_history_.samples_.float()
         for width in (None, 8.0)
     )
     same = (usual - wide).abs().amax((2, 3, 4)) < 1e-2
@@ -443,7 +446,7 @@ def test_the_paper_s_size_is_within_reach():
         assert 2.5e6 < n_parameters < 7e6
 
 
-def test_a_stack_is_its_members_side_by_side():
+def test_a_stack_is_an_ensemble():
     torch.default_generator.manual_seed(0)
     stack, x = StackedMLP(2, (3, 5, 4)), torch.randn(2, 6, 3)
     together = stack(x)
@@ -457,7 +460,7 @@ def test_a_stack_is_its_members_side_by_side():
 
 
 def test_stacked_histories_are_independent(X):
-    """One copy of k must be trained as if it were alone: same batches, same steps."""
+    """Each member is trained as if it were alone: same batches, same steps."""
     rows = DeviceDataset(X.astype(np.float32))
     build = {
         "generator": partial(Ensemble.of, 2, partial(Shift, 3, (3,))),
@@ -468,7 +471,7 @@ def test_stacked_histories_are_independent(X):
     gan.rng_ = torch.Generator().manual_seed(0)
     losses = dict(gan.training_step(rows[torch.arange(32).view(2, 16)]))
     loss = losses["critic"]
-    # The derivative of the summed loss by copy 0 does not see copy 1.
+    # The derivative of the summed loss by member 0 does not depend on member 1.
     first = torch.autograd.grad(loss, list(gan.critic_.parameters()))
     gan.rng_ = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -480,11 +483,11 @@ def test_stacked_histories_are_independent(X):
         torch.testing.assert_close(a[0], b[0])
 
 
-# The games --------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------
 
 
-def line_game(cls=HistoryGAN, n_critic=1):
-    """Return a game of a moved normal distribution and a critic without a bend."""
+def line_gan(cls=HistoryGAN, n_critic=1):
+    """Return a GAN of a moved normal distribution and a linear critic."""
     build = {
         "generator": partial(Ensemble.of, 1, partial(Shift, 3, (3,))),
         "critic": partial(Ensemble.of, 1, partial(Line, (3,))),
@@ -494,7 +497,7 @@ def line_game(cls=HistoryGAN, n_critic=1):
 
 
 def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
-    rows, gan = DeviceDataset(X.astype(np.float32)), line_game()
+    rows, gan = DeviceDataset(X.astype(np.float32)), line_gan()
     gan.run(rows, max_epochs=0, epoch_steps=1)
     x = rows[torch.arange(16)][None]
     gan.rng_ = torch.Generator().manual_seed(0)
@@ -517,7 +520,7 @@ def test_the_generator_plays_once_in_n_critic_steps(X):
 
     rows = DeviceDataset(X.astype(np.float32))
     for n_critic, turns in ((1, "cgcgcgcg"), (2, "ccgccg"), (3, "cccgc")):
-        gan = line_game(Seen, n_critic).run(rows, max_epochs=1, epoch_steps=4)
+        gan = line_gan(Seen, n_critic).run(rows, max_epochs=1, epoch_steps=4)
         assert "".join(gan.seen) == turns
 
 
@@ -557,7 +560,7 @@ def test_rows_held_out_judge_the_detector_and_the_history(X, monkeypatch):
     assert (best.patience, best.decay) == (20, 0.99)
 
 
-def test_an_interrupted_game_ends_the_training(X):
+def test_an_interrupted_gan_ends_the_training(X):
     class Interrupt(Callback):
         def on_batch_end(self, net, **kwargs):
             if net.step_ == 5:
@@ -596,9 +599,21 @@ def test_samples_are_in_the_units_of_the_data(X):
     assert not np.array_equal(detector.sample(5), other)
 
 
+def test_the_history_is_there_in_the_units_of_the_data(X):
+    detector = HistoryAD(**SHORT, n_estimators=2).fit(X * 100 + 1e4)
+    history = detector.history_samples_
+    assert history.shape == (2 * 2048, 3)
+    assert np.abs(history.mean(0) - 1e4).max() < 1000
+    drawn = detector.sample(50, from_history=True)
+    assert (drawn[:, None] == history).all(-1).any(1).all()
+    with pytest.raises(NotFittedError):
+        HistoryAD().history_samples_  # noqa: B018
+
+
 def test_image_samples_have_the_type_and_shape_of_the_data():
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
     detector = HistoryAD(**SHORT).fit(images)
+    assert detector.history_samples_.shape == (3000, 1, 9, 12)
     for from_history in (False, True):
         drawn = detector.sample(3, from_history=from_history)
         assert drawn.shape == (3, 1, 9, 12)

@@ -7,10 +7,13 @@ adversarial approach to anomaly detection", 2020; equation numbers are its own.
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal
+from math import ceil
+from typing import Any, ClassVar, Literal
 
 import torch
 from joblib import Memory
+from numpy.random import RandomState
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseDeepDetector
@@ -29,13 +32,13 @@ from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
 
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
-#: Bound of deviations, beyond which float32 loses the rows, let alone their squares.
+#: Largest deviation; beyond it float32 loses the samples, let alone their squares.
 _WIDEST = 1e6
-#: Of the detector's weights that are kept; the last ones alone swing too much.
+#: Decay of the moving average of the detector's weights, which swing too much.
 _DECAY = 0.99
-#: Looks without a lower loss; fresh detectors may rest on a plateau for long.
+#: Validations without a lower loss; fresh detectors may rest on a plateau for long.
 _PATIENCE = 20
-#: Steps between two looks at the held-out rows.
+#: Steps between two validations.
 _VALIDATE_EVERY = 100
 
 
@@ -51,16 +54,17 @@ _VALIDATE_EVERY = 100
 class HistoryAD(BaseDeepDetector):
     r"""Detector trained against the training history of a GAN.
 
-    A Wasserstein GAN is trained on normal rows. On its way to the data, its
-    generator makes rows that are not quite normal; the mixture of all its states,
-    the history (eq. 3), serves as the anomalies that nobody has collected. A critic
-    then learns to tell data from history by their total variation distance (eq. 10):
+    A Wasserstein GAN is trained on normal samples. On its way to the data, its
+    generator makes samples that are not quite normal. The mixture of all its states,
+    the history (eq. 3), stands in for anomalies that nobody has collected. A critic,
+    the detector, then learns to tell data from history by their total variation
+    distance (eq. 10):
 
     .. math:: \min_D \; E_{data}[D] - E_{hist}[D] + \lambda \,
               E_{(data + hist) / 2}\big[d(D, [-1, 1])^2\big]
 
     It starts from the average of the GAN's critics (eq. 14), weighted as the history
-    is. The score is :math:`-D(x)`: near 1 for normal rows and near -1 for anomalies.
+    is. The score is :math:`-D(x)`: near 1 for normal samples, near -1 for anomalies.
     Training data should be free of anomalies; `y` is not read.
 
     Parameters
@@ -70,11 +74,20 @@ class HistoryAD(BaseDeepDetector):
     Attributes
     ----------
     coverage_ : float
-        Share of held-out rows that the history covers (the paper's hypothesis,
+        Share of held-out samples that the history covers (the paper's hypothesis,
         eq. 4), in [0, 1]. Below 0.9 for tables, and 0.5 for images, there is a
         :class:`~skanomaly.exceptions.CoverageWarning`.
     gan_ : skorch.NeuralNet
         The GAN, with the modules ``generator_`` and ``critic_``.
+    gan_history_ : object
+        The history of the GAN: ``times_`` of its save points in `time_unit`, the
+        average ``critic_`` (eq. 14) as a dict of tensors, and scaled ``samples_``
+        (eq. 3), a tensor of shape (n_estimators, n_history, ...).
+    history_samples_ : ndarray of shape (n_estimators * n_history, n_features) or \
+            (n_estimators * n_history, channels, height, width)
+        Samples of the history (eq. 3), one ensemble member after the other, in the
+        units of the training data. There are 2048 per member for tables, 3000 for
+        images.
     %(common_attributes)s
 
     See Also
@@ -144,7 +157,7 @@ class HistoryAD(BaseDeepDetector):
         default="auto",
         doc="""
         Time before which the history does not count (eq. 3), at least 0. "auto" is
-        the start for tables, and 0.3 of the run for images.
+        0 for tables, and 0.3 of the run for images.
         """,
     )
     beta: float | Auto = parameter(
@@ -172,17 +185,17 @@ class HistoryAD(BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        GANs that are trained side by side, each with a history of its own; the
-        score is the mean of their detectors. "auto" is 1 for images; for tables 8,
-        and fewer from 65 columns on (512 / d).
+        Ensemble members: GANs, each with a history and a detector of its own. The
+        score is their mean. "auto" is 1 for images; for tables 8, and fewer from 65
+        columns on (512 / n_features).
         """,
     )
     spread: float | None = parameter(
         [sk.Interval(sk.Real, 0, _WIDEST, closed="right"), None],
         default=5.0,
         doc="""
-        Standard deviation of the generated rows before training, in standard
-        deviations of scaled data; for tables. A history that starts narrower than
+        For tables: standard deviation of generated samples before training, in
+        standard deviations of the scaled data. A history that starts narrower than
         the data lies inside them, and the scores are wrong. None leaves the usual
         initial weights, as in the paper.
         """,
@@ -191,8 +204,8 @@ class HistoryAD(BaseDeepDetector):
         [sk.Interval(sk.Real, 1, _WIDEST, closed="right"), None],
         default=None,
         doc="""
-        Above 1: standard deviation of the noise for every other sample of the
-        history (the paper's experimental case 2). None is case 1.
+        Standard deviation of the noise of every other sample of the history, above 1
+        (the paper's experimental case 2). None is case 1.
         """,
     )
     init: Literal["auto", "average", "random"] = parameter(
@@ -210,7 +223,7 @@ class HistoryAD(BaseDeepDetector):
         Epochs of the detector, each of as many steps as one of the GAN; 0 leaves it at
         its start (the paper's "no training"). "auto" is 0 for tables, where training
         spoils a good start as often as it helps, and 1500 steps for images. The weights
-        with the least loss on held-out rows are kept.
+        with the least loss on held-out samples are kept.
         """,
     )
     detector_lr: float | Auto = parameter(
@@ -223,19 +236,19 @@ class HistoryAD(BaseDeepDetector):
     weight_decay: float = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="both")],
         default=0.01,
-        doc="Of the detector's weights (AdamW), in [0, 1]. The paper names none.",
+        doc="Decay of the detector's weights (AdamW), in [0, 1]. The paper names none.",
     )
     n_critic: int = parameter(
         [sk.COUNT],
         default=1,
-        doc="Steps of the critic for each one of the generator.",
+        doc="Steps of the critic for each step of the generator.",
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Where to keep the trained GAN and its history, so that fits which differ only
-        in later parameters (a grid search over `lam`, say) share it. Needs an integer
+        Cache of the trained GAN and its history. Fits that differ in later parameters
+        alone, as in a grid search over `lam`, share them. Needs an integer
         `random_state`.
         """,
     )
@@ -261,7 +274,7 @@ class HistoryAD(BaseDeepDetector):
             lr=self._value("lr"),
             **engine,
         )
-        # A step of the detector is cheap beside one of the game: it may see more rows.
+        # A step of the detector is cheap beside one of the GAN.
         engine |= {"batch_size": 2 * engine["batch_size"], "seed": seed + 1}
         net = DetectorNet(
             {"detector": partial(Detector, k, builders["critic"])},
@@ -304,16 +317,18 @@ class HistoryAD(BaseDeepDetector):
     def _train(self, rows, others, seed):
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
-        game = self._plan("max_epochs", len(train))
-        contest = self._plan("detector_epochs", len(train), length=_VALIDATE_EVERY)
-        with self._progress(game, contest) as callbacks:
-            history = self._make_history(game["max_epochs"])
-            stage = record_history, nets["gan_"], train, history, game
-            self.gan_, self._past = self._cached(*stage, callbacks=callbacks("history"))
+        first = self._plan("max_epochs", len(train))
+        second = self._plan("detector_epochs", len(train), length=_VALIDATE_EVERY)
+        with self._progress(first, second) as callbacks:
+            history = self._make_history(first["max_epochs"])
+            stage = record_history, nets["gan_"], train, history, first
+            self.gan_, self.gan_history_ = self._cached(
+                *stage, callbacks=callbacks("history")
+            )
             if self.gan_.interrupted_:
-                contest["max_epochs"] = 0
+                second["max_epochs"] = 0
             self.net_ = nets["net_"]
-            self._fit_detector(train, held_out, contest, callbacks("detector"))
+            self._fit_detector(train, held_out, second, callbacks("detector"))
         self._record(history=self.gan_, detector=self.net_)
 
     def _make_history(self, n_epochs):
@@ -321,31 +336,31 @@ class HistoryAD(BaseDeepDetector):
         length = 1.0 if in_run else float(n_epochs)
         if per_epoch == "auto":
             per_epoch = _SAVES_PER_RUN / n_epochs if in_run else _SAVES_PER_EPOCH
-        # The two "auto" values are shares of the run, and a rate per run.
+        # "auto" stands for a share of the run, and for a rate per run.
         alpha = self._value("alpha") * (length if self.alpha == "auto" else 1)
         beta = self._value("beta") / (length if self.beta == "auto" else 1)
         n_saves, n_samples = round(per_epoch * n_epochs), self._setting("n_samples")
-        earlier = self._past if self._goes_on() else None
+        earlier = self.gan_history_ if self._goes_on() else None
         return History(
             length, n_saves, alpha, beta, n_samples, self._given("wide_latent"), earlier
         )
 
     def _fit_detector(self, train, held_out, plan, callbacks):
-        net, past = self.net_, self._past
+        net, history = self.net_, self.gan_history_
         if not net.initialized_:
             net.initialize()
         untrained = self.init == "auto" and plan["max_epochs"] == 0
         if net.step_ == 0 and (untrained or self._value("init") == "average"):
-            net.detector_.critic.load_state_dict(past.critic_)
-            data, samples = train.head(ENOUGH), past.samples_[:, :ENOUGH]
+            net.detector_.critic.load_state_dict(history.critic_)
+            data, samples = train.head(ENOUGH), history.samples_[:, :ENOUGH]
             net.detector_.calibrate(net.for_members(data), samples.to(data))
-        samples = past.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
+        samples = history.samples_.transpose(0, 1).flatten(0, 1).to(net.device)
         self.coverage_ = coverage(held_out.head(ENOUGH), samples[:ENOUGH].float())
         if self.coverage_ < self._setting("covered"):
             warn(
-                f"The history covers {self.coverage_:.0%} of held-out rows; scores of "
-                "others are extrapolated. Try more epochs, or, for tables, a wider "
-                "`spread`.",
+                f"The history covers {self.coverage_:.0%} of held-out samples; the "
+                "scores of the others are extrapolated. Try more epochs, or, for "
+                "tables, a wider `spread`.",
                 CoverageWarning,
             )
         callbacks = [KeepBest(patience=_PATIENCE, decay=_DECAY), *callbacks]
@@ -361,35 +376,53 @@ class HistoryAD(BaseDeepDetector):
     def _score_batch(self, batch):
         return -self.net_.value(self.net_.for_members(batch)).mean(0)
 
+    @property
+    def history_samples_(self) -> NDArray[Any]:
+        """Samples of the history, in the units of the training data."""
+        check_is_fitted(self)
+        return self._unscaled(self._scaled_history().float().numpy())
+
+    def _scaled_history(self):
+        return self.gan_history_.samples_.flatten(0, 1)
+
     @of_one_state
-    def sample(self, n_samples=1, *, from_history=False, random_state=None):
-        """Draw rows from the trained generators, or from their history.
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        from_history: bool = False,
+        random_state: int | RandomState | None = None,
+    ) -> NDArray[Any]:
+        """Draw samples from the trained generators, or from their history.
 
         Parameters
         ----------
         n_samples : int, default=1
-            How many.
+            Number of samples.
         from_history : bool, default=False
-            Whether to draw from the history (eq. 3), the detector's idea of
-            anomalies, and not from the generators as they are after training.
-            The history is a finite sample; it is drawn from with replacement.
+            Whether to draw from ``history_samples_``, with replacement, and not from
+            the generators as they are after training.
         random_state : int, RandomState instance or None, default=None
             Draws the samples; None stands for the `random_state` of the detector.
 
         Returns
         -------
-        ndarray of shape (n_samples, d) or (n_samples, c, h, w)
+        ndarray of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
             In the units of the training data.
         """
         check_is_fitted(self)
         sk.check_count(n_samples, "n_samples")
-        chosen = self.random_state if random_state is None else random_state
-        rng = own_random_state(chosen)
-        pool = self._past.samples_
+        rng = own_random_state(
+            self.random_state if random_state is None else random_state
+        )
+        pool = self._scaled_history()
         if not from_history:
-            per_copy = -(-n_samples // len(pool))
+            n_per_member = ceil(n_samples / self.gan_.n_estimators)
             with self._computing(self.net_.device):
-                pool = self.gan_.draw(per_copy, seed=rng.randint(2**31 - 1))
-        pool = pool.flatten(0, 1)
-        chosen = rng.choice(len(pool), n_samples, replace=from_history)
-        return self._unscaled(pool[torch.from_numpy(chosen)].float().cpu().numpy())
+                pool = self.gan_.sample(n_per_member, seed=rng.randint(2**31 - 1))
+            pool = pool.flatten(0, 1)
+        chosen = torch.from_numpy(
+            rng.choice(len(pool), n_samples, replace=from_history)
+        )
+        return self._unscaled(pool[chosen].float().numpy(force=True))

@@ -1,4 +1,4 @@
-"""The GAN of HistoryAD, its history, and the game of the detector against it.
+"""The GAN of HistoryAD, its history, and the training of the detector against it.
 
 Equation numbers are those of the paper. Its sign is kept: a critic is low on data and
 high on generated samples.
@@ -29,15 +29,15 @@ from ..utils._kinds import TABLE
 
 #: Weight of the gradient penalty, as in Gulrajani et al. (2017).
 _PENALTY = 10.0
-#: Rows that are enough to estimate a mean or a coverage.
+#: Samples that suffice to estimate a mean or a coverage.
 ENOUGH = 1000
 
 
-# Nets: who plays, and in which order ----------------------------------------------
+# The nets: players, and the order of their turns ----------------------------------
 
 
 class HistoryGAN(AlternatingNet):
-    """The game of eq. 2, with the gradient penalty of Gulrajani et al. (2017)."""
+    """The GAN of eq. 2, with the gradient penalty of Gulrajani et al. (2017)."""
 
     def __init__(self, modules, *, noise_dim, n_critic, **engine):
         super().__init__(modules, **engine)
@@ -64,25 +64,25 @@ class HistoryGAN(AlternatingNet):
             yield "generator", self.value(self.generate(n)).mean(1).sum()
 
     def value(self, *parts: Tensor) -> Tensor:
-        """Return the critics' values on parts of shape (k, n_i, ...)."""
+        """Map samples, in parts of shape (k, n_i, ...), to the critics' values."""
         return one_per_row(self.critic_(torch.cat(parts, dim=1))).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Return points between pairs of rows; half of the pairs will do."""
+        """Interpolate between pairs of samples; half of the pairs suffice."""
         data, generated = data[:, ::2], generated[:, ::2]
         shape = data.shape[:2] + (1,) * (data.ndim - 2)
         mix = torch.rand(shape, generator=self.rng_, device=self.device)
         return torch.lerp(generated, data, mix)
 
     def generate(self, n: int, rng=None) -> Tensor:
-        """Return n samples of each generator, (k, n, ...)."""
+        """Draw n samples of each generator, (k, n, ...)."""
         return self.generator_(self.draw_noise(n, self.noise_dim, rng)).float()
 
     @torch.no_grad()
     def generate_with_wide(self, n: int, wide: slice, spread: float) -> Tensor:
-        """Return n samples, those of `wide` of noise with deviation `spread`."""
+        """Draw n samples, those of `wide` from noise with deviation `spread`."""
         noise = self.draw_noise(n, self.noise_dim)
-        # A normalisation over wide noise too would make all of it as wide as usual.
+        # Its own batch statistics would make samples of wide noise as narrow as usual.
         usual, wider = normalised_alike(
             self.generator_, noise, spread * noise[:, wide].contiguous()
         )
@@ -90,10 +90,10 @@ class HistoryGAN(AlternatingNet):
         return usual.float()
 
     @torch.no_grad()
-    def draw(self, n: int, seed: int) -> Tensor:
-        """Return n samples of each trained generator, (k, n, ...)."""
+    def sample(self, n: int, seed: int) -> Tensor:
+        """Draw n samples of each trained generator, (k, n, ...)."""
         rng = torch.Generator(self.device).manual_seed(seed)
-        # Of one size, since batch statistics depend on it.
+        # Batches of one size, since batch statistics depend on it.
         batches = [self.generate(256, rng=rng) for _ in range(-(-n // 256))]
         return torch.cat(batches, dim=1)[:, :n]
 
@@ -101,14 +101,14 @@ class HistoryGAN(AlternatingNet):
 class History(Callback):
     """The history of a GAN: the mean critic, and samples of all its generators.
 
-    No network is kept. The weight of each save point is known in advance, so the
-    average of eq. 14 is a running sum, and the samples that the mixture of eq. 3
-    takes from a save point are drawn when it is reached.
+    No network is kept. The weight of each save point is known in advance: the average
+    of eq. 14 is a running sum, and samples for the mixture of eq. 3 are drawn when a
+    save point is reached.
 
     Parameters
     ----------
     duration : float
-        Time that the run takes, in the unit of `alpha`.
+        Time of the run, in the unit of `alpha`.
     n_saves : int
         Number of intervals between save points.
     alpha, beta : float
@@ -116,10 +116,10 @@ class History(Callback):
     n_samples : int
         Samples of the history, per generator.
     wide : float or None
-        Deviation of the noise for every other sample (the paper's experimental
-        case 2); None for the usual noise in all of them (case 1).
+        Deviation of the noise of every other sample (the paper's experimental case 2);
+        None for the usual noise (case 1).
     earlier : History or None
-        History of the runs before this one, which goes on here.
+        History of the runs before this one.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class History(Callback):
         shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
         earlier, known, start = self.earlier, shares[:0], 0.0
         if earlier is not None:
-            # The networks that this run starts with are those at the end of the last.
+            # This run starts with the networks at the end of the last one.
             known, shares = earlier.times_, shares[1:]
             start = float(known[-1])
         self.times_ = torch.cat([known, start + self.duration * shares])
@@ -167,13 +167,13 @@ class History(Callback):
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Save what is due at the end, and close the history."""
         self._save(net)
-        # A run that was cut short goes no further than it came.
+        # A run that was cut short has no later save points.
         self.times_ = self.times_[: len(self.times_) - len(self.due_)]
         if self.mass_ == 0:  # interrupted before the first save point that counts
             self._remember(net, 1.0, self.n_samples)
         self.critic_ = {k: v / self.mass_ for k, v in self.sum_.items()}
         samples = torch.cat(self.parts_, dim=1)
-        # On the host, so that a pickle can be read on a machine without a GPU.
+        # On the host, for machines without a GPU.
         order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
         self.samples_ = samples[:, order].cpu()
         del self.sum_, self.parts_, self.n_drawn_, self.due_, self.earlier
@@ -191,7 +191,7 @@ class History(Callback):
         if self.wide is None:
             samples = net.generate(n)
         else:
-            # From where the last save point ended: each may have a single sample.
+            # Counted over all save points, since each may have a single sample.
             every_other = slice(self.n_drawn_ % 2, None, 2)
             samples = net.generate_with_wide(n, every_other, self.wide)
         self._add(net.critic_.state_dict(), weight, samples[:, :count])
@@ -201,7 +201,7 @@ class History(Callback):
         self.n_drawn_ += samples.shape[1]
         for name, value in critic.items():
             self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
-        # Half the bytes will do for pixels; few of those without a bound go so far.
+        # Half the bytes suffice for pixels; hardly any of them lies beyond the bound.
         fits = torch.finfo(torch.float16).max
         has_pixels = samples[0].ndim > TABLE.ndim
         narrow = samples.clamp(-fits, fits).half() if has_pixels else samples
@@ -225,23 +225,23 @@ class DetectorNet(AlternatingNet):
         }
 
     def training_step(self, data):
-        yield "detector", self.loss(data, self.draw(data.shape[:2]))
+        yield "detector", self.loss(data, self.draw_history(data.shape[:2]))
 
     def validate(self):
         return {"valid_loss": self.loss(*self.held_out_)}
 
     def loss(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Return the loss of eq. 10, summed over the copies."""
+        """Compute the loss of eq. 10, summed over the ensemble."""
         sizes = data.shape[1], generated.shape[1]
         on_data, on_history = self.value(data, generated).split(sizes, dim=1)
         return total_variation_loss(on_data, on_history, self.lam).sum()
 
     def value(self, *parts: Tensor) -> Tensor:
-        """Return the detectors' values on parts of shape (k, n_i, ...)."""
+        """Map samples, in parts of shape (k, n_i, ...), to the detectors' values."""
         return self.detector_(torch.cat(parts, dim=1)).float()
 
-    def draw(self, shape) -> Tensor:
-        """Return samples of the history for each copy."""
+    def draw_history(self, shape: torch.Size) -> Tensor:
+        """Draw samples of the history for each member."""
         m = len(self.samples_)
         index = torch.randint(m, shape, generator=self.rng_, device=self.device)
         return self.samples_[index].float()
@@ -249,7 +249,7 @@ class DetectorNet(AlternatingNet):
     def train(self, rows, *, samples, held_out, **plan):
         """Train on `rows` against `samples`, (m, ...), of the history.
 
-        A tenth of `samples`, and the rows `held_out`, serve validation alone.
+        A tenth of `samples`, and `held_out`, serve validation alone.
         """
         share = max(len(samples) // 10, 1)
         pair = held_out.head(ENOUGH), samples[:share][:ENOUGH].float()
@@ -265,7 +265,7 @@ def record_history(gan, rows, history, plan, callbacks=()):
     """Train the GAN, and return it with its history.
 
     Nothing here depends on `lam` and the other parameters of the detector, so that
-    fits which differ only in these can share the result.
+    fits which differ in these alone share the result.
     """
     gan.run(rows, callbacks=[LinearDecay(), history, *callbacks], **plan)
     return gan, history

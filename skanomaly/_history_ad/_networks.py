@@ -1,4 +1,4 @@
-"""Networks of HistoryAD: k copies side by side, each with a history of its own."""
+"""Networks of HistoryAD: ensembles of generators and of detectors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from ..networks import StackedMLP, one_per_row
 
 
 class TableGenerator(nn.Module):
-    """Rows from noise: perceptrons that start out wider than the data.
+    """An ensemble of MLPs from noise to samples that start out wider than the data.
 
-    A perceptron reaches at most as many directions as it has units. For wider
-    tables each column therefore gets a noise of its own as well, with a scale that
-    is learned.
+    An MLP reaches at most as many directions as its last hidden layer has units. In
+    wider tables, each column therefore gets noise of its own, with a learned scale.
 
     Parameters
     ----------
     n_estimators, latent_dim, n_columns, width : int
-        Number of copies; sizes of the noise, the row and the hidden layers.
+        Number of MLPs; lengths of noise and sample, units of the hidden layers.
     spread : float or None
         Root mean square of the columns' standard deviations before training. None
-        leaves the usual initial weights, whose rows lie closer together than
+        leaves the usual initial weights, whose samples lie closer together than
         standardised data.
     """
 
@@ -38,7 +37,7 @@ class TableGenerator(nn.Module):
 
     @staticmethod
     def noise_dim(latent_dim, n_columns, width, spread):
-        """Return how many numbers a noise vector has in all."""
+        """Return the length of a noise vector, with the noise of columns."""
         return latent_dim + (n_columns if spread and n_columns > width else 0)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -50,10 +49,10 @@ class TableGenerator(nn.Module):
 
 
 class Detector(nn.Module):
-    """A critic with its values shifted and stretched.
+    """Critics whose values are shifted and stretched.
 
-    Averaged critics (eq. 14) have any offset and scale, since the critics of a
-    Wasserstein GAN have; eq. 10 wants values near -1 and +1.
+    The critics of a Wasserstein GAN, and so their average (eq. 14), have any offset
+    and scale; eq. 10 wants values near -1 and +1.
     """
 
     def __init__(self, n_estimators: int, build_critics):
@@ -70,8 +69,8 @@ class Detector(nn.Module):
     def calibrate(self, data: Tensor, generated: Tensor) -> None:
         """Make the mean value -1 on `data` and +1 on `generated`, (k, n, ...).
 
-        Where the two overlap so much that this would throw most values out of
-        [-1, 1], their spread is taken for the unit instead.
+        Where the two overlap so much that this would put most values outside of
+        [-1, 1], their spread is the unit instead.
         """
         values = [one_per_row(self.critic(x)) for x in (data, generated)]
         low, high = (v.mean(1, keepdim=True) for v in values)
