@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from skanomaly import ADRA, save
-from skanomaly._adra._backbones import ResNet26
+from skanomaly._adra._networks import ResNet26
 from skanomaly.metrics import dci_scores
 
 from . import shapes
@@ -95,7 +95,7 @@ def memory(backbone, n_experts, n_images=16):
     heads = n_bytes(tensors_of(one.head for one in adapters))
     metrics = {
         "networks": n_bytes(tensors_of(net.backbone_ for net in nets)),
-        "corrections": n_bytes(tensors_of(one.corrections for one in adapters)),
+        "corrections": n_bytes(tensors_of(one.layers for one in adapters)),
         "heads": heads,
         "together": n_bytes(tensors_of([*(net.backbone_ for net in nets), *adapters])),
         "fine-tuned": N_TASKS * n_bytes(tensors_of([network])) + heads,

@@ -122,7 +122,7 @@ def without_gates(model, X, scores):
 
     A single expert has no gates, and it is 1.
     """
-    gates = [one.gate for one in model.net_.adapters_.corrections if one.n_experts > 1]
+    gates = [one.gate for one in model.net_.adapters_.layers if one.n_experts > 1]
 
     def averaged(gate, given, shares):
         return shares.mean(0, keepdim=True).expand_as(shares)

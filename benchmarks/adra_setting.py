@@ -150,8 +150,8 @@ class FineTuning(ResidualAdaptation):
 
     def initialize_module(self):
         super().initialize_module()
-        self.backbone_.correct_by([None] * len(self.backbone_.layers))
-        self.adapters_.corrections = nn.ModuleList()
+        self.backbone_.set_adapters(None)
+        self.adapters_.layers = nn.ModuleList()
         for tensor in self.backbone_.parameters():
             tensor.data = tensor.data.clone()
             tensor.requires_grad_()

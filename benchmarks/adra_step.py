@@ -22,9 +22,9 @@ from statistics import median
 import torch
 from torch import nn
 
-from skanomaly._adra._backbones import ResNet26
-from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._backbone import FrozenNetwork
 from skanomaly._adra._net import OPTIMIZERS, Adapters
+from skanomaly._adra._networks import ResNet26
 from skanomaly.objectives import hypersphere_classification_loss
 
 from . import pretrained
@@ -83,10 +83,10 @@ def adapted(network, adapt_from, n_experts, x):
     """Return the network with corrections, these by themselves, and the head."""
     backbone = FrozenNetwork(network, x[:1], adapt_from)
     adapters = Adapters(backbone, n_experts, SHRINKAGE, unit=True).to(x.device)
-    backbone.correct_by(adapters.corrections)
+    backbone.set_adapters(adapters.layers)
     with torch.no_grad():
         adapters.head.fit(backbone(x))
-    return backbone, adapters.corrections, adapters.head
+    return backbone, adapters.layers, adapters.head
 
 
 def step_of(network, head, trained, x):
@@ -125,7 +125,7 @@ def scorings_of(corrected, bare, alike, x, n_batches):
     """Return functions that score batches by the network with and without adapters."""
     n_at_once = corrected.n_at_once if x.device.type == "cpu" else len(x)
     networks = {
-        "K=1": (corrected, corrected.at_rest),
+        "K=1": (corrected, corrected.merged),
         "bare": (bare, nullcontext),
         "bare, alike": (portioned(alike, n_at_once), nullcontext),
     }

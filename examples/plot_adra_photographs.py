@@ -254,7 +254,7 @@ def kept(detector):
     net = detector.net_
     parts = {
         "networks": tensors_of([net.backbone_]),
-        "corrections": tensors_of([net.adapters_.corrections]),
+        "corrections": tensors_of([net.adapters_.layers]),
         "heads": tensors_of([net.adapters_.head]),
     }
     return {name: n_bytes(tensors) / 2**20 for name, tensors in parts.items()}

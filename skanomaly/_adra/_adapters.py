@@ -1,55 +1,49 @@
-"""Corrections of frozen layers: eqs 2 and 3 of the paper."""
+"""Adapters beside frozen base layers: eqs 2 and 3 of the paper.
+
+The words are those of the package peft: an adapter stands beside a base layer, and its
+weights are merged into those of the layer where that gives the same outputs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import gcd
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from ._convolutions import (
-    FoldedConvolution,
-    MixedConvolution,
-    at_middles,
-    channels_last,
-    convolved,
-    fold,
-    is_plain,
-    is_slow_in_halves,
-    may_mix,
-    mean_pixel,
-    mixed,
-    pixels,
-)
-
-#: Groups of a correction beside a layer of single pixels, and channels that it has.
+#: Groups of an adapter beside a layer of single pixels, and channels that it has.
 _GROUPS, _WIDE = 8, 64
 #: Share of the convolutions of a network, below which some are but few.
 _FEW = 0.1
-#: Standard deviation of what a gate's softmax is given at the start, for normal rows.
+#: Standard deviation of the inputs of a gate's softmax at the start, for normal rows.
 _REACH = 1.0
-#: Share of the mean variance of channels that is added to that of each.
+#: Share of the mean variance of channels that is added to the variance of each.
 _LEAST = 0.01
 
 
-class Standardising(nn.Module):
-    """What comes before the linear map of a gate, and after it."""
+# Gates ------------------------------------------------------------------------------
+
+
+class StandardisedGate(nn.Module):
+    """Mixin of gates: standardises their inputs, and applies the softmax."""
 
     centre: Tensor
     spread: Tensor
 
     @torch.no_grad()
     def fit(self, total: Tensor, squares: Tensor, n_rows: int) -> None:
-        """Fix the standardisation by what the gate is given for normal rows.
+        """Fix the standardisation by the inputs of the gate for normal rows.
 
         Parameters
         ----------
         total, squares : Tensor of shape (in,) or (k, 1, in), float64
-            The sums over rows of that, and of its squares.
+            Sums over rows of these inputs, and of their squares.
         n_rows : int
-            How many they are.
+            Number of rows.
         """
         centre = total / n_rows
         variance = (squares / n_rows - centre.square()).clamp_min(0)
@@ -58,22 +52,16 @@ class Standardising(nn.Module):
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments):
-        # What was saved before there were these standardised nothing.
-        for name in ("centre", "spread"):
-            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
     def forward(self, x: Tensor) -> Tensor:
-        """Return the shares of experts, which sum to 1."""
+        """Return the weights of the experts, which sum to 1."""
         z = (x - self.centre) / self.spread
         # Rows far from normal ones, of a corpus, would leave all to a single expert.
         far = z.square().mean(-1, keepdim=True).clamp_min(1).rsqrt()
         return super().forward(z * far).softmax(-1)
 
 
-class Gate(Standardising, nn.Linear):
-    r"""How experts are shared out by what a layer is given.
+class Gate(StandardisedGate, nn.Linear):
+    r"""Weights of the experts of an adapter, by the input of its base layer.
 
     .. math:: g(x) = \mathrm{softmax}(V z(x) + v), \qquad z(x) = (x - \mu) / \sigma
 
@@ -94,201 +82,232 @@ class Gate(Standardising, nn.Linear):
         self.register_buffer("spread", torch.ones(n_in))
 
 
-class Correction(nn.Module):
-    r"""K linear maps of what a frozen layer is given, weighed row by row (eq. 3).
+# Adapters of convolutions and linear layers -------------------------------------------
+
+
+class Adapter(nn.Module):
+    r"""K linear experts beside a base layer, mixed row by row (eq. 3).
 
     .. math:: \sum_k g_k(x) A_k x, \qquad g(x) = \mathrm{softmax}(V z(\bar x) + v),
 
     where the mean of x is taken over its pixels, and z is that of :class:`Gate`. The
-    maps are 1 x 1 convolutions with the stride and the groups of the layer. Beside a
+    experts are 1 x 1 convolutions with the stride and the groups of the layer. Beside a
     layer that is itself 1 x 1, where they would be as large as it is, they have groups
     of their own.
 
-    Maps start at zero, and gates at random: a correction is nothing at first, and its
-    experts part at the first step, since each is taught by rows of its own.
+    Their weights start at zero, and gates at random: an adapter changes nothing at
+    first, and its experts part at the first step, in which each has other gates.
 
     Parameters
     ----------
     layer : torch.nn.Conv2d or torch.nn.Linear
-        The frozen layer.
+        The base layer.
     n_experts : int
         K. A single expert has no gate (eq. 2).
     """
 
-    def __init__(self, layer: nn.Module, n_experts: int):
+    gate: Gate
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, n_experts: int):
         super().__init__()
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        n_out, n_in, *sides = weight.shape
+        n_out, n_in, *sides = layer.weight.shape
         groups = getattr(layer, "groups", 1)
         self.n_experts, self.groups = n_experts, groups
-        # A step of SGD moves maps together as far as it would move a single map...
-        self.scale = n_experts**0.5
+        # A step of SGD moves experts together as far as it would move a single one...
+        self.scaling = n_experts**0.5
         if groups == 1 and set(sides) <= {1} and min(n_in, n_out) >= _WIDE:
             self.groups = gcd(n_in, n_out, _GROUPS)
-            self.scale *= self.groups**0.5  # ... and one with fewer weights as well.
+            self.scaling *= self.groups**0.5  # ... and one of fewer weights as well.
         n_each = n_in * groups // self.groups
-        self.maps = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
+        self.weights = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
         if n_experts > 1:
             self.gate = Gate(n_in * groups, n_experts)
 
-    def shares(self, mean: Tensor) -> Tensor:
-        """Return the gates g (n, K) of inputs of which `mean` (n, in) is the mean."""
-        return self.gate(mean)
-
     def by_group(self, scale: Tensor | None = None) -> Tensor:
-        """Return the maps (K, groups, out / groups, in / groups), outputs scaled."""
-        own = self.scale if scale is None else self.scale * scale[:, None]
-        return (self.maps * own).unflatten(1, (self.groups, -1))
+        """Return the weights (K, groups, out / groups, in / groups).
 
-    def of_pixels(self, sampled: Tensor, mean: Tensor) -> Tensor:
-        """Return the correction (n, p, out) of pixels (n, p, in)."""
-        maps = self.by_group()
+        Parameters
+        ----------
+        scale : Tensor of shape (out,), optional
+            Factors of the outputs.
+        """
+        own = self.scaling if scale is None else self.scaling * scale[:, None]
+        return (self.weights * own).unflatten(1, (self.groups, -1))
+
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return the outputs (n, p, out) for pixels (n, p, in) of a mean (n, in)."""
+        weights = self.by_group()
         if self.n_experts > 1:
-            maps = mixed(self.shares(mean), maps)
-        parts = sampled.unflatten(2, (self.groups, -1))
-        maps = maps.expand(len(mean), -1, -1, -1)
-        return torch.einsum("npgi,ngoi->npgo", parts, maps).flatten(2)
+            weights = mixed(self.gate(mean), weights)
+        parts = x.unflatten(2, (self.groups, -1))
+        weights = weights.expand(len(mean), -1, -1, -1)
+        return torch.einsum("npgi,ngoi->npgo", parts, weights).flatten(2)
 
 
 class AdaptedLayer(nn.Module):
-    """A frozen layer with its correction beside it; a subclass adds them up.
+    """A frozen base layer, with a place for an adapter beside it.
 
-    The correction belongs to the detector, not to this module, so that what is frozen
-    and what is trained stay apart: see :meth:`correct_by`.
+    The adapter belongs to the detector, not to this module, so that the frozen and the
+    trained weights stay apart.
 
     Parameters
     ----------
-    frozen : torch.nn.Module
+    base_layer : torch.nn.Module
         The layer.
     """
 
-    def __init__(self, frozen: nn.Module):
-        super().__init__()
-        self.frozen = frozen
-        self.correct_by(None)
+    base_layer: nn.Module
 
-    def correct_by(self, correction: nn.Module | None) -> None:
-        """Take a correction, which is not registered as a part; None for none."""
-        self.held = (correction,)
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        self.set_adapter(None)
+
+    def set_adapter(self, adapter: nn.Module | None) -> None:
+        """Set the adapter, which is not registered as a submodule; None for none."""
+        self._adapter = (adapter,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the frozen layer, corrected."""
-        (correction,) = self.held
-        if correction is None:
-            return self.uncorrected(x)
-        return self.corrected(x, correction)
+        """Return the output of the base layer and the adapter, if there is one."""
+        (adapter,) = self._adapter
+        return (
+            self.base_output(x) if adapter is None else self.adapted_output(x, adapter)
+        )
 
-    def uncorrected(self, x: Tensor) -> Tensor:
-        """Return the output of what is frozen."""
-        return self.frozen(x)
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return the output without the adapter."""
+        return self.base_layer(x)
+
+    def adapted_output(self, x: Tensor, adapter) -> Tensor:
+        """Return the output with an adapter."""
+        raise NotImplementedError
 
     def __getattr__(self, name):
-        """Look up what is not here in the frozen layer: some networks read sizes."""
+        """Look up missing attributes in the base layer: some networks read sizes."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name.startswith("__"):  # how to copy it is its own business
                 raise
-            return getattr(super().__getattr__("frozen"), name)
+            return getattr(super().__getattr__("base_layer"), name)
 
 
 class AdaptedLinear(AdaptedLayer):
-    """A linear layer (n, ..., in), whose pixels are what stands between n and in."""
+    """A linear layer (n, ..., in); the axes between n and in count as pixels."""
 
-    def corrected(self, x: Tensor, correction: Correction) -> Tensor:
-        """Return the output of both."""
+    def adapted_output(self, x: Tensor, adapter: Adapter) -> Tensor:
+        """Return the sum of the outputs of both."""
         rows = x.reshape(len(x), -1, x.shape[-1])
-        y = self.frozen(x)
-        return y + correction.of_pixels(rows, rows.mean(1)).view_as(y)
+        y = self.base_layer(x)
+        return y + adapter(rows, rows.mean(1)).view_as(y)
 
 
 class AdaptedConvolution(AdaptedLayer):
-    """A convolution of images, whose correction sits in the middle of its kernel.
+    """A convolution of images, with its adapter in the middle of its kernel.
 
-    Batch normalisation that follows, frozen as well, is part of kernel and correction.
+    Batch normalisation that follows, frozen as well, is merged into both.
 
     Parameters
     ----------
-    frozen : torch.nn.Conv2d
+    base_layer : torch.nn.Conv2d
         The convolution.
+
+    Attributes
+    ----------
+    norm : torch.nn.BatchNorm2d or None
+        The normalisation.
+    cache : list or None
+        Holds merged weights, once they are made; None if they are not to be kept.
+    n_cached : int
+        Weights of mixed adapters that are used before they leave a processor's cache.
     """
 
-    def __init__(self, frozen: nn.Conv2d):
-        super().__init__(frozen)
-        self.norm = None
-        #: Holds what rows have in common, once it is made; None: it is not to be kept.
-        self.kept: list | None = None
+    base_layer: nn.Conv2d
 
-    def uncorrected(self, x: Tensor) -> Tensor:
-        """Return the output of what is frozen."""
-        y = self.frozen(x)
+    def __init__(self, base_layer: nn.Conv2d):
+        super().__init__(base_layer)
+        self.norm: nn.BatchNorm2d | None = None
+        self.cache: list | None = None
+        self.n_cached = 2**18
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return the output without the adapter."""
+        y = self.base_layer(x)
         return y if self.norm is None else self.norm(y)
 
-    def corrected(self, x: Tensor, correction: Correction) -> Tensor:
-        """Return the output of both."""
-        conv, kind = cast(nn.Conv2d, self.frozen), x.device.type
-        if torch.is_autocast_enabled(kind) and is_slow_in_halves(conv, kind):
+    def adapted_output(self, x: Tensor, adapter: Adapter) -> Tensor:
+        """Return the sum of the outputs of both, normalised."""
+        conv, kind = self.base_layer, x.device.type
+        if torch.is_autocast_enabled(kind) and is_slow_in_half_precision(conv, kind):
             with torch.autocast(kind, enabled=False):
-                return self.corrected(x.float(), correction)
-        one = correction.n_experts == 1
-        alike = correction.groups == conv.groups
-        if not (is_plain(conv) if one else may_mix(conv) and alike):
-            return self._added_up(x, correction)
-        maps, kernel, bias = made = self._combined(correction)
-        if one and not maps.requires_grad:
-            return convolved(x, kernel, bias, conv)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            maps, kernel, bias = (r if r is None else r.to(dtype) for r in made)
+                return self.adapted_output(x.float(), adapter)
+        one = adapter.n_experts == 1
+        alike = adapter.groups == conv.groups
+        if not (is_plain(conv) if one else can_mix(conv) and alike):
+            return self._sum(x, adapter)
+        weights, kernel, bias = merged = self._merged(adapter)
+        if one and not weights.requires_grad:
+            return convolve(x, kernel, bias, conv)
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            weights, kernel, bias = (r if r is None else r.to(dtype) for r in merged)
             x = x.to(dtype)
         x = channels_last(x)
         if one:
-            return FoldedConvolution.apply(x, maps, kernel, bias, conv)
-        shares = correction.shares(mean_pixel(x)).to(x.dtype)
-        return MixedConvolution.apply(x, shares, maps, kernel, bias, conv)
+            return MergedConvolution.apply(x, weights, kernel, bias, conv)
+        gates = adapter.gate(mean_pixel(x)).to(x.dtype)
+        rest = weights, kernel, bias, conv, self.n_cached
+        return MixedConvolution.apply(x, gates, *rest)
 
-    def _combined(self, correction):
-        """Return maps, kernel and bias with the norm; a single map is in the kernel."""
-        kept = self.kept
-        if kept:
-            return kept[0]
-        kernel, bias, scale = self._folded()
-        maps = correction.by_group(scale)
-        if correction.n_experts == 1:
-            (maps,) = maps
-            fold(maps, kernel)
-        if kept is not None:
-            kept.append((maps, kernel, bias))
-        return maps, kernel, bias
+    def _merged(self, adapter):
+        """Return weights of the adapter, kernel and bias, all with the norm.
 
-    def _folded(self):
-        """Return a kernel of its own, a bias, both with the norm, and its scale."""
-        weight, bias, norm = self.frozen.weight, self.frozen.bias, self.norm
+        The kernel contains the adapter if this has a single expert.
+        """
+        if self.cache:
+            return self.cache[0]
+        kernel, bias, scale = self._normalised()
+        weights = adapter.by_group(scale)
+        if adapter.n_experts == 1:
+            (weights,) = weights
+            merge(weights, kernel)
+        if self.cache is not None:
+            self.cache.append((weights, kernel, bias))
+        return weights, kernel, bias
+
+    def _normalised(self):
+        """Return a copy of the kernel, and a bias, with the norm, and its factors."""
+        # torch.nn.utils.fusion rounds the bias otherwise, and returns no factors.
+        weight, bias, norm = self.base_layer.weight, self.base_layer.bias, self.norm
         # In the format that a convolution would bring it to, on both ways.
         kernel = weight.detach().clone(memory_format=torch.channels_last)
         if norm is None:
             return kernel, bias, None
-        scale = (norm.running_var + norm.eps).rsqrt()
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale = (variance + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
-        shift = -norm.running_mean if bias is None else bias - norm.running_mean
+        shift = -mean if bias is None else bias - mean
         shift = shift * scale if norm.bias is None else shift * scale + norm.bias
         return kernel.mul_(scale[:, None, None, None]), shift, scale
 
-    def _added_up(self, x, correction):
-        y, mean = self.frozen(x), mean_pixel(x)
-        sampled = pixels(at_middles(x, self.frozen, y.shape[2:]))
-        made = correction.of_pixels(sampled, mean).unflatten(1, y.shape[2:])
-        y = y + made.permute(0, 3, 1, 2)
+    def _sum(self, x, adapter):
+        y, mean = self.base_layer(x), mean_pixel(x)
+        sampled = pixels(at_middles(x, self.base_layer, y.shape[2:]))
+        adapted = adapter(sampled, mean).unflatten(1, y.shape[2:])
+        y = y + adapted.permute(0, 3, 1, 2)
         return y if self.norm is None else self.norm(y)
 
 
+# Adapters of ensembles of linear layers -----------------------------------------------
+
+
 class StackedLinear(nn.Module):
-    """Linear layers side by side, one for each of k networks.
+    """An ensemble of linear layers, each with its own input.
 
     Parameters
     ----------
     n_estimators, n_in, n_out : int
-        Layers, and the numbers that each takes and returns.
+        Members of the ensemble, and the size of the input and the output of each.
     """
 
     def __init__(self, n_estimators: int, n_in: int, n_out: int):
@@ -301,13 +320,13 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-class StackedGate(Standardising, StackedLinear):
-    """What :class:`Gate` is, for layers side by side.
+class StackedGate(StandardisedGate, StackedLinear):
+    """An ensemble of gates.
 
     Parameters
     ----------
     n_estimators, n_in, n_experts : int
-        Layers, what each takes, and K.
+        Members of the ensemble, the size of the input of each, and K.
     """
 
     def __init__(self, n_estimators: int, n_in: int, n_experts: int):
@@ -316,77 +335,90 @@ class StackedGate(Standardising, StackedLinear):
         self.register_buffer("spread", torch.ones(n_estimators, 1, n_in))
 
 
-class StackedCorrection(nn.Module):
-    """What :class:`Correction` is, for layers side by side.
+class StackedAdapter(nn.Module):
+    """An ensemble of adapters.
 
     Parameters
     ----------
     layer : StackedLinear
-        The frozen layers.
+        The base layers.
     n_experts : int
         K.
     """
+
+    gate: StackedGate
 
     def __init__(self, layer: StackedLinear, n_experts: int):
         super().__init__()
         n_estimators, n_in, n_out = layer.weight.shape
         self.n_experts = n_experts
-        self.maps = nn.Parameter(torch.zeros(n_estimators, n_in, n_experts * n_out))
+        self.weights = nn.Parameter(torch.zeros(n_estimators, n_in, n_experts * n_out))
         if n_experts > 1:
             self.gate = StackedGate(n_estimators, n_in, n_experts)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return `y` (k, n, out) and the correction of `x` (k, n, in) added up."""
+        """Return `y` (k, n, out) plus the adapters' outputs for `x` (k, n, in)."""
         if self.n_experts == 1:
-            return torch.baddbmm(y, x, self.maps)
-        shares = self.gate(x)
-        made = torch.bmm(x, self.maps).unflatten(2, (self.n_experts, -1))
-        return y + (shares[..., None] * made).sum(2)
+            return torch.baddbmm(y, x, self.weights)
+        gates = self.gate(x)
+        adapted = torch.bmm(x, self.weights).unflatten(2, (self.n_experts, -1))
+        return y + (gates[..., None] * adapted).sum(2)
 
 
 class AdaptedStack(AdaptedLayer):
-    """Linear layers side by side."""
+    """An ensemble of linear layers."""
 
-    def corrected(self, x: Tensor, correction: StackedCorrection) -> Tensor:
-        """Return the output of both."""
-        return correction(x, self.frozen(x))
+    def adapted_output(self, x: Tensor, adapter: StackedAdapter) -> Tensor:
+        """Return the sum of the outputs of both."""
+        return adapter(x, self.base_layer(x))
 
 
-#: What takes the place of a layer, and its correction, by the class of the layer.
+# Which layers get which adapters ------------------------------------------------------
+
+#: The classes of the wrapper of a layer and of its adapter, by the class of the layer.
 ADAPTABLE = {
-    nn.Conv2d: (AdaptedConvolution, Correction),
-    nn.Linear: (AdaptedLinear, Correction),
-    StackedLinear: (AdaptedStack, StackedCorrection),
+    nn.Conv2d: (AdaptedConvolution, Adapter),
+    nn.Linear: (AdaptedLinear, Adapter),
+    StackedLinear: (AdaptedStack, StackedAdapter),
 }
 
 
-def adapted(layer: nn.Module) -> AdaptedLayer:
-    """Return what takes the place of a frozen layer."""
-    return _of_class(layer)[0](layer)
+def adapted_layer(layer: nn.Module) -> AdaptedLayer:
+    """Return a layer with a place for an adapter."""
+    return _classes_for(layer)[0](layer)
 
 
-def corrections_of(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
-    """Return the corrections of all frozen layers of a network.
+def adapter_for(layer: nn.Module, n_experts: int) -> Adapter | StackedAdapter:
+    """Return a new adapter of a base layer."""
+    return _classes_for(layer)[1](layer, n_experts)
 
-    Not all of them are mixtures: see :func:`has_experts`.
+
+def _classes_for(layer):
+    return next(both for kind, both in ADAPTABLE.items() if isinstance(layer, kind))
+
+
+def adapters_for(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
+    """Return new adapters of all base layers of a network.
+
+    Not all of them are mixtures: see :func:`have_experts`.
     """
     return nn.ModuleList(
-        correction_of(layer, n_experts if several else 1)
-        for layer, several in zip(layers, has_experts(layers), strict=True)
+        adapter_for(layer, n_experts if several else 1)
+        for layer, several in zip(layers, have_experts(layers), strict=True)
     )
 
 
-def has_experts(layers: Sequence[nn.Module]) -> list[bool]:
-    """Return whether the correction of each layer of a network is a mixture.
+def have_experts(layers: Sequence[nn.Module]) -> list[bool]:
+    """Return whether the adapter of each layer of a network is a mixture.
 
     Mixtures stand beside linear layers and larger kernels, as in the paper: 1 x 1
     convolutions are where they would cost the most. Where nearly all of the larger
-    kernels have a channel each, a mixture beside them would be of single numbers, and
-    1 x 1 convolutions have it in their place, those that do not widen if there are any.
+    kernels are depthwise, a mixture beside them would be of single numbers, and 1 x 1
+    convolutions have it in their place, those that do not widen if there are any.
     """
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     pointwise = {layer for layer in convolutions if is_pointwise(layer)}
-    alone = {layer for layer in convolutions if _is_by_channel(layer)} - pointwise
+    alone = {layer for layer in convolutions if is_depthwise(layer)} - pointwise
     n_larger = sum(layer not in pointwise | alone for layer in convolutions)
     if not pointwise or n_larger > _FEW * len(convolutions):
         return [layer not in pointwise for layer in layers]
@@ -395,13 +427,9 @@ def has_experts(layers: Sequence[nn.Module]) -> list[bool]:
     return [layer not in without for layer in layers]
 
 
-def _is_by_channel(layer):
-    return layer.groups > 1 and layer.weight.shape[1] == 1
-
-
-def correction_of(layer: nn.Module, n_experts: int) -> nn.Module:
-    """Return the correction of a frozen layer."""
-    return _of_class(layer)[1](layer, n_experts)
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Return whether each group of a convolution takes a single channel."""
+    return conv.groups > 1 and conv.weight.shape[1] == 1
 
 
 def is_pointwise(layer: nn.Module) -> bool:
@@ -409,5 +437,286 @@ def is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1}
 
 
-def _of_class(layer):
-    return next(made for kind, made in ADAPTABLE.items() if isinstance(layer, kind))
+# Convolutions with adapters -----------------------------------------------------------
+
+
+class MergedConvolution(torch.autograd.Function):
+    """A convolution with one and the same adapter for all rows (eq. 2).
+
+    The adapter sits in the middle of the kernel, so that both cost as much as the base
+    layer alone. Going back, the gradient of the adapter is a product over pixels, a
+    ninth of the work of a 3 x 3 kernel; the frozen kernel gets none.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weights, kernel, bias, conv):
+        """Return the output.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in, h, w)
+            Images, channels last.
+        weights : Tensor of shape (groups, out / groups, in / groups)
+            The adapter, which gets the gradient.
+        kernel, bias : Tensor
+            Those of the convolution, the adapter in the kernel: see :func:`merge`.
+        conv : torch.nn.Conv2d
+            The convolution, for stride, padding, dilation and groups.
+        """
+        ctx.groups = len(weights)
+        ctx.conv = conv
+        ctx.save_for_backward(x, kernel)
+        return convolve(x, kernel, bias, conv)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_y):
+        """Return the gradients of the images and of the adapter."""
+        (x, kernel), conv = ctx.saved_tensors, ctx.conv
+        of_y = channels_last(of_y)
+        of_x = (
+            image_gradient(of_y, x, kernel, conv) if ctx.needs_input_grad[0] else None
+        )
+        sampled = pixels(at_middles(x, conv, of_y.shape[2:])).flatten(0, 1)
+        of_pixels = pixels(of_y).flatten(0, 1)
+        if set(kernel.shape[:2]) == {ctx.groups, 1}:
+            of_weights = (of_pixels * sampled).sum(0)[:, None, None]
+        else:
+            parts = (r.unflatten(1, (ctx.groups, -1)) for r in (of_pixels, sampled))
+            of_weights = torch.einsum("pgo,pgi->goi", *parts)
+        return of_x, of_weights, None, None, None
+
+
+class MixedConvolution(torch.autograd.Function):
+    """A convolution with an adapter mixed for each row (eq. 3), added in place.
+
+    The mixed weights are made for a few rows at a time, and made again on the way back:
+    those of all rows would not fit into a cache.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gates, weights, kernel, bias, conv, n_cached):
+        """Return the output.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in, h, w)
+            Images, channels last.
+        gates : Tensor of shape (n, k)
+            Weights of the experts.
+        weights : Tensor of shape (k, groups, out / groups, in / groups)
+            The experts, in one group, or of one channel in each.
+        kernel, bias, conv
+            The convolution.
+        n_cached : int
+            Weights that fit into a cache.
+        """
+        y = channels_last(convolve(x, kernel, bias, conv))
+        sampled = at_middles(x, conv, y.shape[2:])
+        if is_diagonal(weights):
+            y.addcmul_(sampled, mixed(gates, weights).flatten(1)[..., None, None])
+        else:
+            parts = gates, pixels(y), pixels(sampled)
+            for g, of_y, rows in portions(weights, n_cached, *parts):
+                of_y.baddbmm_(rows, mixed(g, weights)[:, 0].mT)
+        ctx.conv, ctx.n_cached = conv, n_cached
+        ctx.save_for_backward(x, gates, weights, kernel)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_y):
+        """Return the gradients of the images, the gates and the experts."""
+        (x, gates, weights, kernel), conv = ctx.saved_tensors, ctx.conv
+        of_y, sides = channels_last(of_y), of_y.shape[2:]
+        of_pixels, sampled = pixels(of_y), pixels(at_middles(x, conv, sides))
+        of_x = (
+            image_gradient(of_y, x, kernel, conv) if ctx.needs_input_grad[0] else None
+        )
+        rest = (None,) * 4
+        flat = weights.flatten(1)
+        if is_diagonal(weights):
+            if of_x is not None:
+                own = mixed(gates, weights).flatten(1)[..., None, None]
+                at_middles(of_x, conv, sides).addcmul_(of_y, own)
+            of_own = (of_pixels * sampled).sum(1)
+            of_weights, of_gates = gates.T @ of_own, of_own @ flat.T
+            return of_x, of_gates, of_weights.view_as(weights), *rest
+        of_gates, of_weights = torch.empty_like(gates), torch.zeros_like(flat)
+        # Pixels of which some are left out are not rows of a view.
+        whole = of_x is not None and of_x.shape[2:] == sides
+        of_sampled = torch.zeros_like(sampled)
+        if of_x is not None and whole:
+            of_sampled = pixels(of_x)
+        parts = gates, of_gates, of_pixels, sampled, of_sampled
+        for g, of_g, of_rows, rows, of_some in portions(weights, ctx.n_cached, *parts):
+            if of_x is not None:
+                of_some.baddbmm_(of_rows, mixed(g, weights)[:, 0])
+            of_own = (of_rows.mT @ rows).flatten(1)
+            of_weights.addmm_(g.T, of_own)
+            of_g.copy_((flat @ of_own.T).T)  # faster than the same the other way round
+        if of_x is not None and not whole:
+            reached = at_middles(of_x, conv, sides)
+            reached += of_sampled.unflatten(1, sides).permute(0, 3, 1, 2)
+        return of_x, of_gates, of_weights.view_as(weights), *rest
+
+
+@torch.no_grad()
+def merge(weights: Tensor, kernel: Tensor) -> None:
+    """Add an adapter to the middle of a kernel, in place.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (groups, out / groups, in / groups)
+        The adapter, of as many groups as the convolution, or of more.
+    kernel : Tensor
+        That of the convolution.
+    """
+    middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
+    if weights.shape[2] == middle.shape[1]:
+        middle += weights.flatten(0, 1)
+    else:
+        n = len(weights)
+        parts = middle.unflatten(1, (n, -1)).unflatten(0, (n, -1))
+        parts.diagonal(0, 0, 2).add_(weights.permute(1, 2, 0))
+
+
+def is_diagonal(weights: Tensor) -> bool:
+    """Return whether experts (k, groups, out, in) have one channel in each group."""
+    return set(weights.shape[2:]) == {1}
+
+
+def mixed(gates: Tensor, weights: Tensor) -> Tensor:
+    """Return the mixed weights (n, groups, out, in) of rows with gates (n, k)."""
+    # Before they are applied, so that it hardly matters how many experts there are.
+    return (gates @ weights.flatten(1)).unflatten(1, weights.shape[1:])
+
+
+def portions(
+    weights: Tensor, n_cached: int, *tensors: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Return parts of tensors, of so few rows that their weights fit a cache."""
+    n_rows = len(tensors[0])
+    if weights.device.type == "cpu":
+        n_numbers = n_cached * torch.get_num_threads()  # each has a cache of its own
+        n_rows = max(n_numbers * len(weights) // weights.numel(), 1)
+    return zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
+
+
+def can_mix(conv: nn.Conv2d) -> bool:
+    """Return whether :class:`MixedConvolution` computes a convolution of this kind."""
+    return (
+        is_plain(conv)
+        # The middle of the kernel never lies in the padding.
+        and all(
+            int(conv.padding[k]) <= conv.dilation[k] * ((conv.kernel_size[k] - 1) // 2)
+            for k in range(2)
+        )
+        and (conv.groups == 1 or set(conv.weight.shape[1:2]) == {1})
+        and conv.groups in (1, conv.out_channels)
+    )
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution pads with zeros, by numbers, and does no more."""
+    return (
+        type(conv) is nn.Conv2d
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def is_slow_in_half_precision(conv: nn.Conv2d, device_type: str) -> bool:
+    """Return whether the way back takes many times as long as it does in float32.
+
+    On a processor, that of convolutions in groups with a stride does.
+    """
+    return device_type == "cpu" and conv.groups > 1 and max(conv.stride) > 1
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """Return the output of a convolution with another kernel and bias."""
+    return F.conv2d(
+        x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups
+    )
+
+
+def image_gradient(of_y: Tensor, x: Tensor, kernel: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return the gradient of the images `x` of a convolution, channels last."""
+    if is_product(conv):  # and a library of products is faster then
+        of_pixels = pixels(of_y) @ kernel[:, :, 0, 0]
+        return of_pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    of_x = torch.ops.aten.convolution_backward(
+        *(of_y, x, kernel, None, conv.stride, conv.padding, conv.dilation),
+        *(False, (0, 0), conv.groups, (True, False, False)),
+    )[0]
+    return channels_last(of_x)
+
+
+def is_product(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is a matrix product of pixels and kernel."""
+    own = {*conv.kernel_size, *conv.stride, conv.groups}
+    return own == {1} and not any(conv.padding)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Return images in the memory format in which pixels are rows."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return images (n, c, h, w) as pixels (n, h * w, c): a view of channels-last."""
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def mean_pixel(images: Tensor) -> Tensor:
+    """Return the mean (n, c) over the pixels of images.
+
+    Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
+    """
+    # In halves, rows that differ by little would become alike.
+    exact = torch.promote_types(images.dtype, torch.float32)
+    return images.sum((2, 3), dtype=exact) / images.shape[2:].numel()
+
+
+def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tensor:
+    r"""Return the pixels on which the middle of a kernel lies, for each output.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, c, h, w)
+        Input of the convolution.
+    conv : torch.nn.Conv2d
+        The convolution.
+    sides : tuple of int
+        Height and width of the output.
+
+    Returns
+    -------
+    Tensor of shape (n, c, \\*sides)
+        A view, unless the middle lies in the padding somewhere.
+    """
+    for axis, side in enumerate(sides):
+        stride, first = conv.stride[axis], _first_middle(conv, images, axis, side)
+        last = first + stride * (side - 1)
+        before, after = max(-first, 0), max(last + 1 - images.shape[axis + 2], 0)
+        if before or after:
+            images = F.pad(images, (0, 0) * (1 - axis) + (before, after))
+        index = slice(first + before, last + before + 1, stride)
+        images = images[(slice(None),) * (axis + 2) + (index,)]
+    return images
+
+
+def _first_middle(conv, images, axis, side):
+    """Return the first row, or column, on which the middle of a kernel lies."""
+    size, apart = conv.kernel_size[axis], conv.dilation[axis]
+    reach = apart * (size - 1)
+    if isinstance(conv.padding, str):
+        padding = reach // 2 if conv.padding == "same" else 0
+    else:
+        padding = conv.padding[axis]
+    whole = images.shape[axis + 2] + 2 * padding
+    if conv.padding != "same" and (whole - reach - 1) // conv.stride[axis] + 1 != side:
+        return 0  # what pads in a way of its own is taken to centre its kernel
+    return apart * (size // 2) - padding

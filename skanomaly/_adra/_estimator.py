@@ -31,29 +31,36 @@ from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
-from ._backbones import ResNet26, Source, find_backbone, itself, perceptrons
-from ._corpus import AlteredRows, read_corpus
-from ._images import (
+from ._backbone import build_frozen
+from ._corpus import AlteredRows, match_source, read_corpus
+from ._net import (
+    Adapters,
+    ResidualAdaptation,
+    StopAtCollapse,
+    augmentation_for,
+    unchanged,
+)
+from ._networks import (
     ImagePreparation,
-    augmentation_of,
+    ResNet26,
+    Source,
+    existing,
+    find_backbone,
     normalizing,
     shape_after,
     sides_for,
-    unchanged,
+    stacked_mlps,
 )
-from ._likeness import like_normal
-from ._net import Adapters, ResidualAdaptation, StopAtCollapse, frozen
 from ._pretraining import (
+    TASKS,
     Denoising,
-    JoinedRows,
-    LabelledRows,
     Rotation,
-    Supervised,
     pretrain,
+    pretraining_data,
+    task_for,
 )
 
 _OWN = "auto", "resnet26"
-_TASKS = {"supervised": Supervised, "rotation": Rotation, "denoising": Denoising}
 _PRETRAINING_RATE = 2e-3
 #: How far the columns of a corpus, which may be anything, are apart in other units.
 _UNITS = 100.0
@@ -221,7 +228,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         type_text="torch.nn.Module, str or path-like",
     )
     pretrain: Literal["auto", "supervised", "rotation", "denoising"] | None = parameter(
-        [sk.StrOptions({"auto", *_TASKS}), None],
+        [sk.StrOptions({"auto", *TASKS}), None],
         default="auto",
         doc="""
         What an own network is taught before it is frozen. "supervised": the classes of
@@ -348,8 +355,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             for name, value in self.get_params(deep=False).items()
         }
         twin = type(self)(**params)
-        if hasattr(self, "_metadata_request"):
-            twin._metadata_request = deepcopy(self._metadata_request)
+        if "_metadata_request" in vars(self):
+            vars(twin)["_metadata_request"] = deepcopy(vars(self)["_metadata_request"])
         return twin
 
     # Networks
@@ -359,19 +366,20 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def backbone_(self):
         """The frozen network without the adapters; it shares its weights."""
         check_is_fitted(self)
-        network, prepare = self.net_.backbone_.bare(), self.net_.prepare
+        network, prepare = self.net_.backbone_.base_network(), self.net_.prepare
         mean = getattr(prepare, "mean", None)
-        # So that other detectors give it what this one does.
+        # So that other detectors give it the same images as this one.
         normalization = None if mean is None else (mean, prepare.spread)
-        network.taken_for = normalization, self._source().least_side
+        expected = normalization, self._source().least_side
+        vars(network)["expected_images"] = expected
         return network
 
     def _is_own(self):
-        """Return whether the network is one that this class makes and teaches."""
+        """Return whether the network is the package's own, which has to be trained."""
         return isinstance(self.backbone, str) and self.backbone in _OWN
 
     def _source(self, weights=None):
-        """Return where the frozen network comes from, and its weights, if not given."""
+        """Return the source of the frozen network; weights of a file are optional."""
         shape, mine = self._row_shape, self._own_networks()
         family, width = self._family(), self._value("width")
         if not self._is_own():
@@ -390,8 +398,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
                 "is a table; 'auto' has a network for either."
             )
-        n_estimators = self._side_by_side()
-        return Source(partial(perceptrons, n_estimators, *shape, width), n_estimators)
+        n_estimators, (n_columns,) = self._side_by_side(), shape
+        build = partial(stacked_mlps, n_estimators, n_columns, width)
+        return Source(build, n_estimators)
 
     def _make_nets(self, device, seed):
         return {"net_": self._net(self._source(), device, seed)}
@@ -407,7 +416,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         prepare, batch_size = self._preparation(source), self._normal_per_batch()
         example = prepare(self._example(source))
         builders = {
-            "backbone": partial(frozen, source.build, example, self.adapt_from),
+            "backbone": partial(build_frozen, source.build, example, self.adapt_from),
             "adapters": partial(
                 Adapters,
                 n_experts=self.n_experts,
@@ -428,12 +437,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         )
 
     def _example(self, source):
-        """Return a row of any scaled numbers as the networks take it."""
+        """Return a row of random scaled numbers as the networks take it."""
         rng = torch.Generator().manual_seed(0)
-        draw = {"generator": rng, "dtype": torch.float32}
-        row = 2 * torch.rand(1, *self._row_shape, **draw) - 1
-        n = source.n_estimators
-        return row.expand(n, *row.shape) if n else row
+        shape = 1, *self._row_shape
+        row = 2 * torch.rand(shape, generator=rng, dtype=torch.float32) - 1
+        return row.expand(source.n_estimators, *shape) if source.n_estimators else row
 
     def _rate(self):
         """Return the learning rate."""
@@ -446,7 +454,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return whole - whole // 2 if self._has_corpus else whole
 
     def _preparation(self, source):
-        """Return what is done to scaled rows: columns are clipped, images resized."""
+        """Return the preparation of scaled rows: columns clipped, or images resized."""
         if self._kind == TABLE:
             return self._clipping()
         asked = self.normalization
@@ -459,8 +467,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return normalizing(sides, asked, self._row_shape[0], self._is_own())
 
     def _augmentation(self):
-        """Return what changes rows at random in training."""
-        return unchanged if self._kind == TABLE else augmentation_of(self.augment)
+        """Return the random changes of rows in training."""
+        return unchanged if self._kind == TABLE else augmentation_for(self.augment)
 
     # Training
 
@@ -476,33 +484,25 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         goes_on = self._goes_on()
         source = self._source(self.net_.backbone_.state_dict() if goes_on else None)
         if task and not goes_on:
-            taught = self._taught(task, rows, others, given, labels)
-            plans = [self._plan("pretrain_epochs", len(taught)), plan]
+            data = pretraining_data(task, rows, others, given, labels)
+            plans = [self._plan("pretrain_epochs", len(data)), plan]
         with self._progress(*plans) as callbacks:
             if len(plans) > 1:
-                net = self._pretraining(task, source, labels, rows.device, seed)
-                stage = pretrain, net, taught, plans[0]
-                (net,) = self._cached(*stage, callbacks=callbacks("pretraining"))
-                self._record(pretraining=net)
-                source = source._replace(build=partial(itself, net.network_))
-                if net.interrupted_:
+                first = self._pretraining_net(task, source, labels, rows.device, seed)
+                stage = pretrain, first, data, plans[0]
+                (first,) = self._cached(*stage, callbacks=callbacks("pretraining"))
+                self._record(pretraining=first)
+                source = source._replace(build=partial(existing, first.network_))
+                if first.interrupted_:
                     plan["max_epochs"] = 0
-            net = self._begun(source, rows, seed)
-            trained = {}
-            if plan["max_epochs"]:
+            net = self._net_to_adapt(source, rows, seed)
+            trained = {"adaptation": net} if plan["max_epochs"] else {}
+            if trained:
                 self._adapt(net, rows, corpus, plan, callbacks("adaptation"), seed)
-                trained = {"adaptation": net}
             self._record(**trained)
-            self.net_ = net
+            self.net_: ResidualAdaptation = net
 
-    def _taught(self, task, rows, others, given, labels):
-        """Return the rows of the pretraining."""
-        if task is Supervised:
-            return LabelledRows(given, labels)
-        if task is Denoising:
-            return rows
-        parts = [rows, others, *([] if given is None else [given])]
-        return JoinedRows([part for part in parts if len(part)])
+    # The corpus
 
     def _gives_corpus(self):
         """Return whether the user gives one."""
@@ -525,22 +525,22 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             except ValueError as error:
                 raise ValueError(f"corpus does not go with X: {error}") from error
         X, labels = read_corpus(self.corpus, rows.X)
-        if labels is not None:
-            labels = torch.from_numpy(labels).to(rows.device)
         given = DeviceDataset(X, self.scaler_, rows.device)
         if self._kind == TABLE:  # images of another scale are refused
             self._check_units(given, rows, "the corpus", "the normal rows", _UNITS)
-        return given, labels
+        if labels is None:
+            return given, None
+        return given, torch.from_numpy(labels).to(rows.device)
 
     def _corpus(self, rows, others, given, seed):
-        """Return what to tell from the normal rows: known anomalies, and a corpus."""
+        """Return the sources of the corpus: known anomalies, and the given rows."""
         is_table = self._kind == TABLE
         corpus = [others] if len(others) else []
         self.corpus_auroc_ = None
         if given is not None and is_table:
             corpus.append(given)
         elif given is not None:
-            given, self.corpus_auroc_ = like_normal(rows, given, seed)
+            given, self.corpus_auroc_ = match_source(rows, given, seed)
             corpus.append(given)
         elif is_table and self.corpus is not None:
             n_before = self.net_.step_ if self._goes_on() else 0
@@ -553,24 +553,15 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             )
         return corpus
 
-    def _task(self, labels):
-        """Return what an own network is taught."""
-        asked, is_table = self.pretrain, self._kind == TABLE
-        if asked is None or not self._is_own():
-            return None
-        if asked == "auto":
-            asked = "rotation" if labels is None else "supervised"
-            asked = "denoising" if is_table else asked
-        if is_table != (asked == "denoising"):
-            raise ValueError(f"pretrain={asked!r} is no task for {self._kind.name}.")
-        if asked == "supervised" and labels is None:
-            raise ValueError(
-                "pretrain='supervised' needs a corpus with classes: a pair (rows, "
-                "classes), or the name of a data set."
-            )
-        return _TASKS[asked]
+    # Pretraining
 
-    def _pretraining(self, task, source, labels, device, seed):
+    def _task(self, labels):
+        """Return the task of the pretraining, None if there is none."""
+        if self.pretrain is None or not self._is_own():
+            return None
+        return task_for(self.pretrain, self._kind, labels is not None)
+
+    def _pretraining_net(self, task, source, labels, device, seed):
         n_outputs = {Rotation: 4, Denoising: prod(self._row_shape)}.get(task)
         return task(
             {"network": source.build},
@@ -583,8 +574,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             **self._engine(str(device), seed),
         )
 
-    def _begun(self, source, rows, seed):
-        """Return a net to train: with new adapters, or those that there are."""
+    # Adaptation
+
+    def _net_to_adapt(self, source, rows, seed) -> ResidualAdaptation:
+        """Return a net with new adapters, or for a warm start with the old ones."""
         net = self._net(source, str(rows.device), seed)
         if self._goes_on():
             # Weights of any other source are those that there are, by `_source`.
@@ -593,15 +586,15 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             net.resume(self.net_)
             return net
         net.initialize()
-        if missed := net.backbone_.uncorrected:
+        if missed := net.backbone_.unadapted:
             warn(
-                f"{type(self).__name__} corrects a part of backbone only, {missed}. "
-                "Corrections stand beside convolutions of images and linear layers "
-                "that are called, and torch reads those of nn.MultiheadAttention."
+                f"{type(self).__name__} adapts a part of backbone only, {missed}. "
+                "Adapters stand beside convolutions of images and linear layers that "
+                "are called, and torch reads those of nn.MultiheadAttention."
             )
-        features = net.first_features(rows.subset(rows.spread_indices(_ENOUGH)))
+        features = net.fit_gates(rows.subset(rows.spread_indices(_ENOUGH)))
         self._check_finite(features.numpy(force=True))
-        net.adapters_.head.fit(net.by_network(features))
+        net.adapters_.head.fit(net.swapped(features))
         return net
 
     def _refuse_other_weights(self, net):
@@ -622,10 +615,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         own += callbacks
         net.train(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
 
-    # Scores, codes
+    # Scores, latent codes
 
     def _at_rest(self):
-        return self.net_.backbone_.at_rest()
+        return self.net_.backbone_.merged()
 
     def _given_shape(self):
         return shape_after(self.net_.prepare, self._row_shape)
@@ -635,9 +628,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return -log(2) if self._has_corpus else super()._auto_offset(scores)
 
     def _score_batch(self, batch):
-        # The geometric mean: of networks side by side none drowns out the others.
-        radius = hypersphere_radius(self.net_.coded(batch))
-        return -(radius + _TINY).log().mean(1).exp()
+        # The geometric mean: no member of an ensemble drowns out the others.
+        radius = hypersphere_radius(self.net_.encode_members(batch))
+        return -(radius + _TINY).log().mean(0).exp()
 
     def _encode_batch(self, batch):
-        return self.net_.coded(batch).transpose(0, 1)
+        return self.net_.encode_members(batch)

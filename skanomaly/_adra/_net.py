@@ -1,12 +1,14 @@
-"""The network of ADRA, its head, and how its corrections are trained."""
+"""The net of ADRA: the modules that a detector trains, and how it trains them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -20,169 +22,200 @@ from ..engine import (
 )
 from ..exceptions import StopTraining
 from ..objectives import hypersphere_classification_loss
-from ._adapters import corrections_of
-from ._frozen import FrozenNetwork, watched
-from ._images import unchanged
+from ._adapters import adapters_for
+from ._backbone import FrozenNetwork, forward_hooks
+from ._whitening import WhiteningHead
 
-#: Principal axes of the features that have a scale of their own.
-_AXES = 128
-#: Rows to look at together.
+#: Rows to compute together.
 _AT_ONCE = 128
 #: Longest gradient; usual ones, in training MobileNetV2, have a length of 1 to 7.
 _LONGEST = 10.0
-#: What is nothing beside the square of features, in float32.
-_ROUNDING = 1e-10
+#: Largest move of a crop, as a share of a side: 4 of 32 pixels.
+_CROP = 1 / 8
 #: By name: the paper's, and one whose steps do not depend on the size of gradients.
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, foreach=True),
     "adam": partial(torch.optim.AdamW, fused=True),
 }
 
 
-class Head(nn.Module):
-    r"""What makes codes of features, fixed by the features of normal rows.
+# Augmentation -----------------------------------------------------------------------
 
-    It puts these around the origin, about as far in all directions, at a mean squared
-    distance of 1, :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and
-    covariance, to which a share of the mean variance is added, so that directions in
-    which normal rows do not differ count for more, but not for everything. Beyond the
-    first 128 principal axes, all directions are taken for equal.
 
-    Parameters
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes images at random, each in its own way, on their device.
+
+    Attributes
     ----------
-    shape : tuple of int
-        Shape of the features of one row, (l,) or (k, l) for networks side by side.
-    shrinkage : float
-        That share, in (0, 1].
-    unit : bool
-        Whether features are brought to unit length first.
+    kinds : sequence of {"flip", "crop"}
+        "flip" mirrors half of the images from left to right; "crop" moves each by up
+        to an eighth of its sides, and repeats its edges.
     """
 
-    centre: Tensor
-    axes: Tensor
-    gains: Tensor
-    rest: Tensor
+    kinds: Sequence[str]
 
-    def __init__(self, shape: tuple[int, ...], shrinkage: float, unit: bool):
-        super().__init__()
-        *copies, n_features = shape
-        n_axes = min(n_features, _AXES)
-        self.shrinkage, self.unit = shrinkage, unit
-        self.register_buffer("centre", torch.zeros(*copies, 1, n_features))
-        self.register_buffer("axes", torch.zeros(*copies, n_features, n_axes))
-        self.register_buffer("gains", torch.ones(*copies, 1, n_axes))
-        self.register_buffer("rest", torch.ones(*copies, 1, 1))
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Return images of the same shape."""
+        n, device = len(images), images.device
+        *_, height, width = images.shape
 
-    @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
-        """Fix it by the features of normal rows, (n, l) or (k, n, l)."""
-        # On the host: not every device has such numbers, and the decomposition.
-        brought = self._brought(features).cpu().double()
-        n_rows, n_features = brought.shape[-2:]
-        self.centre.copy_(brought.mean(-2, keepdim=True))
-        around = brought - brought.mean(-2, keepdim=True)
-        total = around.square().sum((-2, -1))[..., None, None] / n_rows
-        # What float32 cannot tell from no difference is none.
-        least = _ROUNDING * brought.square().mean((-2, -1))[..., None, None]
-        added = (self.shrinkage * total / n_features).maximum(least)
-        added = torch.where(added > 0, added, 1.0)
-        variances, axes = _principal(around, self.axes.shape[-1])
-        self.axes.copy_(axes)
-        self.gains.copy_((variances + added).rsqrt())
-        n_others = max(n_features - axes.shape[-1], 1)
-        others = (total - variances.sum(-1, keepdim=True)).clamp_min(0) / n_others
-        self.rest.copy_((others + added).rsqrt())
-        squared = self(features).square().sum(-1).mean(-1)
-        scale = torch.where(squared > 0, squared, 1.0).rsqrt()[..., None, None]
-        self.gains.mul_(scale)
-        self.rest.mul_(scale)
+        def drawn(low, high):
+            return torch.randint(low, high, (n, 1), generator=rng, device=device)
 
-    def _brought(self, features):
-        return F.normalize(features, dim=-1) if self.unit else features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (..., n, l) to codes (..., n, l)."""
-        around = self._brought(features) - self.centre
-        along = around @ self.axes
-        return self.rest * around + (along * (self.gains - self.rest)) @ self.axes.mT
+        rows, columns = (
+            torch.arange(side, device=device).expand(n, side)
+            for side in (height, width)
+        )
+        if "flip" in self.kinds:
+            columns = torch.where(drawn(0, 2) == 1, columns.flip(1), columns)
+        if "crop" in self.kinds:
+            far = [round(_CROP * side) for side in (height, width)]
+            rows = (rows + drawn(-far[0], far[0] + 1)).clamp(0, height - 1)
+            columns = (columns + drawn(-far[1], far[1] + 1)).clamp(0, width - 1)
+        image = torch.arange(n, device=device)[:, None, None]
+        moved = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]]
+        return moved.permute(0, 3, 1, 2)
 
 
-def _principal(around, n_axes):
-    """Return the largest variances (..., 1, m) of centred rows, and their axes."""
-    n_rows, n_features = around.shape[-2:]
-    if n_features <= n_rows:
-        variances, axes = torch.linalg.eigh(around.mT @ around / n_rows)
-    else:  # the same from the products of rows, which are fewer
-        variances, axes = torch.linalg.eigh(around @ around.mT / n_rows)
-        axes = F.normalize(around.mT @ axes, dim=-2)
-    m = min(n_axes, variances.shape[-1])
-    variances, axes = variances[..., -m:].flip(-1), axes[..., -m:].flip(-1)
-    missing = n_axes - m
-    return (
-        F.pad(variances.clamp_min(0), (0, missing))[..., None, :],
-        F.pad(axes, (0, missing)),
-    )
+def augmentation_for(augment) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """Return the augmentation for the parameter `augment`: names, or a function."""
+    if callable(augment):
+        return partial(changed_by, augment)
+    if not augment:
+        return unchanged
+    if unknown := [kind for kind in augment if kind not in ("flip", "crop")]:
+        raise ValueError(f"augment has {unknown}; it may have 'flip' and 'crop'.")
+    return Augmentation(tuple(augment))
+
+
+def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the images that a user's function, which draws by itself, returns."""
+    changed = function(images)
+    if not isinstance(changed, Tensor) or changed.is_complex():
+        found = f"a {type(changed).__name__}"
+        found = "complex numbers" if isinstance(changed, Tensor) else found
+        raise ValueError(
+            f"augment returns {found}; it has to return images, a tensor of real "
+            "numbers of the shape that it is given."
+        )
+    if changed.shape != images.shape:
+        raise ValueError(
+            f"augment returns {tuple(changed.shape)} for images of shape "
+            f"{tuple(images.shape)}; it has to return as many, of the same size."
+        )
+    if not changed.is_floating_point():
+        raise ValueError(
+            f"augment returns {changed.dtype}; it is given scaled images, floats "
+            "around 0, and has to return such ones."
+        )
+    if not changed.isfinite().all():
+        raise ValueError("augment returns NaN, or infinite numbers.")
+    return changed.to(images)
+
+
+def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:
+    """Return rows as they are."""
+    return rows
+
+
+# Modules, data, the end of a run ------------------------------------------------------
 
 
 class Adapters(nn.Module):
-    """All that a detector adds to a backbone: corrections of its layers, and a head.
+    """All trained modules of a detector: adapters of layers, and the fixed head.
 
     Parameters
     ----------
     backbone : FrozenNetwork
-        What they are for.
+        The network that they are for.
     n_experts : int
-        Linear maps in each correction that is a mixture.
+        Experts of each adapter that is a mixture.
     shrinkage, unit : float and bool
-        Settings of the :class:`Head`.
+        Settings of the :class:`WhiteningHead`.
     """
 
-    def __init__(self, backbone: FrozenNetwork, n_experts, shrinkage, unit):
+    def __init__(
+        self, backbone: FrozenNetwork, n_experts: int, shrinkage: float, unit: bool
+    ):
         super().__init__()
-        layers = [layer.frozen for layer in backbone.layers.values()]
-        self.corrections = corrections_of(layers, n_experts)
-        self.head = Head(backbone.features_shape, shrinkage, unit)
+        layers = [layer.base_layer for layer in backbone.layers.values()]
+        self.layers = adapters_for(layers, n_experts)
+        self.head = WhiteningHead(backbone.features_shape, shrinkage, unit)
 
     @contextmanager
-    def fits_gates(self):
-        """Fix what gates take for usual by the rows that pass meanwhile."""
-        sums = {
-            one.gate: [0.0, 0.0, 0] for one in self.corrections if one.n_experts > 1
+    def fits_gates(self) -> Iterator[None]:
+        """Fix the standardisation of gates by the rows that pass meanwhile."""
+        sums: dict[Any, list] = {
+            one.gate: [0.0, 0.0, 0] for one in self.layers if hasattr(one, "gate")
         }
 
-        def called(gate, inputs, output):
+        def add(gate, inputs, output):
             # On the host: not every device has such numbers.
             rows = inputs[0].cpu().double()
-            for k, made in enumerate((rows, rows.square())):
-                sums[gate][k] += made.sum(-2, keepdim=rows.ndim > 2)
+            for k, values in enumerate((rows, rows.square())):
+                sums[gate][k] += values.sum(-2, keepdim=rows.ndim > 2)
             sums[gate][2] += rows.shape[-2]
 
-        with watched(sums, called):
+        with forward_hooks(sums, add):
             yield
         for gate, of_rows in sums.items():
             gate.fit(*of_rows)
 
 
-def frozen(build, example, adapt_from) -> FrozenNetwork:
-    """Return the frozen form of the network that `build` returns."""
-    network = build()
-    first = next(network.parameters(), torch.empty(0))
-    try:
-        return FrozenNetwork(network, example.to(first.device), adapt_from)
-    except (RuntimeError, AssertionError) as error:
-        shape, images = tuple(example.shape[1:]), example.ndim == 4
-        hint = "input_size enlarges images" if images else "images need image_shape"
-        raise ValueError(
-            f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
-            f"{shape}, as they are given to it; {hint}. {error}"
-        ) from error
+class CachedEmbeddings:
+    """The embeddings of rows, each computed once.
+
+    On a host an embedding is computed when its row is drawn first. On other devices, to
+    look for new rows would have each step wait: all are computed ahead.
+
+    Parameters
+    ----------
+    rows : DeviceDataset
+        The rows.
+    embed : callable
+        Maps them to embeddings.
+    """
+
+    def __init__(
+        self,
+        rows: DeviceDataset | TransformedDataset,
+        embed: Callable[[Tensor], Tensor],
+    ):
+        self.rows, self.embed, self.device = rows, embed, rows.device
+        self.embeddings: Tensor | None = None
+        self.missing = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        self.n_missing = len(rows)
+        if self.device.type != "cpu":
+            for part in torch.arange(len(rows), device=self.device).split(_AT_ONCE):
+                self._add(part)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the embeddings of the rows at `index`, of shape (m,)."""
+        if self.n_missing:
+            new = index[self.missing[index]].unique()
+            if len(new):
+                self._add(new)
+        assert self.embeddings is not None
+        return self.embeddings[index]
+
+    def _add(self, new):
+        embeddings = self.embed(self.rows[new])
+        if self.embeddings is None:
+            self.embeddings = embeddings.new_empty(len(self), *embeddings.shape[1:])
+        self.embeddings[new] = embeddings
+        self.missing[new] = False
+        self.n_missing -= len(new)
 
 
 class StopAtCollapse(Callback):
-    """End a run without a corpus before all rows have one and the same code.
+    """Ends a run without a corpus before all rows have one and the same latent code.
 
-    That is where the loss is lowest. The run ends when the codes of held-out rows are
-    spread over less than a share of what they would be without corrections.
+    That is where the loss is lowest. The run ends when the variance of the codes of
+    held-out rows is less than a share of their variance without adapters.
 
     Parameters
     ----------
@@ -197,10 +230,10 @@ class StopAtCollapse(Callback):
         self.every = every
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Measure the spread without corrections."""
-        net.backbone_.correct_by([None] * len(net.backbone_.layers))
+        """Measure the variance without adapters."""
+        net.backbone_.set_adapters(None)
         self.least_ = self.share * float(net.validate()["spread"])
-        net.backbone_.correct_by(net.adapters_.corrections)
+        net.backbone_.set_adapters(net.adapters_.layers)
 
     def on_batch_end(self, net, **kwargs):
         """Measure it, and stop."""
@@ -211,51 +244,36 @@ class StopAtCollapse(Callback):
                 raise StopTraining
 
 
-class BegunRows:
-    """What a network begins with of rows, each computed once.
-
-    On a host a row is computed when it is drawn first. Elsewhere to look which rows are
-    new would have each step wait for the device: all are computed ahead.
-
-    Parameters
-    ----------
-    rows : DeviceDataset
-        The rows.
-    begun : callable
-        Maps them to that.
-    """
-
-    def __init__(self, rows, begun):
-        self.rows, self.begun, self.device = rows, begun, rows.device
-        self.made = None
-        self.missing = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        self.n_missing = len(rows)
-        if self.device.type != "cpu":
-            for part in torch.arange(len(rows), device=self.device).split(_AT_ONCE):
-                self._make(part)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Return it of the rows at `index`, of shape (m,)."""
-        if self.n_missing:
-            new = index[self.missing[index]].unique()
-            if len(new):
-                self._make(new)
-        return self.made[index]
-
-    def _make(self, new):
-        made = self.begun(self.rows[new])
-        if self.made is None:
-            self.made = made.new_empty(len(self), *made.shape[1:])
-        self.made[new] = made
-        self.missing[new] = False
-        self.n_missing -= len(new)
+# Training ---------------------------------------------------------------------------
 
 
 class ResidualAdaptation(AlternatingNet):
-    """Eq. 4: the loss of eq. 1, reduced by the adapters alone."""
+    """Eq. 4: the loss of eq. 1, minimised over the adapters alone.
+
+    Parameters
+    ----------
+    modules : dict
+        "backbone" and "adapters": functions that build them, the second one from the
+        first module.
+    prepare : callable
+        Maps scaled rows to the inputs of the network.
+    augment : callable
+        Changes rows at random in training.
+    corpus_batch : int
+        Rows of the corpus in a batch.
+    optimizer : {"sgd", "adam"}
+        The optimiser.
+    weight_decay : float
+        That of the adapters.
+    **engine
+        Settings of the engine.
+    """
+
+    backbone_: FrozenNetwork
+    adapters_: Adapters
+    corpus_: list
+    held_out_: Tensor
+    streams_: list[Iterator[Tensor]] | None
 
     def __init__(
         self,
@@ -281,9 +299,10 @@ class ResidualAdaptation(AlternatingNet):
         return self.backbone_.features_shape[-1]
 
     def initialize_module(self):
-        self.backbone_ = self.modules["backbone"]()
-        self.adapters_ = self.modules["adapters"](self.backbone_)
-        self.backbone_.correct_by(self.adapters_.corrections)
+        builders: Mapping[str, Callable[..., Any]] = self.modules
+        self.backbone_ = builders["backbone"]()
+        self.adapters_ = builders["adapters"](self.backbone_)
+        self.backbone_.set_adapters(self.adapters_.layers)
         return self
 
     def configure_optimizers(self):
@@ -291,7 +310,7 @@ class ResidualAdaptation(AlternatingNet):
         if rate < 1 <= rate * decay:  # a higher rate alone diverges
             raise ValueError(
                 f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
-                "take all away from the corrections, and more. Make one of them lower."
+                "take all away from the adapters, and more. Make one of them lower."
             )
         optimizer = partial(
             OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
@@ -303,69 +322,12 @@ class ResidualAdaptation(AlternatingNet):
     def training_step(self, batch):
         n = batch.shape[-2] if self.n_estimators else len(batch)
         rows = torch.cat([batch, *self.draw_corpus()], 1 if self.n_estimators else 0)
-        if not self.is_kept_:
-            rows = self.begun(self.augment(rows, self.rng_))
-        codes = self.codes_of(rows)
-        normal, apart = codes.tensor_split([n], -2)
-        yield "adapters", hypersphere_classification_loss(normal, apart).sum()
+        if not self.is_cached_:
+            rows = self.embed(self.augment(rows, self.rng_))
+        normal, corpus = self.encode_embeddings(rows).tensor_split([n], -2)
+        yield "adapters", hypersphere_classification_loss(normal, corpus).sum()
 
-    def features(self, batch: Tensor) -> Tensor:
-        """Return what the frozen network makes of rows: (n, l) or (n, k, l)."""
-        made = self.backbone_(self.prepare(self.for_members(batch))).float()
-        return self.by_network(made)
-
-    @torch.no_grad()
-    def first_features(self, rows) -> Tensor:
-        """Return those of normal rows, by which gates are fixed on the way."""
-        index = torch.arange(len(rows), device=self.device)
-        with self.adapters_.fits_gates():
-            parts = [self.features(rows[part]) for part in index.split(_AT_ONCE)]
-        return torch.cat(parts)
-
-    def by_network(self, features: Tensor) -> Tensor:
-        """Exchange rows and networks side by side, if there are any."""
-        return features.transpose(0, 1) if self.n_estimators else features
-
-    def coded(self, batch: Tensor) -> Tensor:
-        """Return the codes of rows (n, ...), by network: (n, k, l)."""
-        codes = self.codes(self.for_members(batch))
-        return codes.transpose(0, 1) if self.n_estimators else codes[:, None]
-
-    @torch.no_grad()
-    def begun(self, rows: Tensor) -> Tensor:
-        """Return scaled rows after what comes before all corrections."""
-        return self.backbone_.before(self.prepare(rows))
-
-    def codes_of(self, begun: Tensor) -> Tensor:
-        """Return f of such rows."""
-        features = self.backbone_.after(begun).float()
-        # Along the first axes the head takes the difference of nearly equal numbers.
-        with torch.autocast(features.device.type, enabled=False):
-            return self.adapters_.head(features)
-
-    def codes(self, rows: Tensor) -> Tensor:
-        """Return f of scaled rows: (n, ...) to (n, l), or (k, n, d) to (k, n, l)."""
-        return self.codes_of(self.begun(rows))
-
-    def _may_keep(self, sources, n_steps):
-        """Return whether what nothing corrects is to be computed once for all steps."""
-        same = self.augment is unchanged and all(
-            isinstance(source, DeviceDataset | TransformedDataset) for source in sources
-        )
-        if self.n_estimators or not (same and self.backbone_.n_fixed):
-            return False
-        n_drawn = n_steps * (self.batch_size + self.corpus_batch)
-        if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
-            return False  # all would be computed ahead, and most never drawn
-        some = self.begun(sources[0][torch.arange(1, device=self.device)])
-        return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
-
-    @torch.no_grad()
-    def validate(self):
-        codes = torch.cat([self.coded(part) for part in self.held_out_.split(_AT_ONCE)])
-        return {"spread": codes.var(0, correction=0).sum(-1).mean()}
-
-    def draw_corpus(self):
+    def draw_corpus(self) -> list[Tensor]:
         """Return the next rows of each source, about as many of each."""
         if self.streams_ is None:
             n = len(self.corpus_)
@@ -383,14 +345,91 @@ class ResidualAdaptation(AlternatingNet):
             yield from Batches(rows, size, n_batches, self.n_estimators, self.rng_)
 
     def train(
-        self, rows, *, corpus, max_epochs, epoch_steps, held_out=None, **settings
+        self,
+        rows,
+        *,
+        max_epochs: int,
+        epoch_steps: int,
+        callbacks=(),
+        corpus: Sequence,
+        held_out: Tensor | None = None,
     ):
         """Train on `rows`, against the rows of each source in `corpus`."""
         sources = [rows, *corpus]
-        self.is_kept_ = self._may_keep(sources, max_epochs * epoch_steps)
-        if self.is_kept_:
-            sources = [BegunRows(source, self.begun) for source in sources]
+        self.is_cached_ = self._may_cache(sources, max_epochs * epoch_steps)
+        if self.is_cached_:
+            sources = [CachedEmbeddings(source, self.embed) for source in sources]
         rows, *corpus = sources
         with self.temporary(corpus_=corpus, streams_=None, held_out_=held_out):
             plan = {"max_epochs": max_epochs, "epoch_steps": epoch_steps}
-            return self.run(rows, **plan, **settings)
+            return self.run(rows, callbacks=callbacks, **plan)
+
+    def _may_cache(self, sources, n_steps):
+        """Return whether embeddings, which nothing changes, are to be cached."""
+        same = self.augment is unchanged and all(
+            isinstance(source, DeviceDataset | TransformedDataset) for source in sources
+        )
+        if self.n_estimators or not (same and self.backbone_.n_fixed):
+            return False
+        n_drawn = n_steps * (self.batch_size + self.corpus_batch)
+        if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
+            return False  # all would be computed ahead, and most never drawn
+        some = self.embed(sources[0][torch.arange(1, device=self.device)])
+        return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
+
+    @torch.no_grad()
+    def validate(self):
+        parts = self.held_out_.split(_AT_ONCE)
+        codes = torch.cat([self.encode_members(part) for part in parts], 1)
+        return {"spread": codes.var(1, correction=0).sum(-1).mean()}
+
+    # Features and latent codes ----------------------------------------------------
+
+    @torch.no_grad()
+    def fit_gates(self, rows: DeviceDataset) -> Tensor:
+        """Fix gates by normal rows, and return their features, (n, l) or (n, k, l)."""
+        index = torch.arange(len(rows), device=self.device)
+        with self.adapters_.fits_gates():
+            parts = [self.features(rows[part]) for part in index.split(_AT_ONCE)]
+        return torch.cat(parts)
+
+    def features(self, batch: Tensor) -> Tensor:
+        """Return the features of rows by the network: (n, l), or (n, k, l)."""
+        features = self.backbone_(self.prepare(self.for_members(batch))).float()
+        return self.swapped(features)
+
+    def swapped(self, features: Tensor) -> Tensor:
+        """Return features with rows and members exchanged, if this is an ensemble."""
+        return features.transpose(0, 1) if self.n_estimators else features
+
+    def encode_members(self, batch: Tensor) -> Tensor:
+        """Return the latent codes of rows (n, ...) by each member: (k, n, l)."""
+        codes = self.encode(self.for_members(batch))
+        return codes if self.n_estimators else codes[None]
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Return the latent codes of scaled rows.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, ...), or (k, n, d) for an ensemble
+            The rows.
+
+        Returns
+        -------
+        Tensor of shape (n, l), or (k, n, l)
+            f of the paper.
+        """
+        return self.encode_embeddings(self.embed(rows))
+
+    @torch.no_grad()
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return the embeddings of scaled rows: the input of the first adapted part."""
+        return self.backbone_.embed(self.prepare(rows))
+
+    def encode_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return the latent codes of embeddings."""
+        features = self.backbone_.features(embeddings).float()
+        # Along the first axes the head takes the difference of nearly equal numbers.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.adapters_.head(features)

@@ -1,8 +1,9 @@
-"""What the package's own networks are taught before they are frozen."""
+"""The pretraining of the package's own networks, before they are frozen."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,19 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..engine import AlternatingNet, DeviceDataset, LinearDecay, Player
+from ..utils._kinds import TABLE, Kind
 from ._adapters import StackedLinear
 
 
 class JoinedRows:
-    """Rows of one shape from several places, as if they stood one after the other.
+    """Rows of one shape from several places, joined end to end.
 
     Parameters
     ----------
-    parts : list of DeviceDataset
+    parts : sequence of DeviceDataset
         The rows, on one device.
     """
 
-    def __init__(self, parts: list[DeviceDataset]):
+    def __init__(self, parts: Sequence[DeviceDataset]):
         self.parts = parts
 
     def __len__(self) -> int:
@@ -64,27 +66,27 @@ class LabelledRows:
         return self.rows[index], self.labels[index]
 
     def __getstate__(self) -> dict:
-        """Say what they are made of; hashes rest on it, and differ for tensors."""
+        """Return the state without tensors, whose hashes, for `memory`, differ."""
         return {"rows": self.rows, "labels": self.labels.numpy(force=True)}
 
     def __setstate__(self, state: dict) -> None:
-        """Make them anew, on the host."""
+        """Restore the labels, on the host."""
         self.rows, self.labels = state["rows"], torch.from_numpy(state["labels"])
 
 
 class Pretraining(AlternatingNet, ABC):
-    """A network and a last layer on top of it, taught a task that needs no anomaly.
+    """A network and a last layer on top of it, trained on a task without anomalies.
 
     Parameters
     ----------
     modules : dict
-        "network": what builds the network.
+        "network": the function that builds the network.
     prepare, augment : callable
-        What is done to rows before the network sees them.
+        Applied to rows before the network.
     row_shape : tuple of int
         Shape of a row.
     n_outputs : int
-        What the last layer returns.
+        Outputs of the last layer.
     **engine
         Settings of the engine.
     """
@@ -108,7 +110,7 @@ class Pretraining(AlternatingNet, ABC):
         return self
 
     def last_layer(self, n_features: int) -> nn.Module:
-        """Return what makes outputs of features."""
+        """Return a new layer from features to outputs."""
         return nn.Linear(n_features, self.n_outputs)
 
     def configure_optimizers(self):
@@ -117,30 +119,30 @@ class Pretraining(AlternatingNet, ABC):
         return {"pretraining": Player(both, adam)}
 
     def training_step(self, batch):
-        inputs, wanted = self.posed(batch)
-        yield "pretraining", self.loss(self.last_(self.network_(inputs)), wanted)
+        inputs, targets = self.make_task(batch)
+        yield "pretraining", self.loss(self.last_(self.network_(inputs)), targets)
 
     @abstractmethod
-    def posed(self, batch) -> tuple[Tensor, Tensor]:
-        """Return what the network is given, and what it should say."""
+    def make_task(self, batch) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the network, and the targets of its outputs."""
 
-    def loss(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """Return how far the outputs are from that."""
-        return F.cross_entropy(outputs.float(), wanted)
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the distance of the outputs from the targets."""
+        return F.cross_entropy(outputs.float(), targets)
 
 
 class Supervised(Pretraining):
     """The task is to name the class of an image; batches are pairs with labels."""
 
-    def posed(self, batch):
+    def make_task(self, batch):
         images, labels = batch
         return self.prepare(self.augment(images, self.rng_)), labels
 
 
 class Rotation(Pretraining):
-    """The task is to say by how many quarters an image was turned."""
+    """The task is to find by how many quarters an image was turned."""
 
-    def posed(self, batch):
+    def make_task(self, batch):
         images = self.prepare(self.augment(batch, self.rng_))
         side = min(images.shape[2:])  # of the square in the middle, which can turn
         top, left = ((whole - side) // 2 for whole in images.shape[2:])
@@ -151,27 +153,94 @@ class Rotation(Pretraining):
 
 
 class Denoising(Pretraining):
-    """The task is to tell the rows of a table from rows with noise added."""
+    """The task is to recover the rows of a table from rows with noise added."""
 
     def last_layer(self, n_features):
-        layer = nn.Linear(n_features, self.n_outputs)
+        layer = super().last_layer(n_features)
         if self.n_estimators:
             layer = StackedLinear(self.n_estimators, n_features, self.n_outputs)
         return nn.Sequential(nn.GELU(), layer)
 
-    def posed(self, batch):
+    def make_task(self, batch):
         rows = self.prepare(batch)
         draw = {"generator": self.rng_, "device": self.device}
         size = torch.rand(*rows.shape[:-1], 1, **draw)
         return rows + size * torch.randn(rows.shape, **draw), rows
 
-    def loss(self, outputs, wanted):
-        error = F.smooth_l1_loss(outputs.float(), wanted, reduction="none")
+    def loss(self, outputs, targets):
+        error = F.smooth_l1_loss(outputs.float(), targets, reduction="none")
         return error.mean((-2, -1)).sum()
 
 
+#: Tasks by their names in the parameter `pretrain`.
+TASKS: dict[str, type[Pretraining]] = {
+    "supervised": Supervised,
+    "rotation": Rotation,
+    "denoising": Denoising,
+}
+
+
+def task_for(name: str, kind: Kind, has_classes: bool) -> type[Pretraining]:
+    """Return the task of a pretraining.
+
+    Parameters
+    ----------
+    name : str
+        The parameter `pretrain`: "auto", or the name of a task.
+    kind : Kind
+        The kind of the data.
+    has_classes : bool
+        Whether the classes of the corpus are known.
+
+    Raises
+    ------
+    ValueError
+        If the task is for another kind, or needs classes that are not known.
+    """
+    is_table = kind == TABLE
+    if name == "auto":
+        name = "supervised" if has_classes else "rotation"
+        name = "denoising" if is_table else name
+    if is_table != (name == "denoising"):
+        raise ValueError(f"pretrain={name!r} is no task for {kind.name}.")
+    if name == "supervised" and not has_classes:
+        raise ValueError(
+            "pretrain='supervised' needs a corpus with classes: a pair (rows, "
+            "classes), or the name of a data set."
+        )
+    return TASKS[name]
+
+
+def pretraining_data(
+    task: type[Pretraining],
+    rows: DeviceDataset,
+    known: DeviceDataset,
+    corpus: DeviceDataset | None,
+    labels: Tensor | None,
+) -> DeviceDataset | JoinedRows | LabelledRows:
+    """Return the rows that a task is trained on.
+
+    Parameters
+    ----------
+    task : type
+        The task.
+    rows, known : DeviceDataset
+        Normal rows, and known anomalies.
+    corpus : DeviceDataset or None
+        Rows of the corpus.
+    labels : Tensor or None
+        Their classes.
+    """
+    if task is Denoising:
+        return rows
+    if task is Supervised and corpus is not None and labels is not None:
+        return LabelledRows(corpus, labels)
+    parts = [rows, known, *([] if corpus is None else [corpus])]
+    return JoinedRows([part for part in parts if len(part)])
+
+
 def pretrain(net: Pretraining, rows, plan, callbacks):
-    """Teach a net its task; a stage, whose result `memory` may keep."""
+    """Train a net on its task: a stage, whose result `memory` may keep."""
     net.run(rows, callbacks=[LinearDecay(0.0), *callbacks], **plan)
     net.network_.to(memory_format=torch.contiguous_format)
     return (net,)

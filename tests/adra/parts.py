@@ -1,4 +1,4 @@
-"""Small networks, and corrections by hand, for the tests of ADRA."""
+"""Small networks, and adapters by hand, for the tests of ADRA."""
 
 from functools import partial
 
@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from skanomaly import ADRA
-from skanomaly._adra._backbones import IMAGENET
-from skanomaly._adra._frozen import FrozenNetwork
+from skanomaly._adra._backbone import FrozenNetwork
 from skanomaly._adra._net import Adapters
+from skanomaly._adra._networks import IMAGENET
 
 # Most of these networks are looked at, and learn nothing that matters.
-heedless = pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning")
+ignore_missing_corpus = pytest.mark.filterwarnings(
+    "ignore:ADRA was given no corpus:UserWarning"
+)
 
 SHORT = {
     "random_state": 0,
@@ -26,7 +28,7 @@ SHORT = {
 }
 short = partial(ADRA, **SHORT)
 # Adapters that stay where they start.
-still = partial(short, lr=1e-30, weight_decay=0)
+untrained = partial(short, lr=1e-30, weight_decay=0)
 double = partial(torch.randn, dtype=torch.double)
 
 
@@ -73,14 +75,14 @@ def n_weights(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def stirred(corrections):
-    """Return corrections away from their start, as training leaves them."""
-    for parameter in corrections.parameters():
+def randomised(adapters):
+    """Return adapters away from their start, as training leaves them."""
+    for parameter in adapters.parameters():
         nn.init.normal_(parameter, std=0.3)
-    return corrections
+    return adapters
 
 
-class Watched(nn.Module):
+class Recorder(nn.Module):
     """What a network is given goes to a list, also what copies of it are given."""
 
     class Shared(list):
@@ -89,16 +91,16 @@ class Watched(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        self.network, self.seen = network, Watched.Shared()
+        self.network, self.seen = network, Recorder.Shared()
 
     def forward(self, x):
         self.seen.append(x)
         return self.network(x)
 
 
-def watched(network):
+def recorded(network):
     """Return a network, and a list of what it is going to be given."""
-    network = Watched(network)
+    network = Recorder(network)
     return network, network.seen
 
 
@@ -141,10 +143,10 @@ def pads_by_itself(conv):
     return not plain or conv.padding == "same"
 
 
-def maps_by_hand(correction, layer):
+def weights_by_hand(adapter, layer):
     """Return A_k of each expert, (K, out, in / groups)."""
-    own = correction.groups // getattr(layer, "groups", 1)
-    scaled = (correction.n_experts * own) ** 0.5 * correction.maps
+    own = adapter.groups // getattr(layer, "groups", 1)
+    scaled = (adapter.n_experts * own) ** 0.5 * adapter.weights
     if own == 1:
         return scaled
     return torch.stack([torch.block_diag(*maps.chunk(own)) for maps in scaled])
@@ -156,10 +158,10 @@ def standardised(gate, x):
     return z / z.square().mean(-1, keepdim=True).sqrt().clamp(min=1)
 
 
-def gates_by_hand(correction, mean):
-    if correction.n_experts == 1:
+def gates_by_hand(adapter, mean):
+    if adapter.n_experts == 1:
         return mean.new_ones(len(mean), 1)
-    gate = correction.gate
+    gate = adapter.gate
     return F.linear(standardised(gate, mean), gate.weight, gate.bias).softmax(1)
 
 
@@ -171,11 +173,11 @@ def at_the_middle(maps, conv):
     return kernel
 
 
-def correction_by_hand(correction, x, conv):
+def adapter_by_hand(adapter, x, conv):
     """Eqs 2 and 3 as they are written: every expert by itself, then their sum."""
-    gates = gates_by_hand(correction, x.mean((2, 3)))
+    gates = gates_by_hand(adapter, x.mean((2, 3)))
     total = 0
-    for k, maps in enumerate(maps_by_hand(correction, conv)):
+    for k, maps in enumerate(weights_by_hand(adapter, conv)):
         if pads_by_itself(conv):
             made = F.conv2d(
                 x, maps[:, :, None, None], stride=conv.stride, groups=conv.groups
@@ -188,10 +190,10 @@ def correction_by_hand(correction, x, conv):
 
 
 def frozen_form(network, x, n_experts=2, **options):
-    """Return the frozen form of a network, with corrections, and these."""
+    """Return the frozen form of a network, with adapters, and these."""
     backbone = FrozenNetwork(network, x[:1], **options)
     adapters = Adapters(backbone, n_experts, 0.1, True)
-    backbone.correct_by(adapters.corrections)
+    backbone.set_adapters(adapters.layers)
     return backbone, adapters
 
 

@@ -14,21 +14,21 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_validate
 
 from skanomaly import ADRA
-from skanomaly._adra._corpus import AlteredRows, damped, excess_sharpness
+from skanomaly._adra._corpus import AlteredRows, filter_bands, spectrum_factors
 from skanomaly.engine import DeviceDataset, TransformedDataset
 from skanomaly.exceptions import CorpusSourceWarning
 
 from .parts import (
     assert_same_state,
-    heedless,
+    ignore_missing_corpus,
     network_of,
+    recorded,
     scaled,
     short,
     state_of,
-    watched,
 )
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 # The corpus ---------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_a_corpus_by_name_is_brought_to_the_shape_of_the_images(images, monkeypa
     )
     grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
     for n_channels, colour in ((3, (200, 100, 50)), (1, (round(grey),))):
-        network, seen = watched(network_of(n_channels))
+        network, seen = recorded(network_of(n_channels))
         settings = {"normalization": None, "augment": None, "backbone": network}
         short(corpus="tiny_imagenet", **settings).fit(images[0][:, :n_channels])
         (batch, *_) = [x for x in seen if len(x) == 16]
@@ -174,7 +174,7 @@ def test_anomalies_of_y_and_a_corpus_take_part_in_equal_numbers(images):
         (None, y, {255: 8}),
         (None, None, {}),
     ):
-        network, seen = watched(network_of())
+        network, seen = recorded(network_of())
         data = X if labels is not None else normal
         detector = short(corpus=given, backbone=network, **settings)
         detector.fit(data, labels)
@@ -270,24 +270,24 @@ def smooth_and_noisy():
 def test_equal_sets_are_equally_sharp(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
     for images in (smooth, smooth[:, :1]):
-        factors = excess_sharpness(images, images)
+        factors = spectrum_factors(images, images)
         torch.testing.assert_close(factors, torch.ones(images.shape[1], 24))
     # A corpus that is less sharp stays so.
-    factors = excess_sharpness(noisy, smooth)
+    factors = spectrum_factors(noisy, smooth)
     assert factors.min() > 0.8
     assert factors.max() == 1
 
 
 def test_fine_detail_that_normal_images_lack_is_damped(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
-    factors = excess_sharpness(smooth, noisy)
+    factors = spectrum_factors(smooth, noisy)
     assert (factors[:, :3] == 1).all()
     # Where there is little but noise, a quarter of it, and 1 in 7 more of all power.
     torch.testing.assert_close(
         factors[:, 19:], torch.full((3, 5), 0.28), rtol=0.15, atol=0
     )
     # Brightness and contrast do not matter.
-    other = excess_sharpness(3 * smooth + 1, 100 * noisy - 7)
+    other = spectrum_factors(3 * smooth + 1, 100 * noisy - 7)
     torch.testing.assert_close(other, factors, rtol=1e-3, atol=1e-4)
 
 
@@ -295,7 +295,9 @@ def test_fine_detail_that_normal_images_lack_is_damped(smooth_and_noisy):
 def test_factors_of_one_change_nothing(shape):
     images = torch.randn(3, *shape)
     factors = torch.ones(3 if shape[0] == 3 else shape[0], 24)
-    torch.testing.assert_close(damped(images, factors), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        filter_bands(images, factors), images, rtol=1e-4, atol=1e-5
+    )
 
 
 def spectrum(images):
@@ -312,7 +314,7 @@ def spectrum(images):
 def test_a_damped_corpus_has_the_spectrum_of_normal_images(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
     assert (spectrum(noisy) > 4 * spectrum(smooth)).all()
-    made = damped(noisy, excess_sharpness(smooth, noisy))
+    made = filter_bands(noisy, spectrum_factors(smooth, noisy))
     assert made.shape == noisy.shape
     np.testing.assert_allclose(spectrum(made), spectrum(smooth), rtol=0.5)
     # What is coarse stays.
@@ -329,10 +331,10 @@ def test_bytes_that_are_damped_stay_within_their_range():
     X[..., 8:] = 255
     factors = torch.ones(3, 24)
     factors[:, 4:] = 0.2
-    made = TransformedDataset(DeviceDataset(X), partial(damped, factors=factors))[
+    made = TransformedDataset(DeviceDataset(X), partial(filter_bands, factors=factors))[
         torch.arange(4)
     ]
-    expected = damped(torch.from_numpy(X).float(), factors).clamp(0, 255)
+    expected = filter_bands(torch.from_numpy(X).float(), factors).clamp(0, 255)
     torch.testing.assert_close(made.float(), expected, rtol=0, atol=0.51)
 
 
@@ -341,7 +343,7 @@ def test_detectors_see_the_corpus_damped(smooth_and_noisy):
         return (128 + 20 * images).clamp(0, 255).byte().numpy()
 
     smooth, noisy = map(as_bytes, smooth_and_noisy)
-    network, seen = watched(network_of())
+    network, seen = recorded(network_of())
     settings = {"normalization": None, "augment": None, "input_size": 20}
     detector = short(corpus=noisy, backbone=network, batch_size=200, **settings)
     with pytest.warns(CorpusSourceWarning):

@@ -23,17 +23,17 @@ from skanomaly.objectives import hypersphere_classification_loss
 from .parts import (
     CONVOLUTIONS,
     SHORT,
-    heedless,
+    ignore_missing_corpus,
     layers_of,
     network_of,
     normalised,
     scaled,
     short,
-    still,
+    untrained,
     used_norm,
 )
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 # Steps --------------------------------------------------------------------------------
@@ -56,11 +56,11 @@ def test_the_rate_falls_to_a_hundredth(images):
     assert group["lr"] == pytest.approx(1e-3)
 
 
-def test_corrections_decay(images):
+def test_adapters_decay(images):
     def size(weight_decay):
         detector = short(backbone=network_of(), corpus=images[1], max_epochs=9, lr=0.1)
         detector.set_params(weight_decay=weight_decay).fit(images[0])
-        return sum(one.maps.norm() for one in detector.net_.adapters_.corrections)
+        return sum(one.weights.norm() for one in detector.net_.adapters_.layers)
 
     torch.manual_seed(0)
     free = size(0.0)
@@ -87,7 +87,6 @@ def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
 
     monkeypatch.setattr(ResidualAdaptation, "train", watched)
     X = np.random.default_rng(0).integers(0, 256, (80, 3, 10, 12)).astype(np.uint8)
-    monkeypatch.setattr("skanomaly._adra._estimator._HELD_OUT", 50)
     short(backbone=network_of()).fit(X)
     ((rows, held_out),) = trained
     assert len(rows) == 72
@@ -114,11 +113,11 @@ def test_a_warm_start_keeps_its_network(images):
 
 def test_the_head_is_computed_in_full_precision(images):
     settings = {"backbone": network_of(), "corpus": images[1]}
-    net = still(**settings, precision="bfloat16").fit(images[0]).net_
+    net = untrained(**settings, precision="bfloat16").fit(images[0]).net_
     features = net.features(scaled(images[0]))
-    net.backbone_.after = lambda begun: features
+    net.backbone_.features = lambda embeddings: features
     with torch.autocast("cpu", torch.bfloat16):
-        codes = net.codes_of(None)
+        codes = net.encode_embeddings(None)
     assert torch.equal(codes, net.adapters_.head(features))
 
 
@@ -146,8 +145,8 @@ def test_layers_of_all_kinds_train_together(images):
         detector = short(**settings, precision=precision).fit(images[0])
         scores.append(detector.score_samples(images[0]))
         assert len(layers_of(detector)) == 2 * len(kinds)
-        for correction in detector.net_.adapters_.corrections:
-            assert correction.maps.abs().max() > 0
+        for adapter in detector.net_.adapters_.layers:
+            assert adapter.weights.abs().max() > 0
     assert np.corrcoef(scores)[0, 1] > 0.9
 
 
@@ -296,7 +295,7 @@ def test_a_file_may_leave_the_network_out(images, tmp_path):
         other = load(path, backbone=network)
         np.testing.assert_array_equal(other.score_samples(normal), scores)
         assert other.corpus is None
-    shared = other.net_.backbone_.network[0].frozen.weight
+    shared = other.net_.backbone_.network[0].base_layer.weight
     assert shared.data_ptr() == network[0].weight.data_ptr()
 
 
@@ -424,5 +423,5 @@ def test_steps_of_sgd_have_a_greatest_length(images, monkeypatch):
 def test_a_corpus_at_the_centre_does_not_tear_the_adapters_apart(X):
     """Its gradient has no bound; one step of it must not be all that was learned."""
     detector = short(corpus=X, lr=0.1, max_epochs=1).fit(X)
-    weights = list(detector.net_.adapters_.corrections.parameters())
+    weights = list(detector.net_.adapters_.layers.parameters())
     assert max(float(w.detach().abs().max()) for w in weights) < 10

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skanomaly._adra._backbones import IMAGENET
-from skanomaly._adra._images import Augmentation, ImagePreparation
+from skanomaly._adra._net import Augmentation
+from skanomaly._adra._networks import IMAGENET, ImagePreparation
 
-from .parts import heedless, network_of, scaled, short, still, watched
+from .parts import ignore_missing_corpus, network_of, recorded, scaled, short, untrained
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 PAIR = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
 
@@ -29,7 +29,7 @@ PAIR = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
     ],
 )
 def test_what_a_network_is_given(config, settings, expected, images):
-    network, seen = watched(network_of())
+    network, seen = recorded(network_of())
     if config is not None:
         network.pretrained_cfg = config
     detector = short(backbone=network, corpus=images[1], **settings).fit(images[0])
@@ -86,7 +86,7 @@ def distinct_of(pixels):
 
 def training_batches(images, **settings):
     """Return the normal rows of all batches, as the network is given them."""
-    network, seen = watched(network_of())
+    network, seen = recorded(network_of())
     settings = {"backbone": network, "normalization": None} | settings
     short(**settings, corpus=images[1], batch_size=20, max_epochs=2).fit(images[0])
     batches = [x[:10] for x in seen if len(x) == 20]
@@ -108,7 +108,7 @@ def test_detectors_augment_in_training(images):
 
 
 def test_scores_are_of_images_as_they_are(images):
-    network, seen = watched(network_of())
+    network, seen = recorded(network_of())
     detector = short(backbone=network, normalization=None).fit(images[0])
     detector.score_samples(images[0])
     assert distinct_of(seen[-1][:40]) == distinct_of(scaled(images[0]))
@@ -116,8 +116,8 @@ def test_scores_are_of_images_as_they_are(images):
 
 @pytest.mark.parametrize(("input_size", "n_rows"), [(10, 256), (100, 29), (900, 1)])
 def test_large_images_are_scored_a_few_at_a_time(input_size, n_rows, images):
-    network, seen = watched(network_of())
-    detector = still(backbone=network, input_size=10).fit(images[0])
+    network, seen = recorded(network_of())
+    detector = untrained(backbone=network, input_size=10).fit(images[0])
     sides = input_size, round(1.2 * input_size)
     detector.net_.prepare = ImagePreparation(sides)
     detector.score_samples(images[0][:1])
@@ -164,8 +164,8 @@ def test_preparation_enlarges_and_normalises():
 def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, images):
     normal, corpus = images
     backbone = network_of() if kind == "given" else "resnet26"
-    first = still(backbone=backbone, corpus=corpus, normalization=normalization)
-    other = still(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
+    first = untrained(backbone=backbone, corpus=corpus, normalization=normalization)
+    other = untrained(backbone=first.fit(normal).backbone_, corpus=corpus).fit(normal)
     np.testing.assert_allclose(other.encode(normal), first.encode(normal), rtol=1e-5)
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from sklearn.model_selection import GridSearchCV
 
-from skanomaly._adra._backbones import ResNet26, perceptrons
+from skanomaly._adra._networks import ResNet26, stacked_mlps
 from skanomaly._adra._pretraining import JoinedRows, Rotation
 from skanomaly.engine import AlternatingNet, DeviceDataset
 
-from .parts import heedless, network_of, short, state_of
+from .parts import ignore_missing_corpus, network_of, short, state_of
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 def stages(detector):
@@ -64,7 +64,7 @@ def test_own_networks_are_taught_first(kind, pretrain, labelled, request):
     assert stages(detector) == expected
     assert np.ptp(detector.score_samples(data)) > 0
     if pretrain is None:
-        untaught = ResNet26(3, 4) if kind == "images" else perceptrons(2, 4, 4)
+        untaught = ResNet26(3, 4) if kind == "images" else stacked_mlps(2, 4, 4)
         assert state_of(detector.backbone_).keys() == untaught.state_dict().keys()
         means = [
             v for k, v in state_of(detector.backbone_).items() if "running_mean" in k
@@ -75,12 +75,12 @@ def test_own_networks_are_taught_first(kind, pretrain, labelled, request):
 def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
     seen = []
 
-    def posed(self, batch):
+    def make_task(self, batch):
         seen.extend(batch.mean((1, 2, 3)).tolist())
-        return taught(self, batch)
+        return make(self, batch)
 
-    taught = Rotation.posed
-    monkeypatch.setattr(Rotation, "posed", posed)
+    make = Rotation.make_task
+    monkeypatch.setattr(Rotation, "make_task", make_task)
     dark, bright = images[0] // 20, 255 - images[1] // 20
     short(corpus=bright, pretrain_epochs=3).fit(dark)
     assert sum(mean < 0 for mean in seen) == pytest.approx(

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from skanomaly import load, save
-from skanomaly._adra._corpus import no_sharper
-from skanomaly._adra._likeness import likeness_auroc, statistics
+from skanomaly._adra._corpus import match_spectrum, source_auroc, source_statistics
 from skanomaly.datasets import fetch_mnist, one_vs_rest
 from skanomaly.engine import DeviceDataset
 from skanomaly.exceptions import CorpusSourceWarning
 from skanomaly.utils._scaling import ImageScaler
 
-from .parts import network_of, short, watched
+from .parts import network_of, recorded, short
 
 
 def drawn(seed, n=200, c=3, side=24, noise=0.02, coarse=2):
@@ -50,7 +49,7 @@ def greyer(images):
 
 
 def told(one, other, seed=0):
-    return likeness_auroc(DeviceDataset(one), DeviceDataset(other), seed)
+    return source_auroc(DeviceDataset(one), DeviceDataset(other), seed)
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -87,14 +86,14 @@ def test_all_shapes_have_finite_numbers(shape):
     rng = torch.Generator().manual_seed(0)
     flat = torch.zeros(2, *shape)
     both = torch.cat([2 * torch.rand(2, *shape, generator=rng) - 1, flat])
-    assert statistics(both).isfinite().all()
+    assert source_statistics(both).isfinite().all()
 
 
 def test_numbers_of_an_image_do_not_depend_on_the_others():
     images = torch.from_numpy(drawn(0, n=6))
-    together = statistics(images)
+    together = source_statistics(images)
     for k in range(6):
-        torch.testing.assert_close(statistics(images[k : k + 1])[0], together[k])
+        torch.testing.assert_close(source_statistics(images[k : k + 1])[0], together[k])
 
 
 def test_it_is_drawn_by_a_seed():
@@ -152,7 +151,7 @@ def drawings(seed, size):
 def test_a_corpus_of_the_same_source_is_left_as_it_is(brief):
     """What chance or content left of a difference was damped, and that left traces."""
     X, Q = drawings(0, size=4), drawings(1, size=4.2)
-    network, seen = watched(network_of())
+    network, seen = recorded(network_of())
     settings = {"augment": None, "batch_size": 200, "backbone": network}
     settings["input_size"] = 28
     assert brief(corpus=Q, **settings).fit(X).corpus_auroc_ < 0.75
@@ -168,7 +167,7 @@ def test_digits_are_a_corpus_for_digits(brief, shared_data):
     X, *_, Q = one_vs_rest(X, y, 4, corpus_class=[0, 2, 5, 6, 7, 9], random_state=0)
     X, Q = X[:500], Q[::70]
     normal, corpus = (DeviceDataset(images, ImageScaler().fit(X)) for images in (X, Q))
-    assert likeness_auroc(normal, no_sharper(corpus, normal), 0) > 0.95
+    assert source_auroc(normal, match_spectrum(corpus, normal), 0) > 0.95
     assert brief(corpus=Q, input_size=28).fit(X).corpus_auroc_ < 0.9
 
 

@@ -1,13 +1,15 @@
-"""Pretrained networks: the package's own, a user's, one by name, one from a file."""
+"""Pretrained networks, where they come from, and images as they expect them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,9 +19,11 @@ from ._adapters import StackedLinear
 
 #: Mean and standard deviation of the channels of ImageNet, of pixels in [0, 1].
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: What networks for large photographs need to see more than blurs, in pixels.
+#: Least side, in pixels, of the images of networks for large photographs, which see
+#: mostly blurs in smaller ones.
 _LEAST_SIDE = 64
 _BLOCKS = 4  # in each stage of ResNet26
+_COLOURS = 3
 
 
 # The package's own ------------------------------------------------------------------
@@ -94,14 +98,15 @@ class ResNet26(nn.Sequential):
 
 
 def convolution(n_in: int, n_out: int, stride: int) -> nn.Conv2d:
-    """Return a 3 x 3 convolution without bias, with the start of Rebuffi et al."""
+    """Return a 3 x 3 convolution without bias, started as by Rebuffi et al."""
     layer = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
     nn.init.normal_(layer.weight, std=(2 / (9 * n_out)) ** 0.5)
     return layer
 
 
-def perceptrons(n_estimators: int, n_columns: int, width: int) -> nn.Sequential:
-    """Return networks for tables, side by side: (k, n, d) to features (k, n, width)."""
+# StackedMLP has another start, another activation, and no layers to adapt.
+def stacked_mlps(n_estimators: int, n_columns: int, width: int) -> nn.Sequential:
+    """Return an ensemble of MLPs for tables: (k, n, d) to features (k, n, width)."""
     return nn.Sequential(
         *(StackedLinear(n_estimators, n_columns, width), nn.GELU()),
         *(StackedLinear(n_estimators, width, width), nn.GELU()),
@@ -113,16 +118,16 @@ def perceptrons(n_estimators: int, n_columns: int, width: int) -> nn.Sequential:
 
 
 class Source(NamedTuple):
-    """Where a frozen network comes from.
+    """Where a frozen network comes from, and which images it expects.
 
     Attributes
     ----------
     build : callable
         Returns the network.
     n_estimators : int
-        How many networks it is, side by side; 0 for one by itself.
+        Members of the ensemble that it is; 0 for a single network.
     normalization : tuple of (mean, spread), or None
-        What it wants of each channel, of pixels in [0, 1]; None for [-1, 1].
+        Those of each channel, of pixels in [0, 1]; None for pixels in [-1, 1].
     least_side : int
         Shorter side to which smaller images are enlarged, in pixels.
     """
@@ -136,8 +141,14 @@ class Source(NamedTuple):
 def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
     """Return the source of a pretrained network: a module, a file, a name.
 
-    With `weights`, in the order of its layers, those in a file do not matter, and are
-    not read. Names are always looked up: weights decide on more than numbers there.
+    Parameters
+    ----------
+    backbone : torch.nn.Module, str or path-like
+        The parameter of the detector.
+    weights : dict of str to Tensor, optional
+        Weights that will replace those of the source, in the order of its layers.
+        Those in a file are not read then. Names are looked up all the same, since
+        their weights decide on more than numbers.
     """
     if isinstance(backbone, nn.Module):
         return given_backbone(backbone)
@@ -151,12 +162,12 @@ def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
 
 
 def given_backbone(network: nn.Module) -> Source:
-    """Return a network as a source, with what can be known of it."""
-    build = partial(itself, network)
+    """Return a network as a source, with what its attributes tell of its images."""
+    build = partial(existing, network)
     stacked = (m for m in network.modules() if isinstance(m, StackedLinear))
     if (first := next(stacked, None)) is not None:
         return Source(build, len(first.weight))
-    if (known := getattr(network, "taken_for", None)) is not None:
+    if (known := getattr(network, "expected_images", None)) is not None:
         return Source(build, 0, *known)
     if isinstance(network, ResNet26):
         return Source(build)
@@ -164,7 +175,7 @@ def given_backbone(network: nn.Module) -> Source:
     if isinstance(config, dict) and {"mean", "std"} <= config.keys():
         return Source(build, 0, (config["mean"], config["std"]), _LEAST_SIDE)
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
-    in_colour = len(IMAGENET[0]) in (m.in_channels for m in convolutions)
+    in_colour = _COLOURS in (m.in_channels for m in convolutions)
     return Source(build, 0, IMAGENET if in_colour else None, _LEAST_SIDE)
 
 
@@ -210,6 +221,122 @@ def _fetched(get_model, name, weights):
         ) from error
 
 
-def itself(network: nn.Module) -> nn.Module:
-    """Return a network that is there already."""
+def existing(network: nn.Module) -> nn.Module:
+    """Return a network that needs no building."""
     return network
+
+
+# Images -----------------------------------------------------------------------------
+
+
+class ImagePreparation(NamedTuple):
+    """Resizes and normalises scaled images for a network.
+
+    Attributes
+    ----------
+    sides : tuple of int
+        Height and width; images are interpolated.
+    mean, spread : tuple of float, or None
+        Mean and standard deviation of each channel, of pixels in [0, 1]; None leaves
+        pixels in [-1, 1].
+    """
+
+    sides: tuple[int, int]
+    mean: tuple[float, ...] | None = None
+    spread: tuple[float, ...] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map scaled images (n, c, h, w) to images of those sides."""
+        if images.shape[2:] != self.sides:
+            images = resized(images, self.sides)
+        if self.mean is not None:
+            mean, spread = (
+                images.new_tensor(values).view(-1, 1, 1)
+                for values in (self.mean, self.spread)
+            )
+            images = ((images + 1) / 2 - mean) / spread
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def sides_for(row_shape, input_size, least_side: int) -> tuple[int, int]:
+    """Return the sides of resized images; "auto" is at least `least_side`."""
+    _, height, width = row_shape
+    short = min(height, width)
+    wanted = max(short, least_side) if input_size == "auto" else input_size
+    return round(height * wanted / short), round(width * wanted / short)
+
+
+def normalizing(sides, normalization, n_channels: int, as_many: bool):
+    """Return a preparation that resizes and normalises.
+
+    Parameters
+    ----------
+    sides : tuple of int
+        Height and width of resized images.
+    normalization : pair of array-like
+        The parameter of the detector, or of its network.
+    n_channels : int
+        Channels of the images.
+    as_many : bool
+        Whether the network takes no other number of channels.
+
+    Raises
+    ------
+    ValueError
+        If `normalization` is no pair of means and deviations, or for other channels.
+    """
+    means, spreads = checked_pair(normalization, n_channels)
+    n_given = max(len(means), len(spreads))
+    if as_many and n_given not in (1, n_channels):
+        raise ValueError(
+            f"normalization is for {n_given} channels, and the own network for images "
+            f"of {n_channels}: give one for these, or None."
+        )
+    return ImagePreparation(sides, means, spreads)
+
+
+def checked_pair(normalization: Iterable, n_channels: int) -> tuple[tuple, tuple]:
+    """Return the means and standard deviations of channels.
+
+    Parameters
+    ----------
+    normalization : pair of array-like
+        Means and deviations, unchecked.
+    n_channels : int
+        Channels of the images.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or for other channels.
+    """
+    try:
+        means, spreads = (np.ravel(np.asarray(part, float)) for part in normalization)
+    except (TypeError, ValueError):
+        means, spreads = np.empty(0), np.empty(0)
+    sizes = {len(means), len(spreads)}
+    finite = np.isfinite(means).all() and np.isfinite(spreads).all()
+    positive = finite and (spreads > 0).all()
+    if sizes not in ({1}, {_COLOURS}, {n_channels}) or not positive:
+        raise ValueError(
+            f"normalization={normalization!r} has to be a pair, means and standard "
+            "deviations above 0, each of one number or one per channel, all finite."
+        )
+    if len(means) > 1 < n_channels != len(means):
+        raise ValueError(
+            f"The images have {n_channels} channels, and the normalization is for "
+            f"{len(means)}: give one for yours, or normalization=None."
+        )
+    return tuple(means.tolist()), tuple(spreads.tolist())
+
+
+def shape_after(prepare: Callable, row_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a row after a preparation, which may resize it."""
+    return row_shape[0], *getattr(prepare, "sides", row_shape[1:])
+
+
+def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Return images (n, c, h, w) with other sides, interpolated."""
+    # Enlarging needs no smoothing, which is slow.
+    shrinks = any(new < old for new, old in zip(sides, images.shape[2:], strict=True))
+    return F.interpolate(images, sides, mode="bilinear", antialias=shrinks)

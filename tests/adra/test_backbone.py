@@ -9,60 +9,60 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skanomaly._adra import _frozen
 from skanomaly._adra._adapters import (
     AdaptedConvolution,
 )
-from skanomaly._adra._backbones import perceptrons
-from skanomaly._adra._frozen import FrozenNetwork
-from skanomaly._adra._net import Adapters, BegunRows, Head
+from skanomaly._adra._backbone import FrozenNetwork
+from skanomaly._adra._net import Adapters, CachedEmbeddings
+from skanomaly._adra._networks import stacked_mlps
+from skanomaly._adra._whitening import WhiteningHead
 from skanomaly.engine import Batches, DeviceDataset
 
 from .parts import (
     SHORT,
     Reused,
+    adapter_by_hand,
     assert_same_state,
-    correction_by_hand,
     frozen_form,
-    heedless,
+    ignore_missing_corpus,
     layers_of,
     network_of,
     normalised,
+    randomised,
     short,
     state_of,
-    still,
-    stirred,
+    untrained,
     used_norm,
 )
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 def literally(network, adapters, x):
-    """Return what a network of convolutions makes, each corrected as it is written."""
-    network, corrections = deepcopy(network).eval(), iter(adapters.corrections)
+    """Return what a network of convolutions makes, each adapted as it is written."""
+    network, adapters = deepcopy(network).eval(), iter(adapters.layers)
 
-    def corrected(layer, inputs, output):
-        return output + correction_by_hand(next(corrections), inputs[0], layer)
+    def adapted(layer, inputs, output):
+        return output + adapter_by_hand(next(adapters), inputs[0], layer)
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(corrected)
+            module.register_forward_hook(adapted)
     made = network(x)
     return made.mean((2, 3)) if made.ndim == 4 else made
 
 
-def test_a_network_with_folded_norms_is_what_it_was(n_experts):
+def test_a_network_with_merged_norms_is_what_it_was(n_experts):
     network, x = network_of(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     torch.testing.assert_close(backbone(x), network.eval()(x))
     layers = [m for m in backbone.modules() if isinstance(m, AdaptedConvolution)]
     assert [layer.norm is not None for layer in layers] == [True, True]
-    stirred(adapters.corrections)
+    randomised(adapters.layers)
     expected = literally(network, adapters, x)
     assert not torch.allclose(expected, network(x), atol=0.01)
     torch.testing.assert_close(backbone(x), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(backbone.bare()(x), network(x))
+    torch.testing.assert_close(backbone.base_network()(x), network(x))
 
 
 class InPlace(nn.Module):
@@ -92,27 +92,27 @@ class Twice(nn.Module):
     [lambda: Reused(used_norm(6)), lambda: Reused(used_norm(6), 1e-5), InPlace],
     ids=["used elsewhere", "used elsewhere, small", "changed in place"],
 )
-def test_norms_that_take_something_else_too_are_not_folded(build, n_experts):
+def test_norms_that_take_something_else_too_are_not_merged(build, n_experts):
     network, x = build(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     bare, size = network.eval()(x).mean((2, 3)), getattr(network, "size", 1)
     torch.testing.assert_close(backbone(x) / size, bare / size)
-    stirred(adapters.corrections)
+    randomised(adapters.layers)
     expected = literally(network, adapters, x)
     torch.testing.assert_close(
         backbone(x) / size, expected / size, rtol=1e-4, atol=1e-5
     )
-    assert_same_state(state_of(backbone.bare()), state_of(network))
+    assert_same_state(state_of(backbone.base_network()), state_of(network))
 
 
-def test_a_convolution_that_is_used_twice_is_corrected_twice(n_experts):
+def test_a_convolution_that_is_used_twice_is_adapted_twice(n_experts):
     network, x = Twice(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     torch.testing.assert_close(backbone(x), network.eval()(x).mean((2, 3)))
-    stirred(adapters.corrections)
-    ((correction,), conv) = adapters.corrections, network.conv
-    hidden = (conv(x) + correction_by_hand(correction, x, conv)).relu()
-    final = conv(hidden) + correction_by_hand(correction, hidden, conv)
+    randomised(adapters.layers)
+    ((adapter,), conv) = adapters.layers, network.conv
+    hidden = (conv(x) + adapter_by_hand(adapter, x, conv)).relu()
+    final = conv(hidden) + adapter_by_hand(adapter, hidden, conv)
     expected = network.norm(final).mean((2, 3))
     torch.testing.assert_close(backbone(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -123,10 +123,10 @@ def test_parts_that_a_sequence_has_twice_compute_twice(n_experts):
     x = torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     torch.testing.assert_close(backbone(x), network(x).mean((2, 3)))
-    assert len(adapters.corrections) == 2
+    assert len(adapters.layers) == 2
 
 
-def test_one_layer_by_two_names_is_corrected_by_either():
+def test_one_layer_by_two_names_is_adapted_by_either():
     class TwoNames(nn.Module):
         def __init__(self):
             super().__init__()
@@ -138,11 +138,11 @@ def test_one_layer_by_two_names_is_corrected_by_either():
     network, x = TwoNames(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x)
     before = backbone(x)
-    stirred(adapters.corrections)
+    randomised(adapters.layers)
     assert not torch.allclose(backbone(x), before, atol=0.01)
 
 
-def test_corrections_are_there_with_and_without_gradients():
+def test_adapters_are_there_with_and_without_gradients():
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
@@ -155,7 +155,7 @@ def test_corrections_are_there_with_and_without_gradients():
     network, x = Tokens(), torch.randn(4, 3, 12, 8)
     backbone, adapters = frozen_form(network, x)
     torch.testing.assert_close(backbone(x), network.eval()(x))
-    stirred(adapters.corrections)
+    randomised(adapters.layers)
     with torch.no_grad():
         alone = backbone(x)
     torch.testing.assert_close(backbone(x), alone, rtol=1e-4, atol=1e-5)
@@ -178,7 +178,7 @@ def test_what_is_frozen_does_not_move_by_a_bit(images, corpus):
     assert_same_state(state_of(network), before)
     assert_same_state(state_of(detector.backbone_), before)
     adapters = detector.net_.adapters_
-    assert max(c.maps.abs().max() for c in adapters.corrections) > 1e-4
+    assert max(c.weights.abs().max() for c in adapters.layers) > 1e-4
     held = {
         id(parameter)
         for group in detector.net_._optimizer("adapters").param_groups
@@ -235,13 +235,13 @@ def test_the_bare_backbone_gives_the_frozen_features(images):
     bare = detector.backbone_
     torch.testing.assert_close(bare(x), features)
     assert not any(isinstance(m, AdaptedConvolution) for m in bare.modules())
-    corrected = detector.net_.backbone_(x)
-    assert not torch.allclose(corrected, features, atol=1e-4)
+    adapted = detector.net_.backbone_(x)
+    assert not torch.allclose(adapted, features, atol=1e-4)
 
 
 def test_adapters_that_have_not_moved_leave_the_features(images):
     network, x = network_of(), normalised(images[0])
-    detector = still(backbone=network, corpus=images[1]).fit(images[0])
+    detector = untrained(backbone=network, corpus=images[1]).fit(images[0])
     expected = detector.net_.adapters_.head(network.eval()(x)).numpy(force=True)
     np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
 
@@ -249,7 +249,7 @@ def test_adapters_that_have_not_moved_leave_the_features(images):
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (200,)])
 def test_the_head_whitens_the_features_of_normal_rows(shape, unit):
-    head, x = Head(shape, 0.1, unit), torch.randn(*shape[:-1], 70, shape[-1])
+    head, x = WhiteningHead(shape, 0.1, unit), torch.randn(*shape[:-1], 70, shape[-1])
     x = x * torch.linspace(0.1, 2, shape[-1]) + 3
     head.fit(x)
     for k, of_one in enumerate(x.reshape(-1, 70, shape[-1]).double()):
@@ -269,7 +269,7 @@ def test_the_head_whitens_the_features_of_normal_rows(shape, unit):
 
 def test_features_that_do_not_differ_get_codes_all_the_same():
     for x in (torch.ones(9, 4), torch.zeros(9, 4), torch.ones(1, 4)):
-        head = Head((4,), 0.1, True)
+        head = WhiteningHead((4,), 0.1, True)
         head.fit(x)
         assert torch.isfinite(head(x)).all()
         assert torch.isfinite(head(torch.randn(5, 4))).all()
@@ -277,7 +277,7 @@ def test_features_that_do_not_differ_get_codes_all_the_same():
 
 def test_the_head_puts_normal_rows_around_the_origin(images):
     for data, settings in ((images[0], {"backbone": network_of()}), (images[0], {})):
-        codes = still(**settings).fit(data).encode(data)
+        codes = untrained(**settings).fit(data).encode(data)
         np.testing.assert_allclose(codes.mean(0), 0, atol=1e-3)
         assert np.square(codes).sum(1).mean() == pytest.approx(1, abs=1e-3)
 
@@ -305,7 +305,7 @@ def test_the_order_in_which_layers_are_registered_does_not_matter(images):
     assert layers_of(detector) == ["first", "last"]
 
 
-def test_corrections_begin_where_they_are_told_to(images):
+def test_adapters_begin_where_they_are_told_to(images):
     network = nn.Sequential()
     network.add_module("stem", network_of()[:3])
     network.add_module("stage", network_of(6)[:6])
@@ -317,7 +317,7 @@ def test_corrections_begin_where_they_are_told_to(images):
     ):
         detector = build(adapt_from=where).fit(images[0])
         assert layers_of(detector) == expected
-        assert len(detector.net_.adapters_.corrections) == len(expected)
+        assert len(detector.net_.adapters_.layers) == len(expected)
     with pytest.raises(ValueError, match=r"adapt_from='stag'.*'stem', 'stage'"):
         build(adapt_from="stag").fit(images[0])
     with pytest.raises(ValueError, match=r"adapt_from=3.*3 layers"):
@@ -325,7 +325,7 @@ def test_corrections_begin_where_they_are_told_to(images):
 
 
 @pytest.mark.parametrize("where", [0, "stage", "stage.3"])
-def test_what_comes_before_the_corrections_may_be_computed_once(where, images):
+def test_what_comes_before_the_adapters_may_be_computed_once(where, images):
     network = nn.Sequential()
     network.add_module("stem", network_of()[:3])
     network.add_module("stage", network_of(6)[:6])
@@ -336,12 +336,12 @@ def test_what_comes_before_the_corrections_may_be_computed_once(where, images):
         detector.set_params(corpus=images[1], lr=0.1, max_epochs=3)
         scores.append(detector.fit(images[0], y).score_samples(images[0]))
     np.testing.assert_allclose(*scores, rtol=1e-3)
-    start = still(backbone=network, adapt_from=where, corpus=images[1])
+    start = untrained(backbone=network, adapt_from=where, corpus=images[1])
     start.fit(images[0], y)
     assert not np.allclose(start.score_samples(images[0]), scores[0], rtol=1e-2)
 
 
-def test_what_comes_before_the_corrections_is_computed_once(images):
+def test_what_comes_before_the_adapters_is_computed_once(images):
     def seen_by(augment):
         stem, rows = network_of()[:3], []
         network = nn.Sequential(stem, network_of(6)[:6])
@@ -355,7 +355,7 @@ def test_what_comes_before_the_corrections_is_computed_once(images):
     assert changed - once > 0.9 * n_steps * SHORT["batch_size"]
 
 
-def test_what_comes_before_the_corrections_is_computed_of_drawn_rows_only(images):
+def test_what_comes_before_the_adapters_is_computed_of_drawn_rows_only(images):
     """All of a corpus passed the network before the first step."""
     stem, rows = network_of()[:3], []
     network = nn.Sequential(stem, network_of(6)[:6])
@@ -378,7 +378,10 @@ def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
         return 2 * rows
 
     X = np.arange(2.0 * n_rows).reshape(-1, 2)
-    rows, expected = BegunRows(DeviceDataset(X), begun), 2 * torch.from_numpy(X).float()
+    rows, expected = (
+        CachedEmbeddings(DeviceDataset(X), begun),
+        2 * torch.from_numpy(X).float(),
+    )
     assert len(rows) == n_rows
     rng = torch.Generator().manual_seed(0)
     for index in Batches(torch.arange(n_rows), 16, 3, 0, rng):
@@ -388,10 +391,10 @@ def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
 
 @pytest.mark.parametrize("n_estimators", [1, 2])
 @pytest.mark.parametrize("corpus", ["auto", None, "rows"])
-def test_corrections_of_tables_may_begin_later(corpus, n_estimators, X):
+def test_adapters_of_tables_may_begin_later(corpus, n_estimators, X):
     corpus = 3 * X if corpus == "rows" else corpus
     detector = short(corpus=corpus, adapt_from=1, n_estimators=n_estimators).fit(X)
-    assert len(detector.net_.adapters_.corrections) == 2
+    assert len(detector.net_.adapters_.layers) == 2
     assert np.ptp(detector.score_samples(X)) > 0
 
 
@@ -435,57 +438,58 @@ def test_hooks_of_a_layer_are_kept(images):
     with torch.no_grad():
         torch.testing.assert_close(frozen(x), network(x))
         adapters = Adapters(frozen, 1, 0.1, True)
-        frozen.correct_by(adapters.corrections)
+        frozen.set_adapters(adapters.layers)
         torch.testing.assert_close(frozen(x), network(x))
 
 
-def test_rows_are_taken_a_few_at_a_time_on_a_host(monkeypatch, n_experts):
+def test_rows_are_taken_a_few_at_a_time_on_a_host(n_experts):
     network, x = network_of(), torch.randn(11, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
-    stirred(adapters.corrections)
+    randomised(adapters.layers)
     whole = backbone(x)
-    expected = torch.autograd.grad(whole.square().sum(), adapters.corrections[0].maps)
+    expected = torch.autograd.grad(whole.square().sum(), adapters.layers[0].weights)
     # The first layer's output is the largest: 6 channels of 9 x 11 numbers.
-    monkeypatch.setattr(_frozen, "_LARGEST", 4 * (4 * 6 * 9 * 11) + 3)
-    few = FrozenNetwork(network, x[:1])
-    few.correct_by(adapters.corrections)
+    few = FrozenNetwork(network, x[:1], most_bytes=4 * (4 * 6 * 9 * 11) + 3)
+    few.set_adapters(adapters.layers)
     assert (backbone.n_at_once > len(x), few.n_at_once) == (True, 4)
     seen = []
     few.network[0].register_forward_hook(lambda layer, x, y: seen.append(len(y)))
     made = few(x)
     assert seen == [4, 4, 3]
     torch.testing.assert_close(made, whole)
-    gradient = torch.autograd.grad(made.square().sum(), adapters.corrections[0].maps)
+    gradient = torch.autograd.grad(made.square().sum(), adapters.layers[0].weights)
     torch.testing.assert_close(gradient, expected)
     assert few(x[:0]).shape == (0, 8)
 
 
 def test_networks_side_by_side_are_not_taken_apart():
-    network, x = perceptrons(5, 3, 4), torch.randn(5, 7, 3)
+    network, x = stacked_mlps(5, 3, 4), torch.randn(5, 7, 3)
     assert FrozenNetwork(network, x[:, :1]).n_at_once > len(x)
 
 
 def test_what_rows_have_in_common_is_computed_once_at_rest(monkeypatch, n_experts):
     x = torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network_of(), x, n_experts)
-    stirred(adapters.corrections)
-    folded, times = AdaptedConvolution._folded, []
+    randomised(adapters.layers)
+    normalised, times = AdaptedConvolution._normalised, []
     monkeypatch.setattr(
-        AdaptedConvolution, "_folded", lambda self: times.append(self) or folded(self)
+        AdaptedConvolution,
+        "_normalised",
+        lambda self: times.append(self) or normalised(self),
     )
     expected = backbone(x)
     assert len(times) == 2
-    with backbone.at_rest(), torch.inference_mode():
+    with backbone.merged(), torch.inference_mode():
         for _ in range(3):
             torch.testing.assert_close(backbone(x), expected, rtol=0, atol=0)
     assert len(times) == 4
     backbone.n_at_once = 1
     torch.testing.assert_close(backbone(x), expected)
     assert len(times) == 6
-    # Nothing is kept: neither memory, nor what corrections were before.
-    adapters.corrections[0].maps.data += 1
+    # Nothing is kept: neither memory, nor what adapters were before.
+    adapters.layers[0].weights.data += 1
     assert not torch.allclose(backbone(x), expected, atol=0.01)
-    assert all(m.kept is None for m in backbone.layers.values())
+    assert all(m.cache is None for m in backbone.layers.values())
 
 
 def test_a_detector_at_rest_scores_as_one_that_is_not(images):
@@ -495,4 +499,4 @@ def test_a_detector_at_rest_scores_as_one_that_is_not(images):
     with torch.inference_mode():
         expected = detector._score_batch(rows)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
-    assert all(m.kept is None for m in detector.net_.backbone_.layers.values())
+    assert all(m.cache is None for m in detector.net_.backbone_.layers.values())

@@ -1,7 +1,8 @@
-"""A network that stays as it is, with places for corrections."""
+"""A frozen network with places for adapters beside its layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from math import ceil, inf
@@ -15,28 +16,25 @@ from ._adapters import (
     ADAPTABLE,
     AdaptedConvolution,
     AdaptedLayer,
-    adapted,
-    correction_of,
+    adapted_layer,
+    adapter_for,
 )
 
 #: Channels that grey images are repeated to, for networks that do not take grey.
 _COLOURS = 3
-#: How far results of the same computation may be apart, as a share.
+#: Relative difference that rounding may leave between results of one computation.
 _ROUNDING = 1e-3
-#: Largest output of a layer, in bytes, on a host. When a few that are larger have been
-#: used, memory goes back to the system, and comes from there cleared page by page.
-_LARGEST = 3 * 2**23
 #: Names of parts that make class scores of features.
 _CLASSIFIERS = {"classifier", "classes", "fc", "head", "logits"}
-#: Share of the weights beside which corrections stand, from which on they all do.
+#: Share of the weights in adapted layers from which on no others are reported.
 _MOST = 0.9
 
 
 class FrozenNetwork(nn.Module):
     """A network whose parameters and buffers stay as they are, whatever is trained.
 
-    Its weights are those of the network that it is made of, not copies of them: many
-    detectors share one. That network itself is not changed in any way.
+    It shares its weights with the network that it is made of, so that many detectors
+    hold them once. That network itself is not changed in any way.
 
     Parameters
     ----------
@@ -44,33 +42,46 @@ class FrozenNetwork(nn.Module):
         Maps images, or rows of a table, to features. A linear layer at its very end,
         a classifier, is left out.
     example : Tensor of shape (1, ...)
-        A row of the kind that it is going to be given, other than constant, to see
-        how it computes.
+        A row like those that it will be given, not constant: the order and the shapes
+        of the layers are taken from a pass of it.
     adapt_from : str or int
-        Where corrections begin: a number of layers, or the name of a part.
+        Where adapters begin: a number of layers, or the name of a part.
+    most_bytes : int
+        Largest output of a layer on a host. When a few that are larger have been used,
+        memory goes back to the system, and comes from there cleared page by page.
 
     Attributes
     ----------
     layers : dict of str to AdaptedLayer
-        The layers that can be corrected, in the order in which they compute.
-    uncorrected : str
-        What has weights and cannot be corrected, if that is much; empty if not.
+        The layers that can have adapters, in the order in which they compute.
+    unadapted : str
+        Names of parts with weights that cannot have adapters, and the share of the
+        others; empty if that share is large.
     n_fixed : int
-        Parts, of a network that is a sequence of parts, before the first correction.
+        Parts, of a network that is a sequence of parts, before the first adapter.
     features_shape : tuple of int
-        Shape of what it makes of one row.
+        Shape of the features of one row.
+    n_at_once : int or inf
+        Rows to compute together on a host.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, adapt_from=0):
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        adapt_from: str | int = 0,
+        most_bytes: int = 3 * 2**23,
+    ):
         super().__init__()
-        _refuse_what_cannot_be_wrapped(network)
+        _refuse_unwrappable(network)
         self.network = sharing_copy(network).float()
         self._call_layers(True)
         self.layers: dict[str, AdaptedLayer] = {}
-        self.n_channels, self.n_fixed, self.n_at_once = None, 0, inf
+        self.n_channels: int | None = None
+        self.n_fixed, self.n_at_once, self.most_bytes = 0, inf, most_bytes
         self.eval()
         _refuse_batch_statistics(network)
-        calls = self._watch(example)
+        calls = self._traced(example)
         left_out = [calls.pop().layer] if calls and calls[-1].ends else []
         self._replace({layer: nn.Identity() for layer in left_out})
         if not calls:
@@ -79,27 +90,29 @@ class FrozenNetwork(nn.Module):
                 "linear layer, apart from a classifier, that could be adapted."
             )
         first = _first_to_adapt([call.name for call in calls], adapt_from)
-        bare = self._computed(example)
-        self.layers |= {call.name: adapted(call.layer) for call in calls[first:]}
-        self._replace({layer.frozen: layer for layer in self.layers.values()})
-        self._fold_norms(example)
+        unwrapped = self._computed(example)
+        self.layers |= {call.name: adapted_layer(call.layer) for call in calls[first:]}
+        self._replace({layer.base_layer: layer for layer in self.layers.values()})
+        self._merge_norms(example)
         self.n_fixed = self._find_fixed()
         features = self._computed(example)
-        if _differ(features, bare):
+        if _differ(features, unwrapped):
             raise ValueError(
                 f"backbone, a {type(network).__name__}, computes something else when "
                 "its layers are wrapped: it looks at their classes, or at hooks."
             )
         self._check_gradients(example)
-        self.uncorrected = self._uncorrected([call.layer for call in calls])
-        # The row is the first axis, or the second for networks side by side.
+        self.unadapted = self._unadapted([call.layer for call in calls])
+        # The row is the first axis, or the second for an ensemble.
         self.features_shape = features.movedim(-2, 0)[0].shape
 
     @torch.no_grad()
     def _computed(self, x):
         return self(x)
 
-    def _watch(self, example):
+    # The layers of a network ------------------------------------------------------
+
+    def _traced(self, example):
         """Return the adaptable layers that compute, in their order."""
         names = {
             layer: name
@@ -115,27 +128,31 @@ class FrozenNetwork(nn.Module):
                 f"backbone, a {type(self.network).__name__}, makes NaN, or infinite "
                 "numbers, of rows like these: see normalization and scaling."
             )
-        if not _side_by_side(example):
-            both, twice = self._outputs(names, torch.cat([example, example.flip(-1)]))
-            most = max((output.nbytes for output in outputs.values()), default=1)
-            self.n_at_once = max(_LARGEST // most, 1)
-            for layer, one in outputs.items():
-                two = both.get(layer, one)
-                if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
-                    raise ValueError(
-                        f"{names[layer]} of backbone makes {tuple(two.shape)} of two "
-                        "rows. They have to be along the first axis: the score of one "
-                        "would depend on others."
-                    )
-            if _differ(twice[:1], final):
-                raise ValueError(
-                    f"backbone, a {type(self.network).__name__}, makes something else "
-                    "of a row when another is there: its score would depend on others."
-                )
+        if not _is_ensemble(example):
+            self._check_pair(names, example, outputs, final)
         return [
             _Call(names[layer], layer, _ends(names[layer], layer, output, final))
             for layer, output in outputs.items()
         ]
+
+    def _check_pair(self, names, example, outputs, final):
+        """Refuse a network in which rows depend on others, by the outputs of two."""
+        both, twice = self._outputs(names, torch.cat([example, example.flip(-1)]))
+        most = max((output.nbytes for output in outputs.values()), default=1)
+        self.n_at_once = max(self.most_bytes // most, 1)
+        for layer, one in outputs.items():
+            two = both.get(layer, one)
+            if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
+                raise ValueError(
+                    f"{names[layer]} of backbone makes {tuple(two.shape)} of two "
+                    "rows. They have to be along the first axis: the score of one "
+                    "would depend on others."
+                )
+        if _differ(twice[:1], final):
+            raise ValueError(
+                f"backbone, a {type(self.network).__name__}, makes something else "
+                "of a row when another is there: its score would depend on others."
+            )
 
     def _read(self):
         """Return layers of which torch reads the weights, and does not call them."""
@@ -151,29 +168,29 @@ class FrozenNetwork(nn.Module):
                 whole.activation_relu_or_gelu = 0 if called else _fast_kind(whole)
 
     def _check_gradients(self, example):
-        """Refuse a network through which no correction could be trained."""
-        some = [correction_of(layer.frozen, 1) for layer in self.layers.values()]
-        self.correct_by(nn.ModuleList(some).to(example.device))
+        """Refuse a network through which no adapter could be trained."""
+        some = [adapter_for(layer.base_layer, 1) for layer in self.layers.values()]
+        self.set_adapters(nn.ModuleList(some).to(example.device))
         with torch.enable_grad():
             reached = self(example).requires_grad
-        self.correct_by([None] * len(some))
+        self.set_adapters(None)
         if not (reached or torch.is_inference_mode_enabled()):
             raise ValueError(
                 f"backbone, a {type(self.network).__name__}, computes without "
-                "gradients, by torch.no_grad, inference_mode or detach: corrections "
+                "gradients, by torch.no_grad, inference_mode or detach: adapters "
                 "could not be trained. Take these out of its forward."
             )
 
-    def _uncorrected(self, corrected):
-        """Return what has weights and no correction, in words, if that is much."""
+    def _unadapted(self, adapted):
+        """Return a text on the weights that have no adapter, if they are many."""
         read, sizes = self._read(), {}
         for name, module in self.network.named_modules():
-            module = getattr(module, "frozen", module)
+            module = module.base_layer if isinstance(module, AdaptedLayer) else module
             other = isinstance(module, tuple(ADAPTABLE)) and module not in read
             if not other:
                 own = module.parameters(recurse=False)
                 sizes[name] = sum(p.numel() for p in own if p.ndim > 1)
-        most, few = sum(layer.weight.numel() for layer in corrected), 3
+        most, few = sum(layer.weight.numel() for layer in adapted), 3
         share = most / (most + sum(sizes.values()))
         if share >= _MOST:
             return ""
@@ -182,18 +199,18 @@ class FrozenNetwork(nn.Module):
         return f"{share:.0%} of the weights; not in {', '.join(names[:few])}{more}"
 
     def _outputs(self, layers, x):
-        """Return what layers make of rows, in their order, and what all do."""
+        """Return the outputs of layers, in their order, and that of the network."""
         outputs: dict[nn.Module, Tensor] = {}
 
-        def called(layer, inputs, output):
+        def keep(layer, inputs, output):
             outputs.pop(layer, None)
             outputs[layer] = output
 
-        with watched(layers, called):
+        with forward_hooks(layers, keep):
             return outputs, self._tried(x.clone())  # networks may change it
 
     def _tried(self, example):
-        """Return what the network makes of rows; grey ones in colour, if need be."""
+        """Return the output of the network; grey images in colour, if need be."""
         taken = [
             m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)
         ]
@@ -213,18 +230,18 @@ class FrozenNetwork(nn.Module):
         return self.network(self._colours(example))
 
     def _find_fixed(self):
-        """Return how many parts come before the first one with a correction."""
-        corrected = set(self.layers.values())
+        """Return the number of parts before the first one with an adapter."""
+        adapted = set(self.layers.values())
         parts = [list(part.modules()) for part in self._parts()]
-        n = next(k for k, inner in enumerate(parts) if not corrected.isdisjoint(inner))
+        n = next(k for k, inner in enumerate(parts) if not adapted.isdisjoint(inner))
         return (
             n
             if any(isinstance(m, tuple(ADAPTABLE)) for p in parts[:n] for m in p)
             else 0
         )
 
-    def _fold_norms(self, probe):
-        """Make batch normalisation part of the convolution whose output it takes."""
+    def _merge_norms(self, probe):
+        """Merge batch normalisation into the convolution whose output it takes."""
         made, taken = {}, {}
         convolutions = [
             v for v in self.layers.values() if isinstance(v, AdaptedConvolution)
@@ -240,15 +257,15 @@ class FrozenNetwork(nn.Module):
             taken[layer] = inputs[0]
             return 2 * output + 1  # so that it matters who is given what
 
-        with watched(convolutions, convolved), watched(norms, normalised):
+        with forward_hooks(convolutions, convolved), forward_hooks(norms, normalised):
             before = self(probe)
         pairs = [(v, m) for v, y in made.items() for m, x in taken.items() if x is y]
         self.places = {nn.Identity(): norm for _, norm in pairs}
         self._replace({norm: place for place, norm in self.places.items()})
         for layer, norm in pairs:
             layer.norm = norm
-        # Who else takes the output of a convolution cannot be seen, but noticed.
-        with watched(norms, normalised):
+        # Other users of the output of a convolution are found by their results alone.
+        with forward_hooks(norms, normalised):
             after = self(probe)
         if _differ(after, before):
             self._replace(self.places)
@@ -256,7 +273,7 @@ class FrozenNetwork(nn.Module):
                 layer.norm = None
             self.places = {}
 
-    def _replace(self, others):
+    def _replace(self, others) -> None:
         """Put other modules in the place of some."""
         for parent in list(self.modules()):
             # A module may stand twice in one parent.
@@ -270,21 +287,25 @@ class FrozenNetwork(nn.Module):
             return images
         return images.expand(-1, self.n_channels, -1, -1)
 
-    def correct_by(self, corrections) -> None:
-        """Take the corrections, one for each layer."""
-        for layer, correction in zip(self.layers.values(), corrections, strict=True):
-            layer.correct_by(correction)
+    # Weights ----------------------------------------------------------------------
 
-    def bare(self) -> nn.Module:
-        """Return the network without anything beside it; it shares the weights."""
+    def set_adapters(self, adapters: Iterable[nn.Module] | None) -> None:
+        """Set one adapter for each layer, or none at all."""
+        layers = self.layers.values()
+        each = [None] * len(layers) if adapters is None else adapters
+        for layer, adapter in zip(layers, each, strict=True):
+            layer.set_adapter(adapter)
+
+    def base_network(self) -> nn.Module:
+        """Return the network without places for adapters; it shares the weights."""
         other = deepcopy(self, _sharing_memo(self))
         other._replace(other.places)
-        other._replace({layer: layer.frozen for layer in other.layers.values()})
+        other._replace({layer: layer.base_layer for layer in other.layers.values()})
         other._call_layers(False)
         return other.network
 
     def train(self, mode: bool = True) -> FrozenNetwork:
-        """Stay in evaluation: statistics of batches would change what is frozen."""
+        """Stay in evaluation: statistics of batches would change the buffers."""
         return super().train(False)
 
     def load_state_dict(self, state_dict, *arguments, **options):
@@ -295,28 +316,33 @@ class FrozenNetwork(nn.Module):
             tensor.data = tensor.data.clone()
         return super().load_state_dict(state_dict, *arguments, **options)
 
-    def differs_from(self, state_dict) -> bool:
+    def differs_from(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Return whether the weights are others."""
         mine = self.state_dict()
         return mine.keys() != state_dict.keys() or not all(
             torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
         )
 
-    def before(self, x: Tensor) -> Tensor:
-        """Map rows (n, ...) to what the first part with a correction is given."""
+    # Computation ------------------------------------------------------------------
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map rows (n, ...) to embeddings, the input of the first part with adapters.
+
+        No training changes these.
+        """
         # Networks may change what they are given.
         return self._passed(self._parts()[: self.n_fixed], self._colours(x).clone())
 
-    def after(self, x: Tensor) -> Tensor:
-        """Map that to features (n, l), means over pixels where there are pixels."""
-        x = self._passed(self._parts()[self.n_fixed :], x)
+    def features(self, embeddings: Tensor) -> Tensor:
+        """Map embeddings to features (n, l): the means of feature maps over pixels."""
+        x = self._passed(self._parts()[self.n_fixed :], embeddings)
         return x.mean((2, 3)) if x.ndim == 4 else x
 
     def _passed(self, parts, x):
-        """Return what parts make of rows, on a host of some rows at a time."""
+        """Return the output of parts, on a host for a few rows at a time."""
         n_turns = max(ceil(len(x) / self.n_at_once), 1)
         made = []
-        with self.at_rest():
+        with self.merged():
             for some in x.chunk(n_turns) if x.device.type == "cpu" else [x]:
                 for part in parts:
                     some = part(some)
@@ -324,23 +350,23 @@ class FrozenNetwork(nn.Module):
         return torch.cat(made) if len(made) > 1 else made[0]
 
     @contextmanager
-    def at_rest(self):
-        """Compute once what rows have in common, while no correction changes."""
+    def merged(self) -> Iterator[None]:
+        """Merge weights once for all rows, as long as no adapter changes."""
         layers = [
             layer
             for layer in self.layers.values()
-            if isinstance(layer, AdaptedConvolution) and layer.kept is None
+            if isinstance(layer, AdaptedConvolution) and layer.cache is None
         ]
         for layer in layers:
-            layer.kept = []
+            layer.cache = []
         try:
             yield
         finally:
             for layer in layers:
-                layer.kept = None
+                layer.cache = None
 
     def _parts(self):
-        """Return what computes one after the other: the network, or parts of it."""
+        """Return the parts of a sequence, or the whole network as a single one."""
         network = self.network
         if type(network).forward is not nn.Sequential.forward:
             return [network]
@@ -348,13 +374,30 @@ class FrozenNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows (n, ...) to features (n, l)."""
-        return self.after(self.before(x))
+        return self.features(self.embed(x))
+
+
+def build_frozen(
+    build: Callable[[], nn.Module], example: Tensor, adapt_from: str | int
+) -> FrozenNetwork:
+    """Return the frozen form of the network that `build` returns."""
+    network = build()
+    first = next(network.parameters(), torch.empty(0))
+    try:
+        return FrozenNetwork(network, example.to(first.device), adapt_from)
+    except (RuntimeError, AssertionError) as error:
+        shape, images = tuple(example.shape[1:]), example.ndim == 4
+        hint = "input_size enlarges images" if images else "images need image_shape"
+        raise ValueError(
+            f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
+            f"{shape}, as they are given to it; {hint}. {error}"
+        ) from error
 
 
 @contextmanager
-def watched(layers, called):
+def forward_hooks(layers: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
     """Call a function after each of some layers, in a pass without gradients."""
-    handles = [layer.register_forward_hook(called) for layer in layers]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         with torch.no_grad():
             yield
@@ -370,7 +413,7 @@ class _Call(NamedTuple):
 
 
 def _ends(name, layer, output, final):
-    """Return whether a layer makes class scores, which are what a network returns."""
+    """Return whether a network ends on the output of a layer, as class scores."""
     if isinstance(layer, nn.Linear):
         return output is final
     return (
@@ -382,7 +425,7 @@ def _ends(name, layer, output, final):
 
 
 def _fast_kind(whole):
-    """Return how torch numbers the activation of an encoder that has a fast path."""
+    """Return torch's number of the activation of an encoder that has a fast path."""
     kinds = (F.relu, nn.ReLU), (F.gelu, nn.GELU)
     for number, (function, module) in enumerate(kinds, 1):
         if whole.activation is function or isinstance(whole.activation, module):
@@ -390,18 +433,18 @@ def _fast_kind(whole):
     return 0
 
 
-def _refuse_what_cannot_be_wrapped(network):
+def _refuse_unwrappable(network):
     """Refuse modules whose layers cannot be exchanged, with the reason."""
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
                 "backbone is scripted or traced (torch.jit), so that its layers cannot "
-                "be corrected: give the module that it was made of."
+                "be adapted: give the module that it was made of."
             )
         if "_orig_mod" in module._modules:
             raise ValueError(
                 "backbone is compiled (torch.compile), so that its layers cannot be "
-                "corrected: give the module that it was made of, its _orig_mod."
+                "adapted: give the module that it was made of, its _orig_mod."
             )
     if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
         raise ValueError(
@@ -433,7 +476,7 @@ def _hooked(module):
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _side_by_side(example):
+def _is_ensemble(example):
     return example.ndim == 3
 
 
@@ -443,7 +486,7 @@ def _refuse_batch_statistics(network):
         if isinstance(layer, kinds) and layer.running_mean is None:
             raise ValueError(
                 f"backbone has batch normalisation without running statistics, {name}: "
-                "what it makes of a row depends on the other rows."
+                "its output for a row depends on the other rows."
             )
 
 
@@ -453,7 +496,7 @@ def _differ(features, others):
 
 
 def _first_to_adapt(names, adapt_from):
-    """Return how many layers stand before the first one to correct."""
+    """Return the number of layers before the first one to adapt."""
     if isinstance(adapt_from, str):
         inside = [f"{name}.".startswith(f"{adapt_from}.") for name in names]
         if True not in inside:
@@ -473,12 +516,13 @@ def _first_to_adapt(names, adapt_from):
 
 def _check_features(output, example):
     if not isinstance(output, Tensor) or (
-        output.ndim not in ((3,) if _side_by_side(example) else (2, 4))
+        output.ndim not in ((3,) if _is_ensemble(example) else (2, 4))
     ):
-        what = f"a {type(output).__name__}"
+        found = f"a {type(output).__name__}"
         if isinstance(output, Tensor):
-            what = f"a tensor of shape {tuple(output.shape)}"
+            found = f"a tensor of shape {tuple(output.shape)}"
         raise ValueError(
-            f"backbone returns {what}, but features (n, l) or maps (n, l, h, w) are "
-            "wanted. Wrap it in a module that returns one of these."
+            f"backbone returns {found}, but features (n_samples, n_features) or "
+            "feature maps (n_samples, n_features, height, width) are wanted. Wrap it "
+            "in a module that returns one of these."
         )

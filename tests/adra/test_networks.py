@@ -15,28 +15,28 @@ from torch import nn
 
 from skanomaly import load, save
 from skanomaly._adra._adapters import (
-    correction_of,
+    adapter_for,
 )
-from skanomaly._adra._backbones import ResNet26
+from skanomaly._adra._networks import ResNet26
 
 from .parts import (
     Reused,
     assert_same_state,
     frozen_form,
-    heedless,
+    ignore_missing_corpus,
     layers_of,
     n_weights,
     network_of,
     normalised,
+    recorded,
     scaled,
     short,
     state_of,
-    still,
+    untrained,
     used_norm,
-    watched,
 )
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 # The paper's network ------------------------------------------------------------------
@@ -50,10 +50,10 @@ def test_the_paper_s_network_has_its_numbers_of_weights(n_experts):
     assert sum(map(n_weights, convolutions)) == 5_806_944
     assert sum(map(n_weights, norms)) == 7_744
     assert n_weights(network) == 5_806_944 + 7_744
-    corrections = [correction_of(layer, n_experts) for layer in convolutions]
+    adapters = [adapter_for(layer, n_experts) for layer in convolutions]
     gates = sum(n_experts * (m.in_channels + 1) for m in convolutions)
     wanted = 645_216 * n_experts + gates * (n_experts > 1)
-    assert sum(map(n_weights, corrections)) == wanted
+    assert sum(map(n_weights, adapters)) == wanted
     strides = [m.stride[0] for m in convolutions]
     assert [k for k, stride in enumerate(strides) if stride == 2] == [1, 9, 17]
     assert {m.bias for m in convolutions} == {None}
@@ -66,7 +66,7 @@ def test_the_paper_s_network_takes_images_of_any_size(sides, n_channels):
     x = torch.randn(2, n_channels, *sides)
     assert network(x).shape == (2, 16)
     backbone, adapters = frozen_form(network, x)
-    assert len(backbone.layers) == len(adapters.corrections) == 25
+    assert len(backbone.layers) == len(adapters.layers) == 25
     torch.testing.assert_close(backbone(x), network(x), rtol=1e-4, atol=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_a_file_of_weights_is_read(images, tmp_path):
         # Its own networks take pixels in [-1, 1], as a file of one does.
         assert {row["stage"] for row in second.history_} == {"adaptation"}
     codes = [
-        still(corpus=images[1], backbone=network).fit(images[0]).encode(images[0])
+        untrained(corpus=images[1], backbone=network).fit(images[0]).encode(images[0])
         for network in (path, path)
     ]
     np.testing.assert_array_equal(*codes)
@@ -122,8 +122,8 @@ def test_a_classifier_at_the_end_is_left_out(images):
 
 def test_maps_are_averaged_over_their_pixels(images):
     network = network_of()
-    codes = still(backbone=network).fit(images[0]).encode(images[0])
-    maps = still(backbone=network[:-2]).fit(images[0]).encode(images[0])
+    codes = untrained(backbone=network).fit(images[0]).encode(images[0])
+    maps = untrained(backbone=network[:-2]).fit(images[0]).encode(images[0])
     np.testing.assert_allclose(maps, codes, atol=1e-4)
 
 
@@ -171,7 +171,7 @@ def test_grey_images_are_repeated_for_a_network_of_colours(images):
     network = network_of()
     grey = images[0][:, :1]
     for settings in ({}, {"normalization": None}):
-        build = partial(still, backbone=network, **settings)
+        build = partial(untrained, backbone=network, **settings)
         codes = build().fit(grey).encode(grey)
         colours = np.repeat(grey, 3, axis=1)
         expected = build().fit(colours).encode(colours)
@@ -179,7 +179,7 @@ def test_grey_images_are_repeated_for_a_network_of_colours(images):
 
 
 def test_grey_images_go_into_a_network_of_grey_images(images):
-    network, seen = watched(network_of(n_channels=1))
+    network, seen = recorded(network_of(n_channels=1))
     grey = images[0][:, :1]
     detector = short(backbone=network, normalization=None).fit(grey)
     assert seen[-1].shape[1] == 1
@@ -276,7 +276,7 @@ def test_a_network_may_change_images_in_place(images):
 
     backbone = nn.Sequential(Scales(), *network_of())
     before = images.copy()
-    detector = still(backbone=backbone, corpus=images[1], normalization=None)
+    detector = untrained(backbone=backbone, corpus=images[1], normalization=None)
     codes = detector.fit(images[0]).encode(images[0])
     np.testing.assert_array_equal(images, before)
     np.testing.assert_array_equal(codes, detector.encode(images[0]))
@@ -320,7 +320,7 @@ def test_images_that_are_too_small_for_a_network(images):
 
 def test_sizes_of_what_the_network_is_given(images):
     for input_size, expected in (("auto", (64, 77)), (20, (20, 24)), (5, (5, 6))):
-        network, seen = watched(network_of())
+        network, seen = recorded(network_of())
         short(backbone=network, input_size=input_size).fit(images[0])
         assert {tuple(x.shape[2:]) for x in seen} == {expected}
     detector = short(input_size="auto").fit(images[0])
@@ -358,12 +358,12 @@ class Emphatic(nn.Module):
 def test_a_network_that_takes_some_pixels_alone(images):
     network = Emphatic().eval()
     settings = {"normalization": ((0.0,), (1.0,)), "corpus": images[1]}
-    detector = still(backbone=network, **settings).fit(images[0])
+    detector = untrained(backbone=network, **settings).fit(images[0])
     pixels = torch.from_numpy(images[0]).float() / 255
     expected = detector.net_.adapters_.head(network(pixels)).numpy(force=True)
     np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
     with pytest.raises(ValueError, match=r"Emphatic, makes NaN.* normalization"):
-        still(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
+        untrained(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
 
 
 def test_channels_that_no_photograph_has(images):
@@ -407,7 +407,7 @@ class Dense(nn.Module):
 
 
 @pytest.mark.parametrize("again", ["load", "warm start"])
-def test_an_own_network_with_a_norm_that_cannot_be_folded(again, images, tmp_path):
+def test_an_own_network_with_a_norm_that_cannot_be_merged(again, images, tmp_path):
     architecture = {"backbone": Dense}
     detector = short(architecture=architecture, pretrain_epochs=3).fit(images[0])
     scores = detector.score_samples(images[0])
@@ -427,7 +427,7 @@ def torchvision(monkeypatch):
         def transforms(self):
             return types.SimpleNamespace(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
 
-    chosen, network = Weights(), watched(network_of())
+    chosen, network = Weights(), recorded(network_of())
 
     def get_model_weights(name):
         if name != "tiny":
@@ -526,7 +526,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_feed_forward_layers_of_encoders_are_corrected(activation, images):
+def test_feed_forward_layers_of_encoders_are_adapted(activation, images):
     """torch reads them on a fast path, and they were left out without a word."""
     network = Attention(True, activation=activation)
     detector = short(backbone=network, corpus=images[1], lr=0.05, max_epochs=3)
@@ -534,8 +534,8 @@ def test_feed_forward_layers_of_encoders_are_corrected(activation, images):
         detector.fit(images[0])
     names = ["patches", "encoder.linear1", "encoder.linear2"]
     assert layers_of(detector) == names
-    for one in detector.net_.adapters_.corrections:
-        assert one.maps.detach().abs().max() > 0
+    for one in detector.net_.adapters_.layers:
+        assert one.weights.detach().abs().max() > 0
     # Scoring, without gradients, does what training does.
     x = normalised(images[0])
     with torch.no_grad():
@@ -545,7 +545,7 @@ def test_feed_forward_layers_of_encoders_are_corrected(activation, images):
     assert bare.activation_relu_or_gelu == fast == {"relu": 1, "gelu": 2}[activation]
 
 
-def test_attention_of_linear_layers_is_corrected(images):
+def test_attention_of_linear_layers_is_adapted(images):
     detector = short(backbone=Attention(False), corpus=images[1]).fit(images[0])
     assert layers_of(detector) == ["patches", "qkv", "proj"]
 
@@ -601,7 +601,7 @@ class Compiled(nn.Module):
         (WithoutGradients, "without gradients"),
     ],
 )
-def test_networks_that_cannot_be_corrected_are_refused_with_the_cause(
+def test_networks_that_cannot_be_adapted_are_refused_with_the_cause(
     make, cause, images
 ):
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Corrections of layers, eqs 2 and 3: by hand, folded, mixed."""
+"""Adapters of layers, eqs 2 and 3: by hand, merged, mixed."""
 
 from copy import deepcopy
 
@@ -8,44 +8,40 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skanomaly._adra import _convolutions
 from skanomaly._adra._adapters import (
     Gate,
-    StackedGate,
-    StackedLinear,
-    adapted,
-    correction_of,
-    corrections_of,
-)
-from skanomaly._adra._convolutions import (
-    FoldedConvolution,
+    MergedConvolution,
     MixedConvolution,
-    fold,
-    may_mix,
+    StackedLinear,
+    adapted_layer,
+    adapter_for,
+    adapters_for,
+    can_mix,
     mean_pixel,
+    merge,
 )
-from skanomaly._adra._frozen import watched
+from skanomaly._adra._backbone import forward_hooks
 
 from .parts import (
     CONVOLUTIONS,
+    adapter_by_hand,
     at_the_middle,
-    correction_by_hand,
     double,
     frozen_form,
     gates_by_hand,
-    heedless,
-    maps_by_hand,
+    ignore_missing_corpus,
     n_weights,
     network_of,
     normalised,
+    randomised,
     short,
     standardised,
-    still,
-    stirred,
+    untrained,
     used_norm,
+    weights_by_hand,
 )
 
-pytestmark = heedless
+pytestmark = ignore_missing_corpus
 
 
 CENTRED = {"same", "reflected", "own"}
@@ -63,25 +59,28 @@ every_plain_convolution = pytest.mark.parametrize(
 
 
 def layer_of(kind, n_experts):
-    """Return a convolution, the same with a place, and a correction in it."""
+    """Return a convolution, the same with a place, and an adapter in it."""
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
-    layer, correction = adapted(conv), stirred(correction_of(conv, n_experts)).double()
-    layer.correct_by(correction)
-    return conv, layer, correction
+    layer, adapter = (
+        adapted_layer(conv),
+        randomised(adapter_for(conv, n_experts)).double(),
+    )
+    layer.set_adapter(adapter)
+    return conv, layer, adapter
 
 
 @every_convolution
 @pytest.mark.parametrize("normed", [False, True])
-def test_corrected_convolutions_and_all_their_gradients(kind, n_experts, normed):
-    conv, layer, correction = layer_of(kind, n_experts)
+def test_adapted_convolutions_and_all_their_gradients(kind, n_experts, normed):
+    conv, layer, adapter = layer_of(kind, n_experts)
     norm = used_norm(conv.out_channels).double().eval().requires_grad_(False)
     layer.norm = norm if normed else None
     x = double(3, conv.in_channels, 9, 11).requires_grad_()
     y = layer(x)
-    expected = conv(x) + correction_by_hand(correction, x, conv)
+    expected = conv(x) + adapter_by_hand(adapter, x, conv)
     expected = norm(expected) if normed else expected
     torch.testing.assert_close(y, expected)
-    wanted, weights = torch.randn_like(y), [x, *correction.parameters()]
+    wanted, weights = torch.randn_like(y), [x, *adapter.parameters()]
     found = torch.autograd.grad(y, weights, wanted)
     literal = torch.autograd.grad(expected, weights, wanted)
     for one, other in zip(found, literal, strict=True):
@@ -89,28 +88,28 @@ def test_corrected_convolutions_and_all_their_gradients(kind, n_experts, normed)
 
 
 @every_convolution
-def test_a_correction_starts_as_nothing(kind, n_experts):
+def test_an_adapter_starts_as_nothing(kind, n_experts):
     conv = CONVOLUTIONS[kind]()
-    layer, x = adapted(conv), torch.randn(3, conv.in_channels, 9, 11)
-    layer.correct_by(correction_of(conv, n_experts))
+    layer, x = adapted_layer(conv), torch.randn(3, conv.in_channels, 9, 11)
+    layer.set_adapter(adapter_for(conv, n_experts))
     torch.testing.assert_close(layer(x), conv(x))
-    layer.correct_by(stirred(correction_of(conv, n_experts)))
+    layer.set_adapter(randomised(adapter_for(conv, n_experts)))
     assert not torch.allclose(layer(x), conv(x), atol=1e-2)
-    layer.correct_by(None)
+    layer.set_adapter(None)
     assert torch.equal(layer(x), conv(x))
 
 
 @every_plain_convolution
 @pytest.mark.parametrize("normed", [False, True])
-def test_one_expert_folds_into_the_kernel(kind, normed):
-    conv, layer, correction = layer_of(kind, 1)
-    x, folded = double(2, conv.in_channels, 9, 11), deepcopy(conv)
-    folded.weight.data += at_the_middle(
-        maps_by_hand(correction, conv)[0].detach(), conv
+def test_one_expert_merges_into_the_kernel(kind, normed):
+    conv, layer, adapter = layer_of(kind, 1)
+    x, merged = double(2, conv.in_channels, 9, 11), deepcopy(conv)
+    merged.weight.data += at_the_middle(
+        weights_by_hand(adapter, conv)[0].detach(), conv
     )
     norm = used_norm(conv.out_channels).double().eval()
     layer.norm = norm if normed else None
-    expected = norm(folded(x)) if normed else folded(x)
+    expected = norm(merged(x)) if normed else merged(x)
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -127,14 +126,14 @@ def test_one_expert_folds_into_the_kernel(kind, normed):
     ],
 )
 def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
-    conv, layer, correction = layer_of(kind, 1)
+    conv, layer, adapter = layer_of(kind, 1)
     x = double(2, conv.in_channels, 9, 11)
     beside = nn.Conv2d(
         *(conv.in_channels, conv.out_channels, 1, conv.stride),
         groups=conv.groups,
         bias=False,
     ).double()
-    beside.weight.data = maps_by_hand(correction, conv)[0].detach()[:, :, None, None]
+    beside.weight.data = weights_by_hand(adapter, conv)[0].detach()[:, :, None, None]
     torch.testing.assert_close(layer(x), conv(x) + beside(x))
 
 
@@ -142,24 +141,24 @@ def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
     "kind", ["plain", "one pixel, many channels", "groups", "depthwise", "own"]
 )
 def test_equal_experts_are_one_expert_whatever_the_gate(kind):
-    conv, layer, correction = layer_of(kind, 3)
-    x, alone = double(2, conv.in_channels, 9, 11), correction_of(conv, 1).double()
-    alone.maps.data = 3**0.5 * correction.maps.data[:1]
-    correction.maps.data[:] = correction.maps.data[:1]
+    conv, layer, adapter = layer_of(kind, 3)
+    x, alone = double(2, conv.in_channels, 9, 11), adapter_for(conv, 1).double()
+    alone.weights.data = 3**0.5 * adapter.weights.data[:1]
+    adapter.weights.data[:] = adapter.weights.data[:1]
     together = layer(x)
-    nn.init.normal_(correction.gate.weight, std=9)
+    nn.init.normal_(adapter.gate.weight, std=9)
     torch.testing.assert_close(layer(x), together)
-    layer.correct_by(alone)
+    layer.set_adapter(alone)
     torch.testing.assert_close(layer(x), together)
 
 
 def test_gates_sum_to_one_and_are_of_the_row():
-    correction = stirred(correction_of(nn.Conv2d(4, 6, 3), 3)).double()
-    nn.init.normal_(correction.gate.centre)
+    adapter = randomised(adapter_for(nn.Conv2d(4, 6, 3), 3)).double()
+    nn.init.normal_(adapter.gate.centre)
     mean = 9 * double(7, 4)
-    gates = correction.shares(mean)
+    gates = adapter.gate(mean)
     torch.testing.assert_close(gates.sum(1), torch.ones(7, dtype=torch.double))
-    torch.testing.assert_close(gates, gates_by_hand(correction, mean))
+    torch.testing.assert_close(gates, gates_by_hand(adapter, mean))
     assert (gates > 0).all()
     assert gates.std(0).min() > 0.01
 
@@ -179,15 +178,15 @@ GRADCHECKED = [kind for kind in CONVOLUTIONS if kind not in CENTRED | MANY]
     [(kind, None) for kind in GRADCHECKED]
     + [("one pixel", 4), ("one pixel, strided", 4), ("strided", 2), ("plain", 2)],
 )
-def test_folded_convolutions_pass_gradcheck(kind, n_groups):
+def test_merged_convolutions_pass_gradcheck(kind, n_groups):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
     maps = double(grouped(conv, n_groups), requires_grad=True)
 
     def function(x, maps):
         kernel = conv.weight.clone()
-        fold(maps, kernel)
-        return FoldedConvolution.apply(x, maps, kernel, conv.bias, conv)
+        merge(maps, kernel)
+        return MergedConvolution.apply(x, maps, kernel, conv.bias, conv)
 
     assert torch.autograd.gradcheck(function, (x, maps))
 
@@ -195,7 +194,7 @@ def test_folded_convolutions_pass_gradcheck(kind, n_groups):
 @pytest.mark.parametrize("kind", GRADCHECKED)
 def test_mixed_convolutions_pass_gradcheck(kind):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
-    if not may_mix(conv):
+    if not can_mix(conv):
         assert kind in {
             "groups",
             "one pixel, groups",
@@ -208,7 +207,7 @@ def test_mixed_convolutions_pass_gradcheck(kind):
     maps = double(3, *grouped(conv), requires_grad=True)
 
     def function(*parts):
-        return MixedConvolution.apply(*parts, conv.weight, conv.bias, conv)
+        return MixedConvolution.apply(*parts, conv.weight, conv.bias, conv, 2**18)
 
     assert torch.autograd.gradcheck(function, (x, shares, maps))
 
@@ -216,12 +215,12 @@ def test_mixed_convolutions_pass_gradcheck(kind):
 @pytest.mark.parametrize(
     "kind", ["plain", "strided", "one pixel", "one pixel, strided"]
 )
-def test_rows_may_be_mixed_a_few_at_a_time(kind, monkeypatch):
-    _, layer, correction = layer_of(kind, 3)
+def test_rows_may_be_mixed_a_few_at_a_time(kind):
+    _, layer, adapter = layer_of(kind, 3)
     x = double(7, layer.in_channels, 9, 11).requires_grad_()
-    weights, found = [x, *correction.parameters()], []
-    for cached in (2**30, 2 * correction.maps[0].numel(), 1):
-        monkeypatch.setattr(_convolutions, "_CACHED", cached)
+    weights, found = [x, *adapter.parameters()], []
+    for cached in (2**30, 2 * adapter.weights[0].numel(), 1):
+        layer.n_cached = cached
         y = layer(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), weights)])
     for others in found[1:]:
@@ -233,13 +232,13 @@ def test_rows_may_be_mixed_a_few_at_a_time(kind, monkeypatch):
 @pytest.mark.parametrize("shape", [(5, 64), (5, 7, 64), (5, 2, 3, 64)])
 def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
     linear = nn.Linear(64, n_out).double().requires_grad_(False)
-    layer, correction = adapted(linear), correction_of(linear, n_experts).double()
+    layer, adapter = adapted_layer(linear), adapter_for(linear, n_experts).double()
     x = double(shape)
-    layer.correct_by(correction)
+    layer.set_adapter(adapter)
     torch.testing.assert_close(layer(x), linear(x))
-    stirred(correction)
-    gates = gates_by_hand(correction, x.reshape(5, -1, 64).mean(1))
-    maps = torch.einsum("nk,koi->noi", gates, maps_by_hand(correction, linear))
+    randomised(adapter)
+    gates = gates_by_hand(adapter, x.reshape(5, -1, 64).mean(1))
+    maps = torch.einsum("nk,koi->noi", gates, weights_by_hand(adapter, linear))
     expected = linear(x) + torch.einsum("n...i,noi->n...o", x, maps)
     torch.testing.assert_close(layer(x), expected)
 
@@ -247,15 +246,15 @@ def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
 def test_layers_side_by_side(n_experts):
     stack = StackedLinear(2, 4, 5).double().requires_grad_(False)
     nn.init.normal_(stack.bias)
-    layer, correction = adapted(stack), correction_of(stack, n_experts).double()
+    layer, adapter = adapted_layer(stack), adapter_for(stack, n_experts).double()
     x = double(2, 7, 4)
-    layer.correct_by(correction)
+    layer.set_adapter(adapter)
     torch.testing.assert_close(layer(x), stack(x))
-    stirred(correction)
+    randomised(adapter)
     for k in range(2):
-        maps, gates = correction.maps[k].unflatten(1, (n_experts, 5)), torch.ones(7, 1)
+        maps, gates = adapter.weights[k].unflatten(1, (n_experts, 5)), torch.ones(7, 1)
         if n_experts > 1:
-            gate = correction.gate
+            gate = adapter.gate
             gates = standardised(gate, x)[k] @ gate.weight[k] + gate.bias[k]
             gates = gates.softmax(1)
         expected = x[k] @ stack.weight[k] + stack.bias[k]
@@ -263,28 +262,28 @@ def test_layers_side_by_side(n_experts):
         torch.testing.assert_close(layer(x)[k], expected + made)
 
 
-def test_wide_layers_of_one_pixel_have_corrections_in_groups(n_experts):
+def test_wide_layers_of_one_pixel_have_adapters_in_groups(n_experts):
     gate = n_experts * (64 + 1) if n_experts > 1 else 0
     for layer in (nn.Conv2d(64, 96, 1), nn.Linear(64, 96)):
-        correction = correction_of(layer, n_experts)
-        assert correction.groups == 8
-        assert n_weights(correction) == n_experts * 64 * 96 // 8 + gate
-    assert correction_of(nn.Linear(72, 68), n_experts).groups == 4
+        adapter = adapter_for(layer, n_experts)
+        assert adapter.groups == 8
+        assert n_weights(adapter) == n_experts * 64 * 96 // 8 + gate
+    assert adapter_for(nn.Linear(72, 68), n_experts).groups == 4
     whole = nn.Conv2d(64, 96, 3), nn.Conv2d(64, 56, 1), nn.Linear(48, 96)
     for layer in whole:
-        correction = correction_of(layer, n_experts)
-        assert correction.groups == 1
-        assert correction.maps.shape == (n_experts, *layer.weight.shape[:2])
-    parts = correction_of(nn.Conv2d(128, 96, 3, groups=2), n_experts)
-    assert parts.maps.shape == (n_experts, 96, 64)
-    parts = correction_of(nn.Conv2d(256, 256, 1, groups=2), n_experts)
+        adapter = adapter_for(layer, n_experts)
+        assert adapter.groups == 1
+        assert adapter.weights.shape == (n_experts, *layer.weight.shape[:2])
+    parts = adapter_for(nn.Conv2d(128, 96, 3, groups=2), n_experts)
+    assert parts.weights.shape == (n_experts, 96, 64)
+    parts = adapter_for(nn.Conv2d(256, 256, 1, groups=2), n_experts)
     assert parts.groups == 2
-    assert parts.maps.shape == (n_experts, 256, 128)
+    assert parts.weights.shape == (n_experts, 256, 128)
 
 
 def test_which_layers_have_experts():
     def numbers(*layers):
-        return [one.n_experts for one in corrections_of(layers, 3)]
+        return [one.n_experts for one in adapters_for(layers, 3)]
 
     pointwise, linear = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
     kernel = nn.Conv2d(8, 8, (1, 3))
@@ -308,7 +307,7 @@ def test_which_layers_have_experts():
     for first, expected in ((0, [3, 1, 3]), (2, [3])):
         x = torch.randn(2, 8, 5, 5)
         _, adapters = frozen_form(nn.Sequential(*layers), x, 3, adapt_from=first)
-        assert [one.n_experts for one in adapters.corrections] == expected
+        assert [one.n_experts for one in adapters.layers] == expected
 
 
 @pytest.mark.parametrize(("alone", "expected"), [(False, 6e-3), (True, 2e-4)])
@@ -320,16 +319,16 @@ def test_a_step_is_as_long_for_any_number_of_experts(images, alone, expected):
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])
-def test_corrections_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
+def test_adapters_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
     x, wanted = torch.randn(256, 512), torch.randn(256, 512)
-    correction = correction_of(layer, n_experts)
+    adapter = adapter_for(layer, n_experts)
     if n_experts > 1:
-        nn.init.zeros_(correction.gate.weight)
-        nn.init.zeros_(correction.gate.bias)
-    made = correction.of_pixels(x[:, None], x)[:, 0]
-    (gradient,) = torch.autograd.grad((made * wanted).mean(), correction.maps)
-    correction.maps.data = -gradient
-    moved = (correction.of_pixels(x[:, None], x)[:, 0] * wanted).mean()
+        nn.init.zeros_(adapter.gate.weight)
+        nn.init.zeros_(adapter.gate.bias)
+    made = adapter(x[:, None], x)[:, 0]
+    (gradient,) = torch.autograd.grad((made * wanted).mean(), adapter.weights)
+    adapter.weights.data = -gradient
+    moved = (adapter(x[:, None], x)[:, 0] * wanted).mean()
     whole = wanted.T @ x / wanted.numel()
     expected = -((x @ whole.T) * wanted).mean()
     torch.testing.assert_close(moved, expected, rtol=0.05, atol=0)
@@ -359,17 +358,17 @@ def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
         detector = short(**settings, max_epochs=5).fit(X)
         rows = np.concatenate([X, corpus])
     assert detector.net_.step_ == 50
-    parted, inputs = detector.net_.adapters_.corrections, {}
+    parted, inputs = detector.net_.adapters_.layers, {}
 
     def called(gate, given, shares):
         inputs[gate] = shares.detach()
 
-    with watched([one.gate for one in parted], called):
+    with forward_hooks([one.gate for one in parted], called):
         scores = detector.score_samples(rows)
     for one in parted:
         shares = inputs[one.gate].flatten(0, -2)
         assert shares.std(0).max() > (0.1 if kind == "columns" else 0.02)
-        maps = one.maps.detach()
+        maps = one.weights.detach()
         if kind == "columns":
             maps = maps.unflatten(2, (n_experts, -1)).movedim(2, 0)
         apart = (maps - maps.mean(0)).norm() / maps.norm()
@@ -378,7 +377,7 @@ def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
     def mean(gate, given, shares):
         return shares.mean(-2, keepdim=True).expand_as(shares)
 
-    with watched([one.gate for one in parted], mean):
+    with forward_hooks([one.gate for one in parted], mean):
         alike = detector.score_samples(rows)
     ranks = [np.argsort(np.argsort(s)) for s in (scores, alike)]
     assert np.corrcoef(ranks)[0, 1] < (0.99 if kind == "columns" else 0.95)
@@ -390,9 +389,9 @@ def test_gates_start_from_what_is_usual_for_normal_rows(n_rows):
     rng = np.random.default_rng(0)
     X = patterns(rng, n_rows, 1)
     network = network_of().eval()
-    detector = still(backbone=network, corpus=X[:20], augment=None, input_size=10)
+    detector = untrained(backbone=network, corpus=X[:20], augment=None, input_size=10)
     detector.fit(X)
-    first, second = detector.net_.adapters_.corrections
+    first, second = detector.net_.adapters_.layers
     pixels = torch.from_numpy(normalised(X).numpy())
     inner = network[:3](pixels)
     for one, given in ((first, pixels), (second, inner)):
@@ -406,15 +405,15 @@ def test_gates_start_from_what_is_usual_for_normal_rows(n_rows):
         z /= z.square().mean(1, keepdim=True).sqrt().clamp(min=1)
         expected = F.linear(z, gate.weight.double()).softmax(1).float()
         torch.testing.assert_close(
-            one.shares(means.float()), expected, rtol=1e-2, atol=1e-3
+            one.gate(means.float()), expected, rtol=1e-2, atol=1e-3
         )
         assert expected.std(0).max() > 0.05
 
 
 def test_gates_of_columns_start_from_what_is_usual_in_each_network():
     X = np.random.default_rng(0).normal(5, 3, (60, 4)) ** 3
-    detector = still(corpus=X[:20]).fit(X)
-    first, second, _ = detector.net_.adapters_.corrections
+    detector = untrained(corpus=X[:20]).fit(X)
+    first, second, _ = detector.net_.adapters_.layers
     rows = detector.net_.prepare(
         torch.from_numpy(detector.scaler_.transform(X)).float()
     )
@@ -442,14 +441,6 @@ def test_channels_that_never_differ_do_not_decide():
     assert torch.equal(gate.centre, torch.ones(3))
 
 
-def test_gates_that_were_saved_without_a_standardisation_have_none():
-    for gate in (Gate(3, 2), StackedGate(2, 3, 2)):
-        state = {k: v for k, v in gate.state_dict().items() if k in {"weight", "bias"}}
-        gate.load_state_dict(state)
-        assert not gate.centre.any()
-        assert (gate.spread == 1).all()
-
-
 def test_gates_see_small_differences_in_half_precision():
     images = torch.full((2, 1, 64, 64), 100.0)
     images[1, :, :4] += 1  # the means are 100 and 100.0625, between which there is none
@@ -466,8 +457,8 @@ def test_halves_are_left_where_they_are_slow(n_experts):
         (nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.bfloat16),
         (nn.Conv2d(8, 8, 3, 2, 1), torch.bfloat16),
     ):
-        place = adapted(layer.requires_grad_(False))
-        place.correct_by(stirred(correction_of(layer, n_experts)))
+        place = adapted_layer(layer.requires_grad_(False))
+        place.set_adapter(randomised(adapter_for(layer, n_experts)))
         x = torch.randn(2, 8, 9, 9).bfloat16().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = place(x)

@@ -1,0 +1,99 @@
+"""The head of ADRA, which whitens features by those of normal rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Principal axes of the features that have a scale of their own.
+_AXES = 128
+#: Share of the mean square of features that rounding leaves of nothing, in float32.
+_ROUNDING = 1e-10
+
+
+# A centre and a precision matrix would give distances, and no codes; and covariances
+# here are of ensembles, or of fewer rows than features, which torch.cov does not know.
+class WhiteningHead(nn.Module):
+    r"""Maps features to latent codes, fixed by the features of normal rows.
+
+    It puts these around the origin, about as far in all directions, at a mean squared
+    distance of 1, :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and
+    covariance, to which a share of the mean variance is added, so that directions in
+    which normal rows do not differ count for more, but not for everything. Beyond the
+    first 128 principal axes, all directions have the same scale.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the features of one row, (l,) or (k, l) for an ensemble.
+    shrinkage : float
+        That share, in (0, 1].
+    unit : bool
+        Whether features are brought to unit length first.
+    """
+
+    centre: Tensor
+    axes: Tensor
+    gains: Tensor
+    rest: Tensor
+
+    def __init__(self, shape: tuple[int, ...], shrinkage: float, unit: bool):
+        super().__init__()
+        *members, n_features = shape
+        n_axes = min(n_features, _AXES)
+        self.shrinkage, self.unit = shrinkage, unit
+        self.register_buffer("centre", torch.zeros(*members, 1, n_features))
+        self.register_buffer("axes", torch.zeros(*members, n_features, n_axes))
+        self.register_buffer("gains", torch.ones(*members, 1, n_axes))
+        self.register_buffer("rest", torch.ones(*members, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Fix the head by the features of normal rows, (n, l) or (k, n, l)."""
+        # On the host: not every device has such numbers, and the decomposition.
+        scaled = self._scaled(features).cpu().double()
+        n_rows, n_features = scaled.shape[-2:]
+        self.centre.copy_(scaled.mean(-2, keepdim=True))
+        centred = scaled - scaled.mean(-2, keepdim=True)
+        total = centred.square().sum((-2, -1))[..., None, None] / n_rows
+        # A variance that float32 cannot tell from 0 is 0.
+        least = _ROUNDING * scaled.square().mean((-2, -1))[..., None, None]
+        added = (self.shrinkage * total / n_features).maximum(least)
+        added = torch.where(added > 0, added, 1.0)
+        variances, axes = _principal(centred, self.axes.shape[-1])
+        self.axes.copy_(axes)
+        self.gains.copy_((variances + added).rsqrt())
+        n_others = max(n_features - axes.shape[-1], 1)
+        others = (total - variances.sum(-1, keepdim=True)).clamp_min(0) / n_others
+        self.rest.copy_((others + added).rsqrt())
+        squared = self(features).square().sum(-1).mean(-1)
+        scale = torch.where(squared > 0, squared, 1.0).rsqrt()[..., None, None]
+        self.gains.mul_(scale)
+        self.rest.mul_(scale)
+
+    def _scaled(self, features):
+        return F.normalize(features, dim=-1) if self.unit else features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (..., n, l) to latent codes (..., n, l)."""
+        centred = self._scaled(features) - self.centre
+        along = centred @ self.axes
+        return self.rest * centred + (along * (self.gains - self.rest)) @ self.axes.mT
+
+
+def _principal(centred, n_axes):
+    """Return the largest variances (..., 1, m) of centred rows, and their axes."""
+    n_rows, n_features = centred.shape[-2:]
+    if n_features <= n_rows:
+        variances, axes = torch.linalg.eigh(centred.mT @ centred / n_rows)
+    else:  # the same from the products of rows, which are fewer
+        variances, axes = torch.linalg.eigh(centred @ centred.mT / n_rows)
+        axes = F.normalize(centred.mT @ axes, dim=-2)
+    m = min(n_axes, variances.shape[-1])
+    variances, axes = variances[..., -m:].flip(-1), axes[..., -m:].flip(-1)
+    missing = n_axes - m
+    return (
+        F.pad(variances.clamp_min(0), (0, missing))[..., None, :],
+        F.pad(axes, (0, missing)),
+    )
