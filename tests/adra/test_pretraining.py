@@ -27,8 +27,8 @@ def stages(detector):
     [
         ("images", "supervised", "needs a corpus with classes"),
         ("images", "denoising", "'denoising' is no task for images"),
-        ("X", "rotation", "'rotation' is no task for a table"),
-        ("X", "supervised", "'supervised' is no task for a table"),
+        ("X", "rotation", "'rotation' is no task for tables"),
+        ("X", "supervised", "'supervised' is no task for tables"),
     ],
 )
 def test_tasks_that_do_not_fit_are_named(kind, pretrain, message, request):
