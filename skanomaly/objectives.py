@@ -553,23 +553,23 @@ def origin_distance(codes: Tensor) -> Tensor:
 
 
 # Deecke, Ruff, Vandermeulen & Bilen (2020), "Deep anomaly detection by residual
-# adaptation". Their eq. 1 is misprinted twice: the labels are swapped, and the second
-# term has lost its minus sign, so that the loss as printed has no lower bound. This is
-# the loss of Ruff et al. (2020), "Rethinking assumptions in deep anomaly detection",
-# which they refer to.
+# adaptation". Their eq. 1 has two misprints: the labels are swapped, and the minus sign
+# of the second term is missing, so that the loss as printed has no lower bound. This is
+# the loss of their reference, Ruff et al. (2020), "Rethinking assumptions in deep
+# anomaly detection".
 
-_LEAST_RADIUS = 1e-9  # of a row told apart: the gradient grows as 1 / h
+_LEAST_RADIUS = 1e-9  # of samples of the corpus: the gradient grows as 1 / h
 
 
 def hypersphere_radius(codes: Tensor) -> Tensor:
-    r"""Return how far each code is from the origin, as a smooth radius.
+    r"""Return the distance of each latent code from the origin, as a smooth radius.
 
     .. math:: h(f) = \sqrt{\|f\|^2 + 1} - 1
 
     Parameters
     ----------
     codes : Tensor of shape (..., l)
-        Codes f.
+        Latent codes f.
 
     Returns
     -------
@@ -577,30 +577,30 @@ def hypersphere_radius(codes: Tensor) -> Tensor:
         At least 0: :math:`\|f\|^2 / 2` near the origin, :math:`\|f\| - 1` far away.
     """
     squared = codes.square().sum(-1)
-    # As it is written above, float32 has nothing but 0 for short codes.
+    # The formula above is 0 for short codes in float32.
     return squared / ((squared + 1).sqrt() + 1)
 
 
 def hypersphere_classification_loss(on_normal: Tensor, on_corpus: Tensor) -> Tensor:
-    r"""Return the loss that tells normal rows from a corpus by a sphere (eq. 1).
+    r"""Return the loss that separates normal samples from a corpus by a sphere (eq. 1).
 
     .. math:: \frac{1}{N} \Big( \sum_{x \in S} h(f(x))
               - \sum_{x \in Q} \log\big(1 - e^{-h(f(x))}\big) \Big)
 
-    It is cross-entropy, with :math:`e^{-h}` for the probability to be normal: one
-    half at :math:`h = \log 2`.
+    It is the cross-entropy, with :math:`e^{-h}` as the probability that a sample is
+    normal: one half at :math:`h = \log 2`.
 
     Parameters
     ----------
     on_normal : Tensor of shape (..., n, l)
-        Codes of normal rows S.
+        Latent codes of normal samples S.
     on_corpus : Tensor of shape (..., m, l)
-        Codes of rows of the corpus Q; m may be 0.
+        Latent codes of samples of the corpus Q; m may be 0.
 
     Returns
     -------
     Tensor of shape (...)
-        The mean over the :math:`N = n + m` rows.
+        The mean over the :math:`N = n + m` samples.
     """
     inside = hypersphere_radius(on_normal)
     outside = hypersphere_radius(on_corpus).clamp_min(_LEAST_RADIUS)

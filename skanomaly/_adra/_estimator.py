@@ -2,7 +2,7 @@ r"""ADRA: residual adapters in a frozen pretrained network, with outlier exposur
 
 The paper is L. Deecke, L. Ruff, R. A. Vandermeulen and H. Bilen, "Deep anomaly
 detection by residual adaptation", 2020; equation numbers are its own. f is the network
-with its corrections, h the radius of what it makes of a row.
+with its adapters and its head, h the radius of its latent codes.
 """
 
 from __future__ import annotations
@@ -62,27 +62,27 @@ from ._pretraining import (
 
 _OWN = "auto", "resnet26"
 _PRETRAINING_RATE = 2e-3
-#: How far the columns of a corpus, which may be anything, are apart in other units.
+#: Distance of columns of a corpus, which may be anything, that tells of other units.
 _UNITS = 100.0
-#: Rows to see by whether all codes come together.
+#: Most held-out rows for :class:`StopAtCollapse`.
 _HELD_OUT = 500
 _TINY = 1e-9
-#: Parameters that a clone has in common with what it is a clone of.
+#: Parameters that clones share.
 _SHARED = "backbone", "corpus"
-#: Rows that are enough to see where the normal ones are.
+#: Most normal rows that gates and head are fitted on.
 _ENOUGH = 2000
 
 
 @describe(
     auto_steps="300 (20 for images without a corpus)",
-    auto_batch=" With a corpus, half of them are normal rows, half are of the corpus; "
-    "of several sources each has its part.",
+    auto_batch=" With a corpus, half of them are normal samples; the sources of the "
+    "corpus share the other half.",
     auto_lr="It falls to a tenth after two thirds of the steps, and again after five "
     'sixths. "auto" is 6e-3 for images and 1e-3 for tables; without a corpus 2e-4 '
     "and 1e-4.",
-    roles=" It is pretrained like the own ones.",
+    roles=" It is pretrained like the networks of the package.",
     width="Units of each layer for tables; for images channels of the first stage of "
-    'the own ResNet26, where 64 is the paper\'s. "auto" is 64 or 16.',
+    'the package\'s ResNet26, 64 in the paper. "auto" is 64 or 16.',
     auto_offset=":math:`-\\log 2` if there is a corpus, where normal and corpus are "
     "equally likely; without one, the median of the training scores less five times "
     "its distance to their first quartile",
@@ -90,34 +90,33 @@ _ENOUGH = 2000
 class ADRA(EncodingMixin, BaseDeepDetector):
     r"""Residual adapters in a frozen pretrained network, with outlier exposure.
 
-    A network :math:`f_\theta` that was trained on something else knows what may vary
-    in images. It stays as it is, parameters and buffers; beside each of its layers
-    there is a small linear correction, and these alone are trained (eqs 2 and 3):
+    A network :math:`f_\theta` that was trained on other data knows how images vary. Its
+    parameters and buffers are frozen. Beside each of its layers there is a small linear
+    adapter, and the adapters alone are trained (eqs 2 and 3):
 
     .. math:: y_l = f_{\theta_l}(x) + \sum_{k=1}^{K} g_{lk}(x) \, h_{\alpha_{lk}}(x)
 
-    with 1 x 1 convolutions :math:`h`, and gates :math:`g` that share out the K of them
-    by what a row looks like. They learn to put normal rows near the origin, and rows
-    of a corpus Q, of which it is only known that most are something else, away from
-    it (eqs 1 and 4; eq. 1 as it has to be, it is misprinted in the paper):
+    with K experts, 1 x 1 convolutions :math:`h`, and gates :math:`g` that weigh them
+    for each sample. They learn to put normal samples near the origin, and samples of a
+    corpus Q, most of which are something else, away from it (eqs 1 and 4; eq. 1 is
+    misprinted in the paper, and corrected here):
 
     .. math:: \min_\alpha \; \frac{1}{N} \Big( \sum_{x \in S} h(f(x)) - \sum_{x \in Q}
               \log\big(1 - e^{-h(f(x))}\big) \Big), \quad
               h(f) = \sqrt{\|f\|^2 + 1} - 1
 
     The score is :math:`-h(f(x))`; :math:`e^{-h}` may be read as the probability that a
-    row is normal rather than of the corpus. Detectors of many kinds of normal rows
+    sample is normal rather than of the corpus. Detectors of different normal classes
     share the memory of one network.
 
-    The corpus is given by `corpus`, or by known anomalies, rows with ``y == -1`` in
-    :meth:`fit`, or by both. Without any this is UADRA, the unsupervised form:
-    corrections pull normal rows together, and training ends before everything has
-    come together.
+    The corpus is given by `corpus`, by known anomalies, which are samples with
+    ``y == -1`` in :meth:`fit`, or by both. Without either this is UADRA, the
+    unsupervised form: adapters pull normal samples together, and training ends before
+    all latent codes are the same.
 
-    Between the features of the network and f there is a fixed head. It brings
-    features to unit length (images only), and whitens them by the mean and the
-    covariance of those of the normal rows, so that the training starts from a
-    Mahalanobis distance.
+    A fixed head maps the features of the network to latent codes f. It brings features
+    to unit length (images only), and whitens them by the mean and the covariance of the
+    features of normal samples. So training starts from a Mahalanobis distance.
 
     Parameters
     ----------
@@ -129,10 +128,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         The frozen network without the adapters, which shares its weights: to give to
         other detectors as `backbone`.
     corpus_auroc_ : float or None
-        How well the images of `corpus`, as the network sees them, are told from the
-        normal ones by how both were made: the AUROC of a linear classifier of their
-        spectrum, noise, colours and traces of compression, cross-validated on at most
-        500 images of each. Near .5 they have one source; above .9 a
+        AUROC of a linear classifier that tells the images of `corpus`, as the network
+        sees them, from the normal ones by their source: spectrum, noise, colours and
+        traces of compression. It is cross-validated on at most 500 images of each. Near
+        .5 they have one source; above .9 a
         :class:`~skanomaly.exceptions.CorpusSourceWarning` says that they do not. None
         for tables, without `corpus`, and for less than 50 images of either.
     %(common_attributes)s
@@ -144,12 +143,12 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     Notes
     -----
-    Fixed are the form of the gates, a softmax of a linear map of standardised means;
-    the head; momentum .9 of SGD, which trains on images, where gradients longer than
-    10 are shortened to that, and Adam (AdamW) on tables; and when `lr` falls. Of a
-    given network, `backbone`, convolutions of images and linear layers are corrected
-    that are called: not those of ``torch.nn.MultiheadAttention``, whose weights torch
-    reads. A warning says how much is left out.
+    Some settings are fixed: gates are a softmax of a linear map of standardised means;
+    the head; SGD with a momentum of .9 for images, where gradients longer than 10 are
+    shortened to that, and AdamW for tables; and the steps at which `lr` falls. In a
+    given network, `backbone`, convolutions of images and linear layers have adapters if
+    they are called. The layers in ``torch.nn.MultiheadAttention`` are not, since torch
+    reads their weights. A warning says how much of a network has no adapters.
 
     References
     ----------
@@ -215,15 +214,16 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         [nn.Module, str, sk.HasMethods(["__fspath__"])],
         default="auto",
         doc="""
-        The pretrained network. A module with convolutions, or with linear layers,
-        which returns features (n, l) or maps (n, l, h, w), such as those of torchvision
-        and timm: a linear layer at its very end, a classifier, is left out. The module
-        is not changed; its weights are used, not copied. A name that
-        ``torchvision.models.get_model`` knows takes that network with its default
-        weights. A path to a ``.safetensors`` file has the weights of a ResNet26, the
-        ``state_dict`` of `backbone_`. "resnet26" is the package's own network of the
-        paper, which has to be pretrained: see `pretrain`. "auto" is that for images,
-        and perceptrons of three layers for tables.
+        The pretrained network. A module with convolutions or linear layers that returns
+        features (n_samples, n_features) or feature maps (n_samples, n_features, height,
+        width), such as those of torchvision and timm; a linear layer at its very end, a
+        classifier, is left out. The module is not changed; its weights are used, not
+        copied. A name that ``torchvision.models.get_model`` knows stands for that
+        network with its default weights, a path to a ``.safetensors`` file for a
+        ResNet26 with the weights in it, the ``state_dict`` of `backbone_`. "resnet26"
+        is the package's version of the network of the paper, which has to be
+        pretrained: see `pretrain`. "auto" is that for images, and MLPs of three layers
+        for tables.
         """,
         type_text="torch.nn.Module, str or path-like",
     )
@@ -231,27 +231,27 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", *TASKS}), None],
         default="auto",
         doc="""
-        What an own network is taught before it is frozen. "supervised": the classes of
-        the corpus, if it has any. "rotation": by how many quarters an image was turned.
-        "denoising", for tables: rows from the same rows with noise. "auto" is
-        "denoising" for tables, and for images "supervised" where the corpus has
-        classes, else "rotation"; None leaves the weights random. Rotations are of all
-        images that there are, the normal ones among them.
+        The task that the package's own networks are trained on before they are frozen.
+        "supervised": classify the corpus, if its classes are known. "rotation": find by
+        how many quarters an image was turned. "denoising", for tables: remove noise
+        from samples. "auto" is "denoising" for tables, and for images "supervised"
+        where the corpus has classes, else "rotation"; None leaves the weights random.
+        "rotation" uses all images that there are, the normal ones among them.
         """,
     )
     corpus: Any = parameter(
         ["array-like", tuple, str, None],
         default="auto",
         doc="""
-        Rows of the same shape as those of ``fit``, m by any number, which
-        cross-validation does not split; a pair (rows, classes); or the name of a data
-        set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose
-        images are brought to the size and the colours of yours. It may contain normal
-        rows. Images of the source of yours are best (`corpus_auroc_`); those that are
-        told by how they were made are damped to be no sharper than the normal ones.
-        "auto", for tables, is made of normal rows: a half have some columns from other
-        rows, a quarter have noise added to some columns, a quarter are anywhere in a
-        box around the data. For images "auto" is None.
+        Samples of the same shape as those of ``fit``, which cross-validation does not
+        split; a pair (samples, classes); or the name of a data set, "tiny_imagenet" for
+        :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose images are brought to the
+        size and the colours of yours. It may contain normal samples. Images of the
+        source of yours are best (`corpus_auroc_`); the spectrum of those from another
+        source is matched, so that they are no sharper than the normal ones. "auto", for
+        tables, alters normal samples: a half get some columns from other samples, a
+        quarter get noise in some columns, a quarter are anywhere in a box around the
+        data. For images "auto" is None.
         """,
         type_text="array-like, tuple, str or None",
     )
@@ -259,8 +259,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         [sk.COUNT],
         default=2,
         doc="""
-        K, corrections beside each layer, mixed for each row (eq. 3); 1 is eq. 2, and
-        costs nothing when scoring. Of convolutions, those with larger kernels have
+        K, experts in an adapter, mixed for each sample (eq. 3); 1 is eq. 2, and costs
+        nothing when scoring. Among convolutions, those with larger kernels have
         mixtures; 1 x 1 ones have them only where nearly all others are depthwise.
         """,
     )
@@ -268,27 +268,27 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         [sk.Interval(sk.Integral, 0, None, closed="left"), str],
         default=0,
         doc="""
-        Where corrections begin: a number of layers that have none, or the name of the
-        part of the network, "stage_2" for one, before which none has. Training is
+        Where adapters begin: the number of layers before the first one, or the name of
+        the first part of the network with adapters, such as "stage_2". Training is
         faster, since gradients end there. If images are not augmented, and the network
-        is a sequence of parts, those before are computed once for all steps.
+        is a sequence of parts, the parts before are computed once for all steps.
         """,
     )
     n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Own networks for tables, which learn side by side; the score is the geometric
-        mean of theirs. "auto" is 8, and fewer from 257 columns on (2048 / d).
+        Members of the ensemble of MLPs for tables; the score is the geometric mean of
+        theirs. "auto" is 8, and fewer from 257 columns on (2048 / n_features).
         """,
     )
     augment: Sequence[str] | Callable | None = parameter(
         [tuple, list, callable, None],
         default=("flip", "crop"),
         doc="""
-        How images are changed at random in training: mirrored from left to right, moved
-        by up to an eighth. A callable maps scaled images to images. None, or an empty
-        sequence, leaves them as they are.
+        Random changes of images in training: "flip" mirrors them from left to right,
+        "crop" moves them by up to an eighth. A callable maps scaled images to images.
+        None, or an empty sequence, leaves them as they are.
         """,
         type_text='sequence of {"flip", "crop"}, callable or None',
     )
@@ -296,17 +296,18 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Shorter side to which images are interpolated for the network, in pixels.
-        "auto" enlarges those below 64 for a given network, except for a ResNet26.
+        Shorter side to which images are resized for the network, in pixels. "auto"
+        enlarges those below 64 for a given network, except for a ResNet26.
         """,
     )
     normalization: Sequence | Auto | None = parameter(
         [tuple, list, sk.StrOptions({"auto"}), None],
         default="auto",
         doc="""
-        What the network expects of the channels, for pixels in [0, 1]; None gives it
-        pixels in [-1, 1]. "auto" is what torchvision or timm say of theirs, ImageNet's
-        for other modules, None for own networks and if `scaling` is not to a range.
+        Mean and standard deviation of the channels that the network expects, for pixels
+        in [0, 1]; None gives it pixels in [-1, 1]. "auto" takes those of networks of
+        torchvision or timm, ImageNet's for other modules, and None for the package's
+        networks and if `scaling` is not to a range.
         """,
         type_text='pair of (mean, std), None or "auto"',
     )
@@ -314,7 +315,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc="""
-        Of the adapters, at least 0. "auto" is 0.1 for images, which draws corrections
+        Decay of the adapters, at least 0. "auto" is 0.1 for images, which draws them
         back about as strongly as L2-SP's penalty of 1e-2 draws weights, and 1e-4, the
         paper's, for tables.
         """,
@@ -324,16 +325,16 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         default="auto",
         doc="""
         Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
-        images, 400 for tables.
+        images and 400 for tables.
         """,
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Where to keep the pretrained network, so that a search over `n_experts` or `lr`
-        shares it, and so do detectors with other normal rows, if it is taught the
-        classes of the corpus. Needs an integer `random_state`.
+        Where to keep the pretrained network, so that candidates of a search over
+        `n_experts` or `lr` share it. So do detectors of other normal samples, if it is
+        trained on the classes of the corpus. Needs an integer `random_state`.
         """,
     )
     batch_size: int = 128
@@ -463,7 +464,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         sides = sides_for(self._row_shape, self.input_size, source.least_side)
         if asked is None:
             return ImagePreparation(sides)
-        # The own network takes as many channels as there are, others grey in colour.
+        # The package's network takes any number of channels, others grey in colour.
         return normalizing(sides, asked, self._row_shape[0], self._is_own())
 
     def _augmentation(self):
@@ -472,9 +473,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, others, seed):
+    def _train(self, rows, known, seed):
         given, labels = self._read_corpus(rows)
-        corpus = self._corpus(rows, others, given, seed)
+        corpus = self._corpus(rows, known, given, seed)
         self._has_corpus = bool(corpus)
         lengths = {"batch_size": self._normal_per_batch()}
         if not corpus:
@@ -484,7 +485,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         goes_on = self._goes_on()
         source = self._source(self.net_.backbone_.state_dict() if goes_on else None)
         if task and not goes_on:
-            data = pretraining_data(task, rows, others, given, labels)
+            data = pretraining_data(task, rows, known, given, labels)
             plans = [self._plan("pretrain_epochs", len(data)), plan]
         with self._progress(*plans) as callbacks:
             if len(plans) > 1:
@@ -532,10 +533,10 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             return given, None
         return given, torch.from_numpy(labels).to(rows.device)
 
-    def _corpus(self, rows, others, given, seed):
+    def _corpus(self, rows, known, given, seed):
         """Return the sources of the corpus: known anomalies, and the given rows."""
         is_table = self._kind == TABLE
-        corpus = [others] if len(others) else []
+        corpus = [known] if len(known) else []
         self.corpus_auroc_ = None
         if given is not None and is_table:
             corpus.append(given)
