@@ -14,7 +14,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
-from .utils._domains import share_apart
+from .utils._domains import share_of_other_units
 from .utils._kinds import TABLE, ByKind, Kind, kind_of
 from .utils._labels import complete_column
 from .utils._numbers import as_numbers
@@ -226,7 +226,7 @@ class InputMixin:
         else:
             scaled = rows[rows.spread_indices(n)]
             cut = float((scaled != self._clipping()(scaled)).float().mean())
-        apart = share_apart(some, some_others, factor)
+        apart = share_of_other_units(some, some_others, factor)
         hint = (
             "Are both in the same units? Steps of a pipeline transform X alone, save "
             "with its transform_input and metadata routing."

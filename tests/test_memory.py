@@ -133,7 +133,7 @@ def test_a_full_disk_costs_no_detector(cls, joblib_warns, X, tmp_path, monkeypat
             warnings.filterwarnings(joblib_warns, "Unable to cache")  # joblib's own
             return scores_with(cls, str(tmp_path), X)
 
-    with pytest.warns(UserWarning, match="could not be kept in `memory`") as seen:
+    with pytest.warns(UserWarning, match="could not be written to `memory`") as seen:
         scores = fitted()
     assert any(warning.filename == __file__ for warning in seen)
     np.testing.assert_array_equal(scores, expected)

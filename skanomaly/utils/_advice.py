@@ -1,4 +1,4 @@
-"""What to change after a training that diverged, by the settings in force."""
+"""Advice after a training that diverged, by the settings in force."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 __all__ = ["advice"]
 
-#: Times its default, or 1, from which a number is unusual.
+#: Ratio to its default, or to 1, beyond which a number is unusual.
 _UNUSUAL = 1e3
 
 
 def advice(
     given: Mapping[str, Any], defaults: Mapping[str, Any], rates: Mapping[str, float]
 ) -> str:
-    """Return what would help, among what has not been done already.
+    """Return changes that may help, without those already made.
 
     Parameters
     ----------
     given, defaults : mapping of str to object
-        The parameters of a detector, and what they are unless told.
+        The parameters of a detector, and their defaults.
     rates : mapping of str to float
-        Its learning rates in force, by parameter.
+        Learning rates in force, by parameter.
     """
     odd = [
         f"{name}={value!r}"
@@ -39,11 +39,11 @@ def advice(
         hints.append("scaled inputs (`scaling='auto'` instead of None)")
     if given.get("precision") == "bfloat16":
         hints.append("`precision='float32'`")
-    return f"{found}What may help: {', or '.join(hints)}."
+    return f"{found}Try {', or '.join(hints)}."
 
 
-def _is_unusual(value, default):
-    """Return whether a parameter is a fraction, or what is no count, of odd size."""
+def _is_unusual(value: Any, default: Any) -> bool:
+    """Return whether a parameter is a float far beyond its default."""
     if isinstance(value, bool) or not isinstance(value, float):
         return False
     usual = abs(default) if isinstance(default, int | float) else 0.0

@@ -1,4 +1,4 @@
-"""Bytes, which are pixels from 0 to 255 whatever values occur."""
+"""Arrays of uint8: pixels from 0 to 255, whatever values occur."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def holds_bytes(X: Any) -> bool:
     Parameters
     ----------
     X : array-like
-        An array, a tensor, a list of these, or a DataFrame of any library, each of
-        which has a name of its own for the type.
+        An array, a tensor, a list of these, or a DataFrame of any library, each with
+        its own name of the type.
 
     Returns
     -------
     bool
-        True if nothing else is in `X`.
+        True if `X` has no other type.
     """
     if not (hasattr(X, "dtype") or hasattr(X, "dtypes")):
         X = np.asarray(X)

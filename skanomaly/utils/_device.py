@@ -8,7 +8,7 @@ __all__ = ["resolve_device"]
 
 
 def resolve_device(device: str) -> str:
-    """Return the device that a user's word stands for.
+    """Return the name of the device that a parameter selects.
 
     Parameters
     ----------
@@ -19,14 +19,13 @@ def resolve_device(device: str) -> str:
     Returns
     -------
     str
-        A name that torch understands and that this machine has. The one CPU is "cpu",
-        with a number or without: tensors on it say no number, and skorch looks for
-        one where it reads a pickle.
+        The name of a device of this machine. The CPU is always "cpu", without a
+        number: its tensors have none, and skorch compares the two in a pickle.
 
     Raises
     ------
     ValueError
-        If the word is none of these, or names a device that is not here.
+        If it is no such name, or the machine lacks the device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -39,8 +38,8 @@ def resolve_device(device: str) -> str:
         n_found = torch.get_device_module(wanted.type).device_count()
     except (RuntimeError, AttributeError):  # no name; a device that holds no numbers
         raise ValueError(
-            f"device={device!r} is not one of 'auto', 'cpu', 'cuda', 'cuda:<number>', "
-            "'mps' and what else torch has for devices to compute on."
+            f"device={device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:<number>', "
+            "'mps', and no other device of torch to compute on."
         ) from None
     if (wanted.index or 0) >= n_found:
         raise ValueError(

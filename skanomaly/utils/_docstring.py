@@ -1,13 +1,18 @@
-"""Descriptions that several classes or functions have, written once."""
+"""Descriptions shared by the docstrings of several classes or functions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import cleandoc
 from itertools import starmap
+from typing import Any, TypeVar
 
 from ._parameters import entry, parameter_entries
 
 __all__ = ["describe", "fill_in"]
+
+#: A class or a function.
+Described = TypeVar("Described", bound=Any)
 
 ATTRIBUTES = {
     "net_ : skorch.NeuralNet": (
@@ -20,19 +25,20 @@ ATTRIBUTES = {
         "of each loss."
     ),
     "n_iter_ : int": "Number of epochs, over all stages.",
-    "interrupted_ : bool": "Whether the last ``fit`` was cut short from the keyboard.",
+    "interrupted_ : bool": "Whether a KeyboardInterrupt ended the last ``fit``.",
     "image_shape_ : tuple of int or None": (
-        "Shape ``(c, h, w)`` of one image, None for tables."
+        "Shape ``(channels, height, width)`` of one image, None for tables."
     ),
     "scaler_ : transformer or None": "The fitted scaler.",
     "n_features_in_ : int": (
-        "Number of columns; for images of shape (n, c, h, w) the number of channels."
+        "Number of columns; of images ``(n_samples, channels, height, width)``, the "
+        "number of channels."
     ),
     "feature_names_in_ : ndarray of str": "Names of the columns, if `X` had any.",
 }
 
 
-def describe(**values: str):
+def describe(**values: str) -> Callable[[Described], Described]:
     """Return a class decorator that writes the shared parts of a docstring.
 
     The marks ``%(parameters)s`` and ``%(common_attributes)s`` stand alone on their
@@ -41,10 +47,10 @@ def describe(**values: str):
     Parameters
     ----------
     **values : str
-        What stands for ``{name}`` in the text of parameters.
+        Text for ``{name}`` in the descriptions of parameters.
     """
 
-    def described(cls):
+    def described(cls: Described) -> Described:
         roles = " ".join(f'"{name}" {role}.' for name, role in cls._roles.items())
         words = {"roles": roles or "There is none."}
         words |= {k: f"{words.get(k, '')}{v}" for k, v in values.items()}
@@ -56,8 +62,8 @@ def describe(**values: str):
     return described
 
 
-def fill_in(**blocks: str):
-    """Return a decorator that puts text in the place of marks in a docstring.
+def fill_in(**blocks: str) -> Callable[[Described], Described]:
+    """Return a decorator that replaces marks in a docstring by text.
 
     Parameters
     ----------
@@ -65,9 +71,9 @@ def fill_in(**blocks: str):
         Lines of text, for a mark ``%(name)s`` alone on a line that is not indented.
     """
 
-    def filled(described):
+    def filled(described: Described) -> Described:
         if described.__doc__:
-            # Not indented, whether Python has taken the indentation away or not.
+            # Since 3.13, Python removes the indentation itself.
             text = cleandoc(described.__doc__) + "\n"
             for name, block in blocks.items():
                 text = text.replace(f"%({name})s", block)

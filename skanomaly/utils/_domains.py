@@ -1,23 +1,27 @@
-"""Which rows are of the source, and which of the target."""
+"""The domains of samples, and columns whose units differ between domains."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
 
-__all__ = ["checked_domains", "share_apart"]
+__all__ = ["checked_domains", "share_of_other_units"]
 
 
-def checked_domains(sample_domain: ArrayLike, name: str = "sample_domain") -> NDArray:
-    """Return the domains of rows as an array.
+def checked_domains(
+    sample_domain: ArrayLike, name: str = "sample_domain"
+) -> NDArray[Any]:
+    """Return the domains of samples as an array.
 
     Parameters
     ----------
     sample_domain : array-like of shape (n,) or (n, 1)
-        One number per row: above 0 for the source, below 0 for the target.
+        One number per sample: above 0 for the source, below 0 for the target.
     name : str, default="sample_domain"
-        What to call them in an error.
+        Name of the domains in an error.
 
     Returns
     -------
@@ -27,14 +31,14 @@ def checked_domains(sample_domain: ArrayLike, name: str = "sample_domain") -> ND
     Raises
     ------
     ValueError
-        If there is anything else among them: a zero, a NaN, a string.
+        If a value is no such number: a zero, a NaN, a string.
     """
     shape = np.shape(sample_domain)
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
             f"{name} has to be one number for each row, got shape {shape}."
         )
-    domains = column_or_1d(sample_domain)
+    domains: NDArray[Any] = column_or_1d(sample_domain)
     if domains.dtype.kind == "O":
         domains = np.asarray(domains.tolist())
     # NaN is neither above nor below.
@@ -47,37 +51,39 @@ def checked_domains(sample_domain: ArrayLike, name: str = "sample_domain") -> ND
     return domains
 
 
-def share_apart(X: NDArray, others: NDArray, factor: float) -> float:
-    """Return the share of columns that hardly are of one unit in two tables.
+def share_of_other_units(
+    X: NDArray[Any], X_reference: NDArray[Any], factor: float
+) -> float:
+    """Return the share of columns whose units seem to differ between two tables.
 
     Parameters
     ----------
-    X, others : ndarray of shape (n, d) and (m, d)
-        Rows.
+    X, X_reference : ndarrays of shape (n_samples, n_features)
+        The tables, each with samples of its own.
     factor : float
-        How much wider a column may be in one than in the other, and how far their
-        middles may be apart, in widths of the wider one.
+        Columns differ if one is wider by more than this factor, or if their medians
+        are further apart than this number of widths of the wider one.
 
     Returns
     -------
     float
-        Share in [0, 1]; columns that are constant in one of the tables are left out.
+        Share in [0, 1] of the columns that are constant in neither table.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        sides = (_figures(rows.astype(np.float64)) for rows in (X, others))
-        (middle, *widths), (other_middle, *other_widths) = sides
+        median, *widths = _median_and_widths(X.astype(np.float64))
+        other_median, *other_widths = _median_and_widths(X_reference.astype(np.float64))
         least, most = np.minimum(widths, other_widths), np.maximum(widths, other_widths)
-        # Anomalies widen a column by one measure, and many zeros by the other one.
+        # Anomalies widen one measure of width, and many zeros narrow the other.
         wider = ((most > factor * least) | (most == 0)).all(0)
-        far = np.abs(middle - other_middle) > factor * most.max(0)
-    known = least.max(0) > 0
-    return float((known & (wider | far)).sum() / max(known.sum(), 1))
+        far = np.abs(median - other_median) > factor * most.max(0)
+    varying = least.max(0) > 0
+    return float((varying & (wider | far)).sum() / max(varying.sum(), 1))
 
 
-def _figures(rows):
+def _median_and_widths(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Return median, standard deviation and interquartile range of each column."""
     low, middle, high = np.percentile(rows, [25, 50, 75], axis=0)
     deviation, quartiles = rows.std(0), high - low
     for width in (deviation, quartiles):
-        width[width <= 1e-12 * np.abs(middle)] = 0  # that is rounding
+        width[width <= 1e-12 * np.abs(middle)] = 0  # rounding
     return middle, deviation, quartiles

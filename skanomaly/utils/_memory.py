@@ -1,7 +1,8 @@
-"""Stages of a training, kept on disk where they are found again.
+"""Stages of a training, cached on disk.
 
-Folders of a cache lose power, run full, are shared and are not ours: none of that may
-cost a fit. What cannot be read is trained; what cannot be written is used all the same.
+A cache folder may lose power, run full, be shared or be read-only, and none of that
+fails a fit: entries that cannot be read are trained again, and results that cannot be
+written are used all the same.
 """
 
 from __future__ import annotations
@@ -16,50 +17,56 @@ from ._warnings import warn
 
 __all__ = ["run_or_recall"]
 
+Result = tuple[Any, ...]
+
 
 def run_or_recall(
-    memory: Any, version: str, stage: Callable, arguments: Sequence, callbacks: Any
-) -> tuple:
-    """Return ``stage(*arguments, callbacks=callbacks)``, or what it was once before.
+    memory: Any,
+    version: str,
+    stage: Callable[..., Result],
+    arguments: Sequence[Any],
+    callbacks: Any,
+) -> Result:
+    """Return ``stage(*arguments, callbacks=callbacks)``, from the cache if possible.
 
     Parameters
     ----------
     memory : str, joblib.Memory or None
-        Where stages are kept; None keeps nothing.
+        The cache; None stands for none.
     version : str
-        What the code of the stage belongs to: others find nothing of its.
+        Version of the code, a part of the key.
     stage : callable
-        Defined at the top of a module. The first thing that it returns is its net; with
-        ``interrupted_``, nothing is kept.
+        Defined at the top of a module. The first item that it returns is its net; if
+        that has ``interrupted_``, the result is not written.
     arguments : sequence
-        All that the result depends on.
+        The arguments that determine the result, the other parts of the key.
     callbacks : object
-        What the result does not depend on.
+        Callbacks without influence on the result.
 
     Returns
     -------
     tuple
-        What the stage returns.
+        The result of the stage.
 
     Raises
     ------
     ValueError
-        If an argument has no name by which it could be found again.
+        If an argument cannot be pickled, as a function without a name.
     Exception
-        Whatever the stage raises.
+        Any error of the stage.
 
     Warns
     -----
     UserWarning
-        If an entry cannot be read, which is then made anew; if the folder cannot be
-        used, or nothing can be written to it.
+        If an entry cannot be read, and is replaced, or if the folder cannot be used or
+        written to.
     """
     if memory is None:
         return stage(*arguments, callbacks=callbacks)
     run = _Run(callbacks)
     try:
         return _recalled(memory, run, version, stage, tuple(arguments))
-    except _CutShort:
+    except _InterruptedError:
         return run.result
     except PicklingError as error:
         raise ValueError(
@@ -67,73 +74,77 @@ def run_or_recall(
             f"top of a module, and not as lambdas or inside of others: {error}"
         ) from error
     except Exception as error:
-        if run.begun and run.result is None:
-            raise  # of the stage itself
+        if run.started and not run.result:
+            raise  # an error of the stage
         cause = error
-    if run.result is not None:
+    if run.result:
         warn(
-            "What was trained could not be kept in `memory`, which may be full or "
-            f"read-only; the detector is as it should be.{_said(cause)}"
+            "The result of a stage could not be written to `memory`, which may be full "
+            f"or read-only. The detector is complete.{_in_brackets(cause)}"
         )
         return run.result
-    warn(f"`memory` cannot be used, and the stage is trained.{_said(cause)}")
+    warn(f"`memory` cannot be used, and the stage is trained.{_in_brackets(cause)}")
     return stage(*arguments, callbacks=callbacks)
 
 
-class _CutShort(Exception):  # noqa: N818
-    """Keeps joblib from writing what the user interrupted."""
+class _InterruptedError(Exception):
+    """Keeps joblib from writing the result of an interrupted stage."""
 
 
 class _Run:
-    """A run of a stage, whose result is here whatever joblib makes of it."""
+    """A run of a stage, which has the result even if joblib cannot write it."""
 
-    def __init__(self, callbacks):
-        self.callbacks, self.begun, self.result = callbacks, False, None
+    def __init__(self, callbacks: Any):
+        self.callbacks, self.started = callbacks, False
+        self.result: Result = ()
 
-    def of(self, stage, arguments):
-        self.begun = True
+    def __call__(self, stage: Callable[..., Result], arguments: Result) -> Result:
+        self.started = True
         self.result = stage(*arguments, callbacks=self.callbacks)
         if self.result[0].interrupted_:
-            raise _CutShort
+            raise _InterruptedError
         return self.result
 
 
-def _run(version, stage, arguments, run):
-    """Run a stage; a function, as joblib wants it, whose arguments are the key."""
-    return run.of(stage, arguments)
+def _run(
+    version: str, stage: Callable[..., Result], arguments: Result, run: _Run
+) -> Result:
+    """Run a stage; joblib makes the key from the arguments of this function."""
+    return run(stage, arguments)
 
 
-def _recalled(memory, run, *key):
+def _recalled(memory: Any, run: _Run, *key: Any) -> Result:
     cache = check_memory(memory).cache(_run, ignore=["run"])
     try:
         entry = cache.call_and_shelve(*key, run)
     except ValueError:
-        if run.begun:
+        if run.started:
             raise
-        # joblib's note of the function's code is broken. Of code that has changed it
-        # drops all entries, and of this it should.
+        # joblib's file with the code of the function is broken. It clears the cache of
+        # a function whose code has changed, but not in this case.
         cache.clear(warn=False)
         entry = cache.call_and_shelve(*key, run)
     try:
         return _read(entry)
     except Exception as error:
         entry.clear()
-        if run.begun:
-            raise  # it was written a moment ago: there is no use in trying again
+        if run.started:
+            raise  # a new entry that cannot be read: no use in trying again
         warn(
-            "An entry of `memory` cannot be read, and is made anew. It may have been "
-            f"cut short by a crash or a full disk.{_said(error)}"
+            "An entry of `memory` cannot be read, and is trained again. It may have "
+            f"been cut short by a crash or a full disk.{_in_brackets(error)}"
         )
     return _read(cache.call_and_shelve(*key, run))
 
 
-def _read(entry):
-    result = entry.get()
+def _read(entry: Any) -> Result:
+    result: Result = entry.get()
     if result[0].interrupted_:
         raise ValueError("The training was interrupted.")
     return result
 
 
-def _said(error):
-    # What joblib could not write it has warned of already, and there is no entry.
+def _in_brackets(error: Exception) -> str:
+    """Return an error for the end of a warning."""
+    # A KeyError says that there is no entry: joblib has warned that it cannot write.
     return "" if isinstance(error, KeyError) else f" ({type(error).__name__}: {error})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 __all__ = ["one_thread", "single_precision", "without_modes"]
 
 
-class _Lent:
-    """A setting that several threads of Python may have changed at the same time.
+class _Setting:
+    """A setting of torch that several threads may change for a time.
 
-    What it was before the first of them comes back in the end: if each put back what
-    it had found, the last to leave would leave what another had set.
+    The last thread to leave restores the value from before the first one: a thread
+    that restored the value it had found could restore that of another thread.
     """
 
     def __init__(
@@ -24,14 +24,14 @@ class _Lent:
         read: Callable[[], Any],
         write: Callable[[Any], None],
         *,
-        of_a_thread: bool = False,
+        per_thread: bool = False,
     ):
         self._read, self._write = read, write
-        self._of_a_thread = of_a_thread
+        self._per_thread = per_thread
         self._lock, self._n_users = Lock(), 0
 
     @contextmanager
-    def being(self, value: Any) -> Iterator[None]:
+    def override(self, value: Any) -> Iterator[None]:
         with self._lock:
             found = self._read()
             if self._n_users == 0:
@@ -43,39 +43,38 @@ class _Lent:
         finally:
             with self._lock:
                 self._n_users -= 1
-                if self._of_a_thread or self._n_users == 0:
+                if self._per_thread or self._n_users == 0:
                     self._write(self._before)
 
 
-_DTYPE = _Lent(torch.get_default_dtype, torch.set_default_dtype)
-# Each thread has a number of its own, which it takes from the one that was set last,
-# as late as when it is first read.
-_N_THREADS = _Lent(torch.get_num_threads, torch.set_num_threads, of_a_thread=True)
+_DTYPE = _Setting(torch.get_default_dtype, torch.set_default_dtype)
+# Each thread has a number of its own: at its first use, the number set last.
+_N_THREADS = _Setting(torch.get_num_threads, torch.set_num_threads, per_thread=True)
 
 
-def single_precision():
-    """Make new tensors of float32, whatever the default of the process is."""
-    return _DTYPE.being(torch.float32)
+def single_precision() -> AbstractContextManager[None]:
+    """Make new tensors float32, whatever the default of the process."""
+    return _DTYPE.override(torch.float32)
 
 
 @contextmanager
 def without_modes(device_type: str) -> Iterator[None]:
-    """Compute with gradients and in full precision, whatever the caller has switched.
+    """Compute without the caller's inference mode, autocast and default device.
 
     Parameters
     ----------
     device_type : str
-        Where: "cpu", "cuda".
+        Device whose autocast is switched off: "cpu", "cuda".
     """
     with ExitStack() as contexts:
         contexts.enter_context(torch.inference_mode(False))
         contexts.enter_context(torch.enable_grad())
         contexts.enter_context(torch.autocast(device_type, enabled=False))
-        if torch.get_default_device().type != "cpu":  # else each call is dearer
+        if torch.get_default_device().type != "cpu":  # the context slows each call
             contexts.enter_context(torch.device("cpu"))
         yield
 
 
-def one_thread():
-    """Compute with one thread: small networks lose more by sharing than they gain."""
-    return _N_THREADS.being(1)
+def one_thread() -> AbstractContextManager[None]:
+    """Compute with one thread: small networks are slower with several."""
+    return _N_THREADS.override(1)

@@ -1,4 +1,4 @@
-"""Random states that are nobody else's."""
+"""Random states independent of NumPy's global one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from sklearn.utils import check_random_state
 __all__ = ["own_random_state"]
 
 
-def own_random_state(seed) -> np.random.RandomState:
-    """Return what draws random numbers.
+def own_random_state(
+    seed: int | np.random.RandomState | None,
+) -> np.random.RandomState:
+    """Return a random state that is not NumPy's global one.
 
     Parameters
     ----------
     seed : int, RandomState instance or None
-        None gives a new generator with a seed of the system. scikit-learn would take
-        NumPy's global one, and move it.
+        None gives a new random state with a seed of the system, where scikit-learn
+        would draw from NumPy's global one.
     """
     return np.random.RandomState() if seed is None else check_random_state(seed)

@@ -1,7 +1,6 @@
-"""Every private import of scikit-learn, in one place.
+"""All private imports of scikit-learn, and the constraints of most parameters.
 
-When scikit-learn moves one of these, this file changes and no other. The constants
-are the constraints that most parameters have.
+When scikit-learn moves one of these names, this is the only file to change.
 """
 
 from __future__ import annotations
@@ -40,27 +39,27 @@ __all__ = [
     "fit_context",
 ]
 
-#: The largest number, where a constraint names none: what float32 holds, as a
-#: learning rate, and what torch counts with.
+#: The largest numbers, where a constraint has no bound: a learning rate that float32
+#: holds, and a count of torch.
 _LARGEST = {Real: 1e38, Integral: 2**31 - 1}
-#: The largest weight of a loss: its square and those of its gradients are in float32.
+#: The largest weight of a loss whose square, and that of its gradients, is in float32.
 _HEAVIEST = 1e12
 
 
 class Interval(_Interval):
-    """Numbers between two bounds, which networks can compute with.
+    """Numbers between two bounds, within the range of float32.
 
-    Unlike those of scikit-learn, intervals do not hold True and False, which Python
-    takes for 1 and 0, nor numbers that single precision has no place for.
+    Unlike intervals of scikit-learn, these do not contain True and False, nor numbers
+    beyond single precision.
 
     Parameters
     ----------
     type : {numbers.Integral, numbers.Real}
         Kind of numbers.
     left, right : number or None
-        The bounds; None stands for the lowest or the largest number that is safe.
+        The bounds; None stands for the lowest or the largest number of the range.
     closed : {"left", "right", "both", "neither"}
-        Which of the bounds that are given belong to it.
+        The given bounds that belong to the interval.
     """
 
     def __init__(self, type, left, right, *, closed):
@@ -79,7 +78,7 @@ class Interval(_Interval):
 
 
 class Options(_Options):
-    """A few numbers; True and False are none of them."""
+    """A set of numbers without True and False."""
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Return whether `val` is one of the numbers."""
@@ -103,14 +102,14 @@ AUTO_NONNEGATIVE = [NONNEGATIVE, AUTO]
 
 
 def check_count(value: Any, name: str) -> None:
-    """Refuse what is no number of rows, networks or the like.
+    """Raise an error unless a value is a count.
 
     Parameters
     ----------
     value : object
-        What was given.
+        Value of the argument.
     name : str
-        The argument.
+        Name of the argument.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Bases of scikit-learn, as type checkers are to see them.
+"""Bases of scikit-learn, with annotations for type checkers.
 
-scikit-learn has no annotations: for a checker its classes are of any type, and so is
-every subclass, whatever that declares.
+scikit-learn has none: for a checker its classes have the type Any, and so have all
+subclasses, whatever they declare.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     class BaseEstimator:
-        """What :class:`sklearn.base.BaseEstimator` offers."""
+        """Methods of :class:`sklearn.base.BaseEstimator`."""
 
         def get_params(self, deep: bool = True) -> dict[str, Any]:
             """Return the parameters by name."""
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
             """Set parameters."""
 
         def get_metadata_routing(self) -> Any:
-            """Return which metadata are asked for."""
+            """Return the requested metadata."""
 
         def _validate_params(self) -> None:
-            """Refuse parameters that do not meet their constraints."""
+            """Check the parameters against their constraints."""
 
         def __sklearn_tags__(self) -> Any:
             """Return the tags of the estimator."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 __all__ = ["warn"]
 
-#: Code between a user's call and a warning of ours: how deep it is says nothing.
+#: Packages between the line of a user and a warning, at any depth of the stack.
 _BETWEEN = {"skanomaly", "sklearn", "skorch", "joblib"}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line outside of the libraries that led here.
+    """Warn at the latest line outside of the libraries in the stack.
 
     Parameters
     ----------
     message : str
-        What is to be known.
+        Text of the warning.
     category : type, default=UserWarning
         Class of the warning.
     """
@@ -27,5 +28,5 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def _package(frame):
-    return frame.f_globals.get("__name__", "").partition(".")[0]
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
