@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from urllib.error import URLError
@@ -30,6 +31,7 @@ from skanomaly.datasets import (
     fetch_mnist,
     fetch_odds,
     fetch_tiny_imagenet,
+    fetch_ucsd_ped2,
     fetch_usps,
     hold_one_out,
     labelled_anomalies,
@@ -46,12 +48,12 @@ MOVERS = [contaminate, labelled_anomalies]
 
 @pytest.fixture
 def labelled():
-    """Return 20 rows of each of four classes; a row's value is its own number."""
+    """Return 20 samples of each of four classes; a sample's value is its own number."""
     return np.arange(80), np.repeat([0, 1, 2, 3], 20)
 
 
 def assert_partition(split, rows):
-    """Check that the two sets share no row and miss none."""
+    """Check that the two sets share no sample and miss none."""
     together = np.concatenate([split[0], split[1]])
     np.testing.assert_array_equal(np.sort(together), rows)
 
@@ -144,7 +146,7 @@ def test_a_held_out_class_may_be_in_the_official_test_set_alone(labelled):
 
 
 @pytest.mark.parametrize("split", SPLITTERS)
-def test_a_corpus_is_kept_apart_from_normal_and_anomalous_rows(split, labelled):
+def test_a_corpus_is_kept_apart_from_normal_and_anomalous_samples(split, labelled):
     X, y = labelled
     wanted = {"corpus_class": [1, 3], "random_state": 0}
     parts = split(X, y, 2, return_kinds=True, **wanted)
@@ -155,7 +157,7 @@ def test_a_corpus_is_kept_apart_from_normal_and_anomalous_rows(split, labelled):
     assert set(kinds_test) == {0, 2}
     assert_partition(parts, X[np.isin(y, [0, 2])])
     assert_same(split(X, y, 2, **wanted), [*parts[:4], X_corpus])
-    # Normal rows are drawn as they are where the other classes do not exist.
+    # Normal samples are drawn as they are where the other classes do not exist.
     among = np.isin(y, [0, 2])
     assert_same(parts[:4], split(X[among], y[among], 2, random_state=0))
 
@@ -185,7 +187,7 @@ def test_classes_of_a_corpus_are_not_tested_on(split, labelled):
         (7, r"corpus_class must be among the classes \[0, 1, 2, 3\], got \[7\]"),
         ([], r"corpus_class must be .* got \[\]"),
         ([0, 1], r"corpus_class and (normal|anomalous)_class both have \[0\]"),
-        ([1, 2, 3], "No (row is anomalous|normal row is left)"),
+        ([1, 2, 3], "No (sample is anomalous|normal sample is left)"),
     ],
 )
 def test_classes_of_a_corpus_that_are_refused(split, apart, message, labelled):
@@ -254,7 +256,7 @@ def test_labelled_anomalies_take_a_fraction_of_the_whole_set(labelled):
     split = one_vs_rest(X, y, 0, test_size=0.2, return_kinds=True, random_state=0)
     moved = labelled_anomalies(*split, ratio=0.2, kinds=[1, 3], random_state=0)
     X_train, X_test, y_train, y_test, kinds_train, kinds_test = moved
-    # n g / (1 - g) of 16 rows; the wrong n g would be 3.2.
+    # n g / (1 - g) of 16 samples; the wrong n g would be 3.2.
     assert y_train.tolist() == [1] * 16 + [-1] * 4
     assert set(kinds_train[16:]) <= {1, 3}
     np.testing.assert_array_equal(kinds_train, y[X_train])
@@ -279,7 +281,7 @@ def test_contaminate_then_labelled_anomalies(labelled):
     split = contaminate(*split, contamination=0.1, random_state=0)
     split = labelled_anomalies(*split, ratio=0.2, kinds=3, random_state=0)
     X_train, _, y_train, _, kinds_train, _ = split
-    # 18 normal rows, 2 of contamination, and 5 labelled: a fifth of the 25.
+    # 18 normal samples, 2 of contamination, and 5 labelled: a fifth of the 25.
     assert y_train.tolist() == [1] * 20 + [-1] * 5
     assert (kinds_train[:18] == 0).all()
     assert (kinds_train[18:20] != 0).all()
@@ -308,11 +310,11 @@ def test_a_pool_spares_the_official_test_set(labelled):
         ([], {}, r"got \[\]"),
         ([0, 7], {}, r"got \[0, 7\]"),
         (None, {}, "must be among the classes"),
-        ([0, 1, 2, 3], {}, "No (row is anomalous|normal row is left)"),
+        ([0, 1, 2, 3], {}, "No (sample is anomalous|normal sample is left)"),
         (0, {"test_size": 1}, r"test_size must be a number in \[0, 1\), got 1"),
         (0, {"test_size": -0.1}, "test_size must be"),
         (0, {"test_size": "half"}, "test_size must be"),
-        (0, {"test_size": 0.99}, "No normal row is left"),
+        (0, {"test_size": 0.99}, "No normal sample is left"),
         (0, {"X_test": [1]}, "X_test and y_test must be given together"),
         (0, {"y_test": [1]}, "X_test and y_test must be given together"),
         (0, {"X_test": [1], "y_test": [1, 2]}, "inconsistent numbers of samples"),
@@ -366,13 +368,13 @@ def test_classes_may_be_a_set(split, labelled):
 
 
 def test_an_official_test_set_needs_anomalies(labelled):
-    with pytest.raises(ValueError, match="No row is anomalous"):
+    with pytest.raises(ValueError, match="No sample is anomalous"):
         one_vs_rest(*labelled, 0, X_test=[1], y_test=[0])
 
 
 @pytest.mark.parametrize("y_test", [[1, 2], ["0", "1"]])
-def test_an_official_test_set_needs_normal_rows(y_test, labelled):
-    with pytest.raises(ValueError, match="y_test has no normal row"):
+def test_an_official_test_set_needs_normal_samples(y_test, labelled):
+    with pytest.raises(ValueError, match="y_test has no normal sample"):
         one_vs_rest(*labelled, 0, X_test=[1, 2], y_test=y_test)
 
 
@@ -391,7 +393,7 @@ def test_movers_refuse(move, fraction, labelled):
         with pytest.raises(ValueError, match=rf"{fraction} must be a number in \[0, 1"):
             move(*split, **{fraction: wrong})
     with pytest.raises(
-        ValueError, match=r"less than one row: give 0, or more than 0\."
+        ValueError, match=r"less than one sample: give 0, or more than 0\."
     ):
         move(*split, **{fraction: 0.01})
     with pytest.raises(ValueError, match="80 anomalies are needed, but there are 60"):
@@ -444,7 +446,7 @@ def test_kinds_must_be_anomalies_and_known(labelled):
 
 @pytest.fixture
 def domains(labelled):
-    """Return two data sets of four classes; the target's rows are 1000 and more."""
+    """Return two data sets of four classes; the target's samples are 1000 and more."""
     X, y = labelled
     return X, y, X + 1000, y
 
@@ -458,7 +460,7 @@ def test_across_domains_counts_and_labels(domains, contamination, expected):
     np.testing.assert_array_equal(X_train[:20], X_source[y_source == 2])
     np.testing.assert_array_equal(domain, np.where(X_train >= 1000, -1, 1))
     np.testing.assert_array_equal(domain, np.repeat([1, -1], [20, 12 + expected]))
-    # Of the target's 20 normal rows 12 train and 8 are held out.
+    # Of the target's 20 normal samples 12 train and 8 are held out.
     truth = np.where(y_target == 2, 1, -1)
     np.testing.assert_array_equal(y_train[20:], truth[X_train[20:] - 1000])
     np.testing.assert_array_equal(y_test, truth[X_test - 1000])
@@ -554,9 +556,9 @@ def test_across_domains_keeps_containers(domains):
     [
         (
             {"X_target": np.zeros((80, 1))},
-            r"shape \(\), rows of X_target the shape \(1",
+            r"shape \(\), those of X_target the shape \(1",
         ),
-        ({"X_test": np.zeros((2, 3)), "y_test": [0, 1]}, "rows of X_test the shape"),
+        ({"X_test": np.zeros((2, 3)), "y_test": [0, 1]}, "those of X_test the shape"),
         (
             {"X_target": np.zeros(80, np.uint8)},
             r"X_target holds bytes \(uint8\), and X_source does not",
@@ -567,17 +569,17 @@ def test_across_domains_keeps_containers(domains):
         ),
         ({"y_source": np.ones(80)}, r"normal_class in y_source must be .*got \[0\]"),
         ({"y_target": np.ones(80)}, r"normal_class must be among .*got \[0\]"),
-        ({"y_target": np.zeros(80)}, "No row is anomalous"),
+        ({"y_target": np.zeros(80)}, "No sample is anomalous"),
         ({"X_test": [1]}, "X_test and y_test must be given together"),
-        ({"X_test": [1, 2], "y_test": [1, 2]}, "y_test has no normal row"),
+        ({"X_test": [1, 2], "y_test": [1, 2]}, "y_test has no normal sample"),
         ({"contamination": 1}, r"contamination must be a number in \[0, 1\)"),
         ({"contamination": 0.9}, "anomalies are needed, but there are 60"),
-        ({"contamination": 0.01}, "contamination=0.01 beside 12 rows is less than one"),
+        ({"contamination": 0.01}, "contamination=0.01 of 12 samples is less than one"),
         ({"contamination": 0}, "would have no anomaly"),
         ({"test_contamination": 0}, "would have no anomaly"),
         ({"test_contamination": "all"}, "test_contamination must be a number"),
         ({"test_contamination": 0.9}, "72 anomalies are needed to test on, but 59"),
-        ({"test_size": 0}, "No normal row is left to test on"),
+        ({"test_size": 0}, "No normal sample is left to test on"),
     ],
 )
 def test_across_domains_refuses(domains, changes, message):
@@ -614,7 +616,7 @@ def test_across_domains_reads_bytes_in_dataframes(domains):
         across_domains(frames[0].astype("UInt8"), y_source, frames[1], y_target, 0)
 
 
-def test_sparse_rows_are_refused():
+def test_sparse_samples_are_refused():
     with pytest.raises(TypeError, match="toarray"):
         one_vs_rest(csr_array(np.eye(10)), [0, 1] * 5, 0)
 
@@ -743,6 +745,31 @@ def test_errors_say_that_the_variable_is_not_set():
         fetch_mnist()
 
 
+@pytest.mark.parametrize("fetch", IMAGES)
+def test_nothing_is_fetched_where_that_is_not_wanted(fetch, tmp_path):
+    with pytest.raises(OSError, match="With download_if_missing=True, ") as caught:
+        fetch(data_home=tmp_path, download_if_missing=False)
+    assert "no network in the tests" not in str(caught.value)
+    write_images(tmp_path / IMAGES[fetch][0], IMAGES[fetch][1])
+    found = fetch(data_home=tmp_path, download_if_missing=False)
+    assert len(found.data) == 6
+
+
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize(
+    "fetch",
+    [
+        fetch_emnist_letters,
+        fetch_tiny_imagenet,
+        fetch_ucsd_ped2,
+        partial(fetch_odds, "wine"),
+    ],
+)
+def test_sets_that_nothing_downloads(fetch, download, tmp_path):
+    with pytest.raises(OSError, match=r"[Ss]tore .* under that name"):
+        fetch(data_home=tmp_path, download_if_missing=download)
+
+
 @pytest.mark.parametrize("error", [ConnectionResetError(), ValueError("wrong md5")])
 def test_other_failures_of_the_fetch(error, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
@@ -755,7 +782,7 @@ def test_other_failures_of_the_fetch(error, tmp_path, monkeypatch):
 
 
 def openml_like(fetch, known):
-    """Return rows as OpenML has them and the file arrays they should become."""
+    """Return samples as OpenML has them and the file arrays they should become."""
     rng = np.random.RandomState(0)
     y_test = np.repeat(np.arange(10), known.test_counts)
     y = np.concatenate([np.arange(10).repeat(3), rng.permutation(y_test)])
@@ -1270,7 +1297,7 @@ def test_the_package_is_light():
     assert done.stdout.strip() == "set() []"
 
 
-def test_a_split_copies_only_the_rows_it_takes(tmp_path):
+def test_a_split_copies_only_the_samples_it_takes(tmp_path):
     path = tmp_path / "X.npy"
     X = np.lib.format.open_memmap(path, "w+", np.uint8, (2000, 4096))
     y = np.repeat([0, 1], [1990, 10])

@@ -197,7 +197,7 @@ def test_a_size_takes_means(tmp_path):
 def test_frames_of_several_sizes_need_one(tmp_path):
     write(tmp_path / "0" / "a", np.zeros((2, 8, 6), np.uint8))
     write(tmp_path / "0" / "b", np.zeros((2, 4, 6), np.uint8))
-    with pytest.raises(ValueError, match=r"b/frame1.png has \(h, w\) = \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"b/frame1.png has the size \(4, 6\)"):
         read_frames(tmp_path / "0")
     assert read_frames(tmp_path / "0", size=(4, 4))[0].shape == (4, 1, 4, 4)
 
@@ -406,7 +406,7 @@ def test_scores_by_video_are_those_of_all():
 @pytest.mark.parametrize(
     ("scores", "starts", "n_frames", "message"),
     [
-        (np.zeros((2, 3, 1)), [0, 1], 9, r"\(m,\) or \(m, length\), got \(2, 3, 1\)"),
+        (np.zeros((2, 3, 1)), [0, 1], 9, r"\(n_clips, length\), got \(2, 3, 1\)"),
         ([0, 0], [0], 20, "inconsistent numbers of samples"),
         ([0, 0], [0, 5], 20, "Clips of 16 frames that begin at 0 to 5 .* 20 frames"),
         ([0, 0], [-1, 1], 20, "are not all among 20 frames"),

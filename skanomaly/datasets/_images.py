@@ -1,4 +1,4 @@
-"""The image sets: loaders over one local file format, most of them with OpenML."""
+"""Loaders of image sets, from local files of one format or from OpenML."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,24 +6,34 @@ from difflib import get_close_matches
 from http.client import HTTPException
 from inspect import getdoc
 from pathlib import Path
+from typing import Any, Literal, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.datasets import fetch_openml, get_data_home
-from sklearn.utils import Bunch
 
 from ..utils._docstring import fill_in
-from ._store import DataHome, find, keep, not_found, read
+from ._store import describe_loader, find, keep, not_found, read
+from ._types import (
+    DataHome,
+    ImageBunch,
+    Images,
+    Labels,
+    Loader,
+    Subset,
+    TinyImageNetBunch,
+)
 
 
 @dataclass(frozen=True)
 class _ImageSet:
-    """What a loader knows of a set and its file does not say."""
+    """Facts on a set that are not in its file."""
 
     files: tuple[str, ...]  # the first name is also that of the cached file
-    shape: tuple[int, int, int]  # (c, h, w)
+    shape: tuple[int, int, int]  # (channels, height, width)
     classes: tuple[str, ...]
     openml: tuple[str, int] | None  # name and version
-    advice: str = ""  # what to store, where there is nothing at OpenML
+    advice: str = ""  # on the file to store, if OpenML does not have the set
     test_counts: tuple[int, ...] = (1000,) * 10  # images per class, official split
     values: tuple[int, int] = (0, 255)  # lowest and highest value at OpenML
     first_label: int = 0  # at OpenML
@@ -80,69 +90,101 @@ _EMNIST_LETTERS = _ImageSet(
         "Store images of the Letters part of "
         "https://www.nist.gov/itl/products-and-services/emnist-dataset under that "
         "name, upright, since rows and columns are exchanged there: X uint8 of shape "
-        "(n, 28, 28), y the letter, from 0 for A to 25 for Z."
+        "(n_samples, 28, 28), y the letter, from 0 for A to 25 for Z."
     ),
 )
 _TINY_IMAGENET = "tiny_imagenet_32.npz"
 
 
-#: What the loaders of sets that OpenML has share in their documentation.
-_LOADING = """\
-Parameters
-----------
-subset : {{"train", "test", "all"}}, default="train"
-    Part of the official split; "all" is the training part, then the test part.
+_OPENML_HOME = """\
 data_home : str or path-like, default=None
-    Folder that is looked through first, then the folder that the environment
-    variable `SKANOMALY_DATA` names. With None, the folder of
-    :func:`sklearn.datasets.get_data_home` comes last. What is fetched from
-    OpenML is kept in `data_home`.
-return_X_y : bool, default=False
-    Whether to return ``(data, target)`` alone.
-
-Returns
--------
+    Folder to look in first; the folder that the environment variable
+    `SKANOMALY_DATA` names comes next. With None, the folder of
+    :func:`sklearn.datasets.get_data_home` comes last. A set that is fetched
+    from OpenML is stored in `data_home`."""
+_OPENML_DOWNLOAD = """\
+download_if_missing : bool, default=True
+    Whether to fetch the set from OpenML if there is no file of it. If False, a
+    missing file is an OSError."""
+_OPENML_RETURNS = """\
 Bunch or tuple of (data, target)
-    `data`, uint8 of shape (n, {shape}), values 0 to 255; `target`, int64 of
-    shape (n,), classes 0 to 9; `target_names`; `DESCR`; and `filename`, the file
-    that was read.
-
-Raises
-------
+    `data`, uint8 of shape (n_samples, {shape}), values 0 to 255; `target`,
+    int64 of shape (n_samples,), classes 0 to 9; `target_names`; `DESCR`; and
+    `filename`, the file that was read."""
+_OPENML_ERRORS = """\
 ValueError
     If `subset` is unknown, or the file holds images of another kind.
 TypeError
     If `data_home` is not a path.
 FileNotFoundError
-    If there is no local file and OpenML cannot be reached.
+    If there is no local file, and `download_if_missing` is False or OpenML cannot
+    be reached. This is an OSError.
 OSError
-    If the local file cannot be read, or lacks the arrays that are asked for.
-
-Examples
---------
+    If the local file cannot be read, or lacks arrays of the subset."""
+_OPENML_EXAMPLE = """\
 >>> from skanomaly.datasets import {name}
 >>> X, y = {name}(subset="test", return_X_y=True)  # doctest: +SKIP
 >>> X.shape  # doctest: +SKIP
 ({n_test}, {shape})"""
+#: The sections that loaders of sets from OpenML have in common.
+_LOADING = """\
+Parameters
+----------
+%(subset)s
+%(data_home)s
+%(download_if_missing)s
+%(return_X_y)s
+
+Returns
+-------
+%(returns)s
+
+Raises
+------
+%(raises)s
+
+Examples
+--------
+%(example)s"""
 
 
-def _of_openml(known: _ImageSet):
+def _from_openml(
+    known: _ImageSet,
+) -> Callable[[Callable[..., Any]], Loader[ImageBunch]]:
     """Return a decorator that fills in ``%(loading)s`` in a docstring."""
 
-    def described(loader):
-        shape = ", ".join(map(str, known.shape))
-        text = _LOADING.format(
-            name=loader.__name__, shape=shape, n_test=sum(known.test_counts)
-        )
-        return fill_in(loading=text)(loader)
+    def described(loader: Callable[..., Any]) -> Loader[ImageBunch]:
+        values = {
+            "name": loader.__name__,
+            "shape": ", ".join(map(str, known.shape)),
+            "n_test": sum(known.test_counts),
+        }
+        fill_in(loading=_LOADING)(loader)
+        fill_in(
+            data_home=_OPENML_HOME,
+            download_if_missing=_OPENML_DOWNLOAD,
+            returns=_OPENML_RETURNS.format(**values),
+            raises=_OPENML_ERRORS,
+            example=_OPENML_EXAMPLE.format(**values),
+        )(loader)
+        return cast(Loader[ImageBunch], describe_loader(loader))
 
     return described
 
 
-@_of_openml(_MNIST)
+def _local(loader: Callable[..., Any]) -> Loader[ImageBunch]:
+    """Fill in the docstring of a loader that nothing is downloaded for."""
+    return cast(Loader[ImageBunch], describe_loader(loader))
+
+
+@_from_openml(_MNIST)
 def fetch_mnist(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load MNIST, 28 x 28 handwritten digits in ten classes.
 
     There are 60,000 training and 10,000 test images, from ``mnist.npz`` or from
@@ -152,13 +194,18 @@ def fetch_mnist(
 
     %(loading)s
     """
-    return _load(_MNIST, fetch_mnist, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_MNIST, fetch_mnist, subset, places, return_X_y)
 
 
-@_of_openml(_FASHION_MNIST)
+@_from_openml(_FASHION_MNIST)
 def fetch_fashion_mnist(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load Fashion-MNIST, 28 x 28 articles of clothing in ten classes.
 
     There are 60,000 training and 10,000 test images, from ``fashion_mnist.npz`` or
@@ -168,13 +215,18 @@ def fetch_fashion_mnist(
 
     %(loading)s
     """
-    return _load(_FASHION_MNIST, fetch_fashion_mnist, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_FASHION_MNIST, fetch_fashion_mnist, subset, places, return_X_y)
 
 
-@_of_openml(_KMNIST)
+@_from_openml(_KMNIST)
 def fetch_kmnist(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load Kuzushiji-MNIST, 28 x 28 cursive Japanese characters in ten classes.
 
     There are 60,000 training and 10,000 test images, from ``kmnist.npz`` or from
@@ -186,13 +238,18 @@ def fetch_kmnist(
 
     %(loading)s
     """
-    return _load(_KMNIST, fetch_kmnist, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_KMNIST, fetch_kmnist, subset, places, return_X_y)
 
 
-@_of_openml(_USPS)
+@_from_openml(_USPS)
 def fetch_usps(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load USPS, 16 x 16 handwritten digits in ten classes.
 
     There are 7,291 training and 2,007 test images, from ``usps.npz`` or from OpenML
@@ -203,13 +260,18 @@ def fetch_usps(
 
     %(loading)s
     """
-    return _load(_USPS, fetch_usps, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_USPS, fetch_usps, subset, places, return_X_y)
 
 
-@_of_openml(_CIFAR10)
+@_from_openml(_CIFAR10)
 def fetch_cifar10(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load CIFAR-10, 32 x 32 colour photographs in ten classes.
 
     There are 50,000 training and 10,000 test images in RGB order, from OpenML
@@ -220,59 +282,56 @@ def fetch_cifar10(
 
     %(loading)s
     """
-    return _load(_CIFAR10, fetch_cifar10, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_CIFAR10, fetch_cifar10, subset, places, return_X_y)
 
 
+@_local
 def fetch_emnist_letters(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> ImageBunch | tuple[Images, Labels]:
     """Load EMNIST Letters, 28 x 28 handwritten letters in 26 classes.
 
-    Upper and lower case of a letter are one class. The letters are made in the way of
-    MNIST, and have no class in common with it: they can stand for anomalies that are
-    known beside digits. Nearly alike is not alike: a simple classifier of spectrum and
-    noise tells them from digits (`corpus_auroc_` of :class:`~skanomaly.ADRA`), so that
-    as a corpus they may do worse than other digits. They are read from
-    ``emnist_letters.npz``, which nothing downloads: the error for a missing file says
-    where to get the images and what to store. The file is used as it is, so that it may
-    hold a part of the set.
+    Upper and lower case of a letter are one class. The letters were prepared like the
+    digits of MNIST, and have no class in common with them: they can serve as known
+    anomalies for digits. The two sources are still not the same. A simple classifier of
+    spectrum and noise tells them apart (`corpus_auroc_` of :class:`~skanomaly.ADRA`),
+    so that letters may be a worse corpus than other digits. They are read from
+    ``emnist_letters.npz``, which nothing downloads: the error for a missing file names
+    the source of the images and the arrays to store. The file is used as it is, so that
+    it may hold a part of the set.
 
     Rights: no licence is stated; keep the data for evaluation, and cite Cohen et al.,
     "EMNIST: extending MNIST to handwritten letters", IJCNN 2017.
 
     Parameters
     ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
+    %(subset)s
+    %(data_home)s
+    %(download_if_missing)s
+    %(return_X_y)s
 
     Returns
     -------
     Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, 28, 28), values 0 to 255; `target`, int64 of
-        shape (n,), classes 0 for A to 25 for Z; `target_names`; `DESCR`; and
+        `data`, uint8 of shape (n_samples, 1, 28, 28), values 0 to 255; `target`, int64
+        of shape (n_samples,), classes 0 for A to 25 for Z; `target_names`; `DESCR`; and
         `filename`, the file that was read.
 
     Raises
     ------
     ValueError
         If `subset` is unknown, or the file holds images of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If the file is in none of the folders.
-    OSError
-        If the file cannot be read.
+    %(errors)s
 
     See Also
     --------
-    fetch_mnist : Digits, made in the same way.
-    fetch_tiny_imagenet : Photographs, to stand for anomalies beside photographs.
+    fetch_mnist : Digits, prepared in the same way.
+    fetch_tiny_imagenet : Photographs, as known anomalies for photographs.
 
     Examples
     --------
@@ -281,22 +340,49 @@ def fetch_emnist_letters(
     >>> letters.target_names[letters.target[0]]  # doctest: +SKIP
     'A'
     """
-    return _load(_EMNIST_LETTERS, fetch_emnist_letters, subset, data_home, return_X_y)
+    places = data_home, download_if_missing
+    return _load(_EMNIST_LETTERS, fetch_emnist_letters, subset, places, return_X_y)
 
 
+@overload
+def fetch_tiny_imagenet(
+    *,
+    without: Sequence[str] = ...,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[False] = ...,
+) -> TinyImageNetBunch: ...
+@overload
+def fetch_tiny_imagenet(
+    *,
+    without: Sequence[str] = ...,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[True],
+) -> tuple[Images, Labels]: ...
+@overload
+def fetch_tiny_imagenet(
+    *,
+    without: Sequence[str] = ...,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: bool,
+) -> TinyImageNetBunch | tuple[Images, Labels]: ...
+@describe_loader
 def fetch_tiny_imagenet(
     *,
     without: Sequence[str] = (),
     data_home: DataHome = None,
+    download_if_missing: bool = True,
     return_X_y: bool = False,
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+) -> TinyImageNetBunch | tuple[Images, Labels]:
     """Load Tiny ImageNet at 32 x 32 pixels, colour photographs in 200 classes.
 
-    Photographs of many kinds can stand for anomalies that are known beside photographs
-    of one kind. Classes that are to be normal, or that are to be detected, have to be
-    left out of them. The images, in RGB order, are read from ``tiny_imagenet_32.npz``,
-    which nothing downloads: the error for a missing file says where to get them and
-    what to store. The file is used as it is, so that it may hold a part of the set.
+    Photographs of many kinds can serve as known anomalies for photographs of one kind.
+    Leave out the classes that are to be normal, and those that are to be detected. The
+    images, in RGB order, are read from ``tiny_imagenet_32.npz``, which nothing
+    downloads: the error for a missing file names the source of the images and the
+    arrays to store. The file is used as it is, so that it may hold a part of the set.
 
     Rights: no licence is stated, and the images of ImageNet are for non-commercial
     research; keep the data for evaluation.
@@ -307,32 +393,24 @@ def fetch_tiny_imagenet(
         Classes to leave out, each by its WordNet id ("n02123045") or by any of its
         names ("tabby", "tabby cat"). A name that several classes have leaves out all of
         them: "wagon" is an estate car and a police van.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
+    %(data_home)s
+    %(download_if_missing)s
+    %(return_X_y)s
 
     Returns
     -------
     Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 3, 32, 32), values 0 to 255; `target`, int64 of
-        shape (n,), the classes that are left, numbered from 0; `target_names`, the
-        first name of each; `class_ids`, their WordNet ids; `DESCR`; and `filename`, the
-        file that was read.
+        `data`, uint8 of shape (n_samples, 3, 32, 32), values 0 to 255; `target`, int64
+        of shape (n_samples,), the remaining classes, numbered from 0; `target_names`,
+        the first name of each; `class_ids`, their WordNet ids; `DESCR`; and `filename`,
+        the file that was read.
 
     Raises
     ------
     ValueError
-        If `without` has a class that is not there, or leaves none, or the file holds
-        images or labels of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If the file is in none of the folders.
-    OSError
-        If the file cannot be read.
+        If `without` has an unknown class, or leaves none, or the file holds images or
+        labels of another kind.
+    %(errors)s
 
     See Also
     --------
@@ -350,10 +428,11 @@ def fetch_tiny_imagenet(
     path = find((_TINY_IMAGENET,), members, data_home)
     if path is None:
         advice = (
-            "Reduce images of http://cs231n.stanford.edu/tiny-imagenet-200.zip to 32 x "
-            "32 pixels, and store them under that name: X uint8 of shape (n, 32, 32, "
-            "3), y the numbers of their classes, class_ids the WordNet ids of these, "
-            "and class_names their names, those of a class with a comma between them."
+            "Resize images of http://cs231n.stanford.edu/tiny-imagenet-200.zip to 32 x "
+            "32 pixels, and store them under that name: X uint8 of shape (n_samples, "
+            "32, 32, 3), y the numbers of their classes, class_ids the WordNet ids of "
+            "these, and class_names their names, those of a class with a comma between "
+            "them."
         )
         raise not_found((_TINY_IMAGENET,), members, data_home, advice)
     arrays = read(path, members)
@@ -367,12 +446,12 @@ def fetch_tiny_imagenet(
             f"{y.min()} to {y.max()}."
         )
 
-    kept = _left(without, [[ids[k], *names[k]] for k in range(len(ids))])
-    rows = kept[y]
-    X, y = X[rows], (np.cumsum(kept) - 1)[y[rows]]
+    kept = _remaining(without, [[ids[k], *names[k]] for k in range(len(ids))])
+    chosen = kept[y]
+    X, y = X[chosen], (np.cumsum(kept) - 1)[y[chosen]]
     if return_X_y:
         return X, y
-    return Bunch(
+    return TinyImageNetBunch(
         data=X,
         target=y,
         target_names=[names[k][0] for k in np.flatnonzero(kept)],
@@ -382,10 +461,10 @@ def fetch_tiny_imagenet(
     )
 
 
-def _left(without: Sequence[str], classes: list[list[str]]) -> np.ndarray:
-    """Return which classes, each given by all it is called, have no name in `without`.
+def _remaining(without: Sequence[str], classes: list[list[str]]) -> NDArray[np.bool_]:
+    """Return a mask of the classes, each a list of its names, not in `without`.
 
-    Names that no class has are refused.
+    Unknown names are an error.
     """
     gone = {without} if isinstance(without, str) else {str(name) for name in without}
     known = {name for names in classes for name in names}
@@ -405,16 +484,16 @@ def _left(without: Sequence[str], classes: list[list[str]]) -> np.ndarray:
 
 def _load(
     known: _ImageSet,
-    loader: Callable,  # its docstring describes the set
+    loader: Callable[..., Any],  # its docstring describes the set
     subset: str,
-    data_home: DataHome,
+    places: tuple[DataHome, bool],  # the folder, and whether a missing set is fetched
     return_X_y: bool,
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+) -> ImageBunch | tuple[Images, Labels]:
     if subset not in ("train", "test", "all"):
         raise ValueError(f'subset must be "train", "test" or "all", got {subset!r}.')
     parts = ("train", "test") if subset == "all" else (subset,)
     members = [f"{kind}_{part}" for part in parts for kind in "Xy"]
-    path = find(known.files, members, data_home) or _download(known, members, data_home)
+    path = find(known.files, members, places[0]) or _download(known, members, *places)
     arrays = read(path, members)
 
     images = [arrays[f"X_{part}"] for part in parts]
@@ -422,7 +501,7 @@ def _load(
     X, y = _images_and_labels(path, known.shape, images, labels)
     if return_X_y:
         return X, y
-    return Bunch(
+    return ImageBunch(
         data=X,
         target=y,
         target_names=list(known.classes),
@@ -434,31 +513,39 @@ def _load(
 def _images_and_labels(
     path: Path,
     shape: tuple[int, int, int],
-    images: list[np.ndarray],
-    labels: list[np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Put the parts of a file together, and refuse images that are not as expected."""
+    images: list[NDArray[Any]],
+    labels: list[NDArray[Any]],
+) -> tuple[Images, Labels]:
+    """Join the parts of a file, and refuse images of another kind."""
     X = np.concatenate([_channels_first(part) for part in images])
     y = np.concatenate(labels).astype(np.int64)
     if X.dtype != np.uint8 or X.shape[1:] != shape or len(X) != len(y):
         raise ValueError(
-            f"{path} must hold uint8 images (c, h, w) = {shape} with one label "
-            f"each, got {X.dtype} of shape {X.shape} with {len(y)} labels."
+            f"{path} must hold uint8 images (channels, height, width) = {shape} with "
+            f"one label each, got {X.dtype} of shape {X.shape} with {len(y)} labels."
         )
     return X, y
 
 
-def _channels_first(images: np.ndarray) -> np.ndarray:
-    """Turn (n, h, w) or (n, h, w, c), as in the files, into (n, c, h, w)."""
+def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
+    """Insert the axis of channels, or move it from the end to its place."""
     images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
     return np.ascontiguousarray(images)
 
 
-def _download(known: _ImageSet, members: list[str], data_home: DataHome) -> Path:
+def _download(
+    known: _ImageSet, members: list[str], data_home: DataHome, is_allowed: bool
+) -> Path:
     """Fetch the set from OpenML into `data_home`, in the form of the local files."""
     if known.openml is None:
         raise not_found(known.files, members, data_home, known.advice)
     name, version = known.openml
+    if not is_allowed:
+        advice = (
+            f"With download_if_missing=True, {name!r}, version {version}, is fetched "
+            "from OpenML."
+        )
+        raise not_found(known.files, members, data_home, advice)
     path = Path(get_data_home(data_home)) / known.files[0]
     if path.exists():
         raise FileExistsError(
@@ -479,19 +566,19 @@ def _download(known: _ImageSet, members: list[str], data_home: DataHome) -> Path
 
 
 def _official_split(
-    known: _ImageSet, values: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Cut the rows of OpenML, the training images first, as the local files are."""
+    known: _ImageSet, values: NDArray[Any], labels: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """Split the images of OpenML, which begin with the training images."""
     low, high = known.values
     y = np.asarray(labels, dtype=np.float64).astype(np.int64) - known.first_label
     n_train = len(y) - sum(known.test_counts)
-    # OpenML says neither where the test split begins nor how values are scaled.
+    # OpenML tells neither the beginning of the test split nor the range of values.
     in_order = tuple(np.bincount(y[n_train:])) == known.test_counts
     in_range = np.allclose((values.min(), values.max()), known.values, atol=0.01)
     if not (in_order and in_range):
         raise ValueError(
             f"OpenML's set for {known.files[0]} no longer has the order and the values "
-            "that are known of it: put that file into data_home in its place."
+            "that it had: put that file into data_home instead."
         )
     X = values.astype(np.float32)
     X -= low

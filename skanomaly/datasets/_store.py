@@ -1,4 +1,4 @@
-"""Where the data files lie: which folders, how a file is read and how it is kept."""
+"""Files of data sets: the folders they are looked for in, reading and writing."""
 
 import os
 import zlib
@@ -11,11 +11,45 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.datasets import get_data_home
 
-DataHome = str | os.PathLike[str] | None
+from ..utils._docstring import fill_in
+from ._types import DataHome
 
 VARIABLE = "SKANOMALY_DATA"
+
+_SUBSET = """\
+subset : {"train", "test", "all"}, default="train"
+    Part of the official split; "all" is the training part, then the test part."""
+_DATA_HOME = """\
+data_home : str or path-like, default=None
+    Folder to look in first; the folder that the environment variable
+    `SKANOMALY_DATA` names comes next. With None, the folder of
+    :func:`sklearn.datasets.get_data_home` comes last."""
+_LOCAL_ONLY = """\
+download_if_missing : bool, default=True
+    No effect: nothing downloads this set, and a missing file is an error with
+    either value. The other loaders have this parameter, too."""
+_RETURN_X_Y = """\
+return_X_y : bool, default=False
+    Whether to return only ``(data, target)``."""
+_ERRORS = """\
+TypeError
+    If `data_home` is not a path.
+FileNotFoundError
+    If the file is in none of the folders. This is an OSError.
+OSError
+    If the file cannot be read."""
+
+#: Fills in descriptions that most loaders have in their docstrings.
+describe_loader = fill_in(
+    subset=_SUBSET,
+    data_home=_DATA_HOME,
+    download_if_missing=_LOCAL_ONLY,
+    return_X_y=_RETURN_X_Y,
+    errors=_ERRORS,
+)
 
 
 def folders(data_home: DataHome) -> Iterator[Path]:
@@ -46,7 +80,7 @@ def find(
 def not_found(
     names: Sequence[str], members: Collection[str], data_home: DataHome, advice: str
 ) -> FileNotFoundError:
-    """Make the error that says what was looked for, where, and how to get it."""
+    """Return the error for a missing file, with the folders and with advice."""
     places = ", ".join(str(folder) for folder in folders(data_home))
     state = "" if os.environ.get(VARIABLE) else ", which is not set"
     return FileNotFoundError(
@@ -56,14 +90,14 @@ def not_found(
     )
 
 
-def read(path: Path, members: Collection[str]) -> dict[str, np.ndarray]:
-    """Read the members, each one once: some files are slow to unpack."""
+def read(path: Path, members: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Read the members, each one once, since some files are slow to unpack."""
     with _opened(path) as file:
         return {member: file[member] for member in members}
 
 
 def keep(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write the arrays so that an interruption never leaves half a file behind."""
+    """Write the arrays; an interruption leaves no incomplete file behind."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

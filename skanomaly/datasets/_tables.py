@@ -1,11 +1,20 @@
 """The tables of ODDS and ADBench, read from local files."""
 
+from __future__ import annotations
+
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
 
-from ._store import DataHome, find, not_found, read
+from ._store import describe_loader, find, not_found, read
+from ._types import DataHome, FrameBunch, Labels, TableBunch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Numbers = NDArray[np.float32] | NDArray[np.float64]
 
 _ADBENCH = (
     "https://github.com/Minqi824/ADBench/raw/"
@@ -40,19 +49,57 @@ _SOURCES = {
 }
 
 
+@overload
+def fetch_odds(
+    name: str,
+    *,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[False] = ...,
+    as_frame: Literal[False] = ...,
+) -> TableBunch: ...
+@overload
+def fetch_odds(
+    name: str,
+    *,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[True],
+    as_frame: Literal[False] = ...,
+) -> tuple[Numbers, Labels]: ...
+@overload
+def fetch_odds(
+    name: str,
+    *,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[False] = ...,
+    as_frame: Literal[True],
+) -> FrameBunch: ...
+@overload
+def fetch_odds(
+    name: str,
+    *,
+    data_home: DataHome = ...,
+    download_if_missing: bool = ...,
+    return_X_y: Literal[True],
+    as_frame: Literal[True],
+) -> tuple[pd.DataFrame, pd.Series]: ...
+@describe_loader
 def fetch_odds(
     name: str,
     *,
     data_home: DataHome = None,
+    download_if_missing: bool = True,
     return_X_y: bool = False,
     as_frame: bool = False,
-) -> Bunch | tuple:
+) -> TableBunch | FrameBunch | tuple[Numbers, Labels] | tuple[pd.DataFrame, pd.Series]:
     """Load one of the ODDS tables, with its anomalies marked by -1.
 
     The tables are those of the Outlier Detection DataSets collection (ODDS) in the
     form of ADBench, `arrhythmia` in that of PyOD. They are read from
     ``<name>.npz`` (arrays `X` and `y`, where 1 is an anomaly), which nothing
-    downloads: the error for a missing file says where to get it.
+    downloads: the error for a missing file names its source.
 
     Rights: ADBench and PyOD are under the BSD 2-Clause licence; the data, most of
     which come from the UCI repository, keep the terms of their own sources.
@@ -64,32 +111,30 @@ def fetch_odds(
         "http", "internetads", "lymphography", "musk", "optdigits", "pageblocks",
         "satellite", "satimage-2", "shuttle", "smtp", "spambase", "thyroid", "wbc" and
         "wine".
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names; in each also the subfolder `tabular`. With
-        None, the folder of :func:`sklearn.datasets.get_data_home` comes last.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
+    %(data_home)s
+        Each folder may have the file in its subfolder `tabular`.
+    %(download_if_missing)s
+    %(return_X_y)s
     as_frame : bool, default=False
         Whether the data are a DataFrame and the target is a Series.
 
     Returns
     -------
     Bunch or tuple of (data, target)
-        `data` of shape (n, d), float32 or float64 as stored and not scaled; `target`
-        of shape (n,), +1 for an inlier and -1 for an outlier, int64; `feature_names`;
-        `frame`, data and target in one DataFrame with `as_frame`, otherwise None;
-        `DESCR`; and `filename`, the file that was read.
+        `data` of shape (n_samples, n_features), float32 or float64 as stored and not
+        scaled; `target` of shape (n_samples,), +1 for an inlier and -1 for an outlier,
+        int64; `feature_names`; `frame`, data and target in one DataFrame with
+        `as_frame`, otherwise None; `DESCR`; and `filename`, the file that was read.
 
     Raises
     ------
     ValueError
         If there is no table of this name, its labels are not 0 and 1, or not one for
-        each row.
+        each sample.
     TypeError
         If `name` or `data_home` is of the wrong type.
     FileNotFoundError
-        If the file is in none of the folders.
+        If the file is in none of the folders. This is an OSError.
     OSError
         If the file cannot be read.
 
@@ -112,11 +157,11 @@ def fetch_odds(
         raise ValueError(f"y in {path} must be 1 for an anomaly and 0 elsewhere.")
     if X.ndim != 2 or len(X) != len(labels):
         raise ValueError(
-            f"{path} must hold X of shape (n, d) and n labels, got X of shape "
-            f"{X.shape} and {len(labels)} labels."
+            f"{path} must hold X of shape (n_samples, n_features) with one label each, "
+            f"got X of shape {X.shape} and {len(labels)} labels."
         )
 
-    table = Bunch(
+    table = TableBunch(
         data=X if X.dtype.kind == "f" else X.astype(np.float64),
         target=np.where(labels == 1, -1, 1).astype(np.int64),
         feature_names=[f"x{i}" for i in range(X.shape[1])],
@@ -124,9 +169,10 @@ def fetch_odds(
         DESCR=f"{name}, a table of ODDS; source: {_SOURCES[name]}",
         filename=str(path),
     )
-    if as_frame:
-        _to_frame(table)
-    return (table.data, table.target) if return_X_y else table
+    if not as_frame:
+        return (table.data, table.target) if return_X_y else table
+    frame = _framed(table)
+    return (frame.data, frame.target) if return_X_y else frame
 
 
 def _check_name(name: str) -> None:
@@ -141,10 +187,11 @@ def _check_name(name: str) -> None:
         )
 
 
-def _to_frame(table: Bunch) -> None:
-    """Put pandas objects in the place of the arrays."""
+def _framed(table: TableBunch) -> FrameBunch:
+    """Return the table in pandas objects."""
     import pandas as pd
 
-    table.data = pd.DataFrame(table.data, columns=table.feature_names)
-    table.target = pd.Series(table.target, name="target")
-    table.frame = pd.concat([table.data, table.target], axis=1)
+    data = pd.DataFrame(table.data, columns=table.feature_names)
+    target = pd.Series(table.target, name="target")
+    frame = pd.concat([data, target], axis=1)
+    return FrameBunch(**table | {"data": data, "target": target, "frame": frame})

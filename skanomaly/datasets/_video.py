@@ -2,67 +2,69 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import getdoc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike
-from sklearn.utils import Bunch, check_consistent_length, column_or_1d
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_consistent_length, column_or_1d
 
-from ._store import DataHome, find, not_found, read
+from ._store import describe_loader, find, not_found, read
+from ._types import DataHome, Images, Labels, Loader, Subset, VideoBunch
 
 _PED2 = "ucsd_ped2.npz"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: In pixels; what is narrower is an axis of channels.
+#: In pixels; a shorter axis is one of channels.
 _SMALLEST_SIDE = 4
 
 
+def _typed(loader: Callable[..., Any]) -> Loader[VideoBunch]:
+    return cast(Loader[VideoBunch], describe_loader(loader))
+
+
+@_typed
 def fetch_ucsd_ped2(
-    *, subset: str = "train", data_home: DataHome = None, return_X_y: bool = False
-) -> Bunch | tuple[np.ndarray, np.ndarray]:
+    *,
+    subset: Subset = "train",
+    data_home: DataHome = None,
+    download_if_missing: bool = True,
+    return_X_y: bool = False,
+) -> VideoBunch | tuple[Images, Labels]:
     """Load UCSD Ped2, grey video of a walkway, with its abnormal frames marked by -1.
 
     There are 16 training videos (2,550 frames), in which people walk, and 12 test
     videos (2,010 frames), in which cyclists, skaters and carts pass too. They are read
-    from ``ucsd_ped2.npz``, which nothing downloads: the error for a missing file says
-    where to get the frames and what to store.
+    from ``ucsd_ped2.npz``, which nothing downloads: the error for a missing file names
+    the source of the frames and the arrays to store.
 
     Rights: no licence is stated; keep the data for evaluation, and cite Mahadevan et
     al., "Anomaly detection in crowded scenes", CVPR 2010.
 
     Parameters
     ----------
-    subset : {"train", "test", "all"}, default="train"
-        Part of the official split; "all" is the training part, then the test part.
-    data_home : str or path-like, default=None
-        Folder that is looked through first, then the folder that the environment
-        variable `SKANOMALY_DATA` names. With None, the folder of
-        :func:`sklearn.datasets.get_data_home` comes last.
-    return_X_y : bool, default=False
-        Whether to return ``(data, target)`` alone.
+    %(subset)s
+    %(data_home)s
+    %(download_if_missing)s
+    %(return_X_y)s
 
     Returns
     -------
     Bunch or tuple of (data, target)
-        `data`, uint8 of shape (n, 1, h, w), values 0 to 255, the frames in order, h and
-        w as stored; `target`, int64 of shape (n,), +1 for a normal and -1 for an
-        abnormal frame; `videos`, int64 of shape (n,), the number of each frame's video,
-        from 1 on (with "all", the numbers of the test videos follow those of the
-        training videos); `DESCR`; and `filename`, the file that was read.
+        `data`, uint8 of shape (n_frames, 1, height, width), values 0 to 255, the frames
+        in order and of the stored size; `target`, int64 of shape (n_frames,), +1 for a
+        normal and -1 for an abnormal frame; `videos`, int64 of shape (n_frames,), the
+        number of each frame's video, from 1 on (with "all", the numbers of the test
+        videos follow those of the training videos); `DESCR`; and `filename`, the file
+        that was read.
 
     Raises
     ------
     ValueError
         If `subset` is unknown, or the file holds frames or labels of another kind.
-    TypeError
-        If `data_home` is not a path.
-    FileNotFoundError
-        If the file is in none of the folders.
-    OSError
-        If the file cannot be read.
+    %(errors)s
 
     See Also
     --------
@@ -88,8 +90,9 @@ def fetch_ucsd_ped2(
     if path is None:
         advice = (
             "Read the frames of http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm "
-            "with read_frames, and store them under that name: X uint8 of shape (n, h, "
-            "w), clip the number of each frame's video, y 1 for an abnormal frame."
+            "with read_frames, and store them under that name: X uint8 of shape "
+            "(n_frames, height, width), clip the number of each frame's video, y 1 for "
+            "an abnormal frame."
         )
         raise not_found((_PED2,), members, data_home, advice)
     arrays = read(path, members)
@@ -101,12 +104,12 @@ def fetch_ucsd_ped2(
     y = _signs(arrays, parts)
     if frames.dtype != np.uint8 or frames.ndim != 3 or len(frames) != len(y):
         raise ValueError(
-            f"{path} must hold uint8 frames (n, h, w) with one label each, got "
-            f"{frames.dtype} of shape {frames.shape} with {len(y)} labels."
+            f"{path} must hold uint8 frames (n_frames, height, width) with one label "
+            f"each, got {frames.dtype} of shape {frames.shape} with {len(y)} labels."
         )
     if return_X_y:
         return frames[:, None], y
-    return Bunch(
+    return VideoBunch(
         data=frames[:, None],
         target=y,
         videos=np.concatenate(videos),
@@ -119,7 +122,7 @@ def read_frames(
     folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     size: tuple[int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Images, Labels]:
     """Read the frames of videos from folders of pictures.
 
     The pictures (.png, .jpg, .jpeg, .tif, .tiff and .bmp) of a folder are the frames of
@@ -134,16 +137,16 @@ def read_frames(
         video, in natural order, where those without pictures are passed over; or the
         folders of the videos in the order wanted, which leaves out what is not to be
         read, such as the ``_gt`` folders with the masks of the UCSD data.
-    size : tuple of (h, w), default=None
-        Height and width in pixels that all frames are brought to. A new pixel is the
-        mean of the old ones that it covers. With None, frames keep their size, which
-        then has to be the same for all.
+    size : tuple of (height, width), default=None
+        Size in pixels to which all frames are resized. A new pixel is the mean of the
+        old ones that it covers. With None, frames keep their size, which has to be the
+        same for all.
 
     Returns
     -------
-    frames : ndarray of shape (n, 1, h, w)
+    frames : ndarray of shape (n_frames, 1, height, width)
         The frames of all videos in order, uint8, values 0 to 255.
-    videos : ndarray of shape (n,)
+    videos : ndarray of shape (n_frames,)
         The number of each frame's video, from 1 on, int64.
 
     Raises
@@ -157,7 +160,7 @@ def read_frames(
         integers, a picture has more than 8 bits per channel, a file holds several
         pictures, or a folder has both pictures and folders of pictures.
     OSError
-        If a file is not the picture that its name promises.
+        If a file is not a picture, despite its name.
 
     See Also
     --------
@@ -173,7 +176,9 @@ def read_frames(
     """
     Image = _import_pillow()
     if size is not None and not _is_size(size):
-        raise ValueError(f"size must be two positive integers (h, w), got {size!r}.")
+        raise ValueError(
+            f"size must be two positive integers (height, width), got {size!r}."
+        )
     pictures = _videos_in(folder)
     paths = [path for video in pictures for path in video]
     if size is None:
@@ -191,8 +196,8 @@ def read_frames(
             grey = grey.resize((width, height), Image.Resampling.BOX)
         elif (grey.height, grey.width) != (height, width):
             raise ValueError(
-                f"{path} has (h, w) = ({grey.height}, {grey.width}), the first frame "
-                f"({height}, {width}): give the `size` that all are to have."
+                f"{path} has the size ({grey.height}, {grey.width}), the first frame "
+                f"({height}, {width}): give a `size`, to which all are resized."
             )
         frame[0] = grey
     return frames, np.repeat(np.arange(1, len(pictures) + 1), [*map(len, pictures)])
@@ -204,7 +209,7 @@ def make_clips(
     *,
     length: int = 16,
     stride: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], Labels]:
     """Cut videos into clips, none of which reaches from one video into the next.
 
     In each video a clip begins at every `stride`-th frame, as long as `length` frames
@@ -212,9 +217,9 @@ def make_clips(
 
     Parameters
     ----------
-    frames : array-like of shape (n, c, h, w)
+    frames : array-like of shape (n_frames, channels, height, width)
         The frames of all videos in order.
-    videos : array-like of shape (n,), default=None
+    videos : array-like of shape (n_frames,), default=None
         The number or name of each frame's video. With None, all frames are one video.
     length : int, default=16
         Frames per clip.
@@ -223,17 +228,17 @@ def make_clips(
 
     Returns
     -------
-    clips : ndarray of shape (m, c, length, h, w)
-        The clips, of the type of `frames`. See Notes for what is copied.
-    starts : ndarray of shape (m,)
-        The row of `frames` that each clip begins with, ascending, int64.
+    clips : ndarray of shape (n_clips, channels, length, height, width)
+        The clips, of the type of `frames`; see Notes on copies.
+    starts : ndarray of shape (n_clips,)
+        The index of the first frame of each clip, ascending, int64.
 
     Raises
     ------
     ValueError
         If `frames` has not four dimensions, `videos` has another length, the frames of
-        a video do not stand together, `length` or `stride` is not a positive integer,
-        or no video is long enough.
+        a video are not contiguous, `length` or `stride` is not a positive integer, or
+        no video is long enough.
 
     See Also
     --------
@@ -249,11 +254,11 @@ def make_clips(
 
         scores = np.full(len(frames), np.nan)
         for video in np.unique(videos):
-            rows = videos == video
-            if rows.sum() >= 16:
-                clips, starts = make_clips(frames[rows])
+            chosen = videos == video
+            if chosen.sum() >= 16:
+                clips, starts = make_clips(frames[chosen])
                 s = detector.score_samples(clips)
-                scores[rows] = frame_scores(s, starts, rows.sum())
+                scores[chosen] = frame_scores(s, starts, chosen.sum())
 
     Frames that are read from a memory map are read from the file when they are used.
 
@@ -269,25 +274,25 @@ def make_clips(
     >>> starts
     array([ 0,  4, 20, 24, 28, 32])
     """
-    rows = np.asarray(frames)
-    if rows.ndim != 4:
+    images = np.asarray(frames)
+    expected = (
+        "frames must be of shape (n_frames, channels, height, width), got "
+        f"{images.shape}: "
+    )
+    if images.ndim != 4:
+        raise ValueError(f"{expected}give grey frames as frames[:, None].")
+    if images.shape[3] < _SMALLEST_SIDE <= images.shape[1]:
         raise ValueError(
-            f"frames must be of shape (n, c, h, w), got {rows.shape}: grey frames "
-            "(n, h, w) are given as frames[:, None]."
-        )
-    if rows.shape[3] < _SMALLEST_SIDE <= rows.shape[1]:
-        raise ValueError(
-            f"frames must be of shape (n, c, h, w), got {rows.shape}: channels come "
-            "first, np.moveaxis(frames, -1, 1) brings them there."
+            f"{expected}channels come first, give np.moveaxis(frames, -1, 1)."
         )
     for name, value in (("length", length), ("stride", stride)):
         if not _is_count(value):
             raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    starts = _starts(_lengths(rows, videos), length, stride)
+    starts = _starts(_lengths(images, videos), length, stride)
     if not len(starts):
         raise ValueError(f"No video has the {length} frames that a clip takes.")
 
-    windows = np.moveaxis(sliding_window_view(rows, length, axis=0), -1, 2)
+    windows = np.moveaxis(sliding_window_view(images, length, axis=0), -1, 2)
     steps = np.diff(starts)
     if not (steps == steps[:1]).all():
         return windows[starts], starts
@@ -297,26 +302,26 @@ def make_clips(
 
 def frame_scores(
     clip_scores: ArrayLike, starts: ArrayLike, n_frames: int, *, length: int = 16
-) -> np.ndarray:
+) -> NDArray[np.float64]:
     """Score each frame by the mean over the clips that contain it.
 
     Parameters
     ----------
-    clip_scores : array-like of shape (m,) or (m, length)
+    clip_scores : array-like of shape (n_clips,) or (n_clips, length)
         A score for each clip, or one for each frame of each clip.
-    starts : array-like of shape (m,)
-        The number of the frame that each clip begins with: `starts` of `make_clips`.
+    starts : array-like of shape (n_clips,)
+        The index of the first frame of each clip: `starts` of `make_clips`.
     n_frames : int
         Number of frames of all videos together.
     length : int, default=16
-        Frames per clip. Scores of shape (m, length) bring it along.
+        Frames per clip; scores of shape (n_clips, length) replace it.
 
     Returns
     -------
     ndarray of shape (n_frames,)
-        Scores, float64, higher where those of the clips are higher. A frame that is in
-        no clip has no score but NaN, which scorers refuse: with a stride of 1 there is
-        none but in videos that are shorter than a clip.
+        Scores, float64, higher where those of the clips are higher. A frame in no clip
+        has NaN, which scorers refuse; with a stride of 1 these are only the frames of
+        videos that are shorter than a clip.
 
     Raises
     ------
@@ -340,7 +345,8 @@ def frame_scores(
         scores = np.broadcast_to(scores[:, None], (len(scores), length))
     if scores.ndim != 2:
         raise ValueError(
-            f"clip_scores must be of shape (m,) or (m, length), got {scores.shape}."
+            "clip_scores must be of shape (n_clips,) or (n_clips, length), got "
+            f"{scores.shape}."
         )
     check_consistent_length(scores, firsts)
     length = scores.shape[1]
@@ -352,11 +358,13 @@ def frame_scores(
     members = (firsts[:, None] + np.arange(length)).ravel().astype(np.intp)
     sums = np.bincount(members, weights=scores.ravel(), minlength=n_frames)
     counts = np.bincount(members, minlength=n_frames)
-    return np.divide(sums, counts, out=np.full(n_frames, np.nan), where=counts > 0)
+    means = np.full(n_frames, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
-def _signs(arrays: dict[str, np.ndarray], parts: Sequence[str]) -> np.ndarray:
-    """Return +1 for the frames of the training part, and what the test part says."""
+def _signs(arrays: dict[str, NDArray[Any]], parts: Sequence[str]) -> Labels:
+    """Return +1 for the frames of the training part, and the labels of the others."""
     signs = []
     for part in parts:
         n = len(arrays[f"clip_{part}"])
@@ -411,9 +419,9 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """Return what is in a folder and not hidden, in natural order."""
+    """Return the paths in a folder that are not hidden, in natural order."""
 
-    def key(path):
+    def key(path: Path) -> tuple[list[Any], str]:
         # Every other part is a number, so that only like parts are compared.
         parts = re.split(r"(\d+)", path.name.lower())
         parts[1::2] = map(int, parts[1::2])
@@ -423,7 +431,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _check_picture(path: Path, picture: Any) -> None:
-    """Refuse a picture of which grey bytes would not hold all."""
+    """Refuse a picture that would lose information as grey bytes."""
     # Pillow makes bytes of 16 bits per colour by itself: "RGB;16B", say.
     deep_colours = re.search(";16[BLN]", str(picture.tile))
     if picture.mode.startswith(("I", "F")) or deep_colours:
@@ -446,7 +454,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and bool(value > 0)
 
 
-def _lengths(frames: np.ndarray, videos: ArrayLike | None) -> np.ndarray:
+def _lengths(frames: NDArray[Any], videos: ArrayLike | None) -> Labels:
     """Return the number of frames of each video."""
     if videos is None:
         return np.array([len(frames)])
@@ -455,10 +463,10 @@ def _lengths(frames: np.ndarray, videos: ArrayLike | None) -> np.ndarray:
     firsts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     if len(np.unique(names)) != len(firsts):
         raise ValueError("The frames of each of the `videos` must stand together.")
-    return np.diff(np.r_[firsts, len(names)])
+    return np.append(firsts[1:], len(names)) - firsts
 
 
-def _starts(lengths: np.ndarray, length: int, stride: int) -> np.ndarray:
+def _starts(lengths: Labels, length: int, stride: int) -> Labels:
     """Return the first frame of each clip, given the lengths of the videos."""
     firsts = np.cumsum(lengths) - lengths
     return np.concatenate(
