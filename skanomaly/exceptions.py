@@ -17,74 +17,74 @@ __all__ = [
 
 
 class TrainingDivergedError(RuntimeError):
-    """A loss or a score became infinite or NaN while a detector was trained.
+    """A loss or a score became infinite or NaN in the training of a detector.
 
-    The message names the loss, the epoch and what to change. The detector is
-    left as it was before ``fit``.
+    The message names the loss, the epoch and possible remedies. The detector is the
+    same as before ``fit``.
     """
 
 
 class InvalidFileError(ValueError):
-    """A file is none that ``skanomaly.save`` wrote, or is not as it was written.
+    """A file was not written by ``skanomaly.save``, or has changed since.
 
-    It may have been changed, cut short or copied badly, be of something else, or hold
-    what no detector of this version has.
+    It may have been edited, cut short or copied badly, describe something else, or hold
+    attributes that no detector of this version has.
     """
 
 
 class StopTraining(Exception):  # noqa: N818
-    """Raised by a callback to end a stage of the training early and regularly."""
+    """An exception for callbacks, which ends a stage of the training without error."""
 
 
 class ConstantScoresWarning(UserWarning):
-    """All training rows have the same score, so that the detector tells nothing.
+    """All training samples have the same score, so that the detector is of no use.
 
-    The rows are equal, or so nearly equal that nothing of it is left when they are
-    scaled, or a parameter leaves the networks nothing to learn.
+    The samples are equal, or are equal once they are scaled, or a parameter leaves the
+    networks nothing to learn.
     """
 
 
 class FitInterruptedWarning(UserWarning):
-    """Training was interrupted from the keyboard; the detector is usable.
+    """Training was interrupted from the keyboard, and the detector is usable.
 
-    It is what it was at that time, as ``on_interrupt="keep"`` asks for.
+    With ``on_interrupt="keep"`` it is fitted as far as the training came.
     """
 
 
 class CoverageWarning(UserWarning):
     """The generated negatives leave a part of the data uncovered.
 
-    The scores of rows in that part rest on extrapolation alone.
+    The scores in that part are extrapolated.
     """
 
 
 class CorpusSourceWarning(UserWarning):
-    """A corpus can be told from the normal images by how both were made.
+    """The corpus differs from the normal images in camera, format or noise.
 
-    A detector that is to tell them apart may learn the camera, the format or the noise
-    of images, and not what is normal; anomalies come from the source of normal images.
+    A detector trained on both may learn this difference of sources instead of normal
+    content, whereas anomalies come from the source of the normal images.
     """
 
 
 class SaturatedWeightsWarning(UserWarning):
     """All importance weights are nearly 0, or all nearly 1.
 
-    Then they tell no row from another: with 0 nothing is learned from the target
-    domain, with 1 everything, its anomalies included.
+    They then do not select samples: with 0 nothing is learned from the target domain,
+    with 1 everything, its anomalies included.
     """
 
 
 class NormDirectionWarning(UserWarning):
-    """The length of codes may point the wrong way.
+    """The norm of latent codes may order samples the wrong way.
 
-    A detector takes rows with short codes for anomalous, but real rows, which its
-    encoder was not trained on, have longer ones than generated rows.
+    A detector takes samples with short codes for anomalous, but real samples, on which
+    its encoder was not trained, have longer codes than generated ones.
     """
 
 
 class PixelRangeWarning(UserWarning):
     """A few images have pixels far beyond the range of all others.
 
-    The scaling is learned without them, since it would leave hardly any contrast to
-    the others; such pixels are cut off.
+    The scaling is learned without these pixels, which are clipped: with them, the other
+    images would have hardly any contrast.
     """

@@ -1,10 +1,10 @@
-"""Cross-validation where folds drawn at random would measure something else.
+"""Cross-validation for known kinds of anomalies, and for two domains.
 
 `LeaveAnomalyKindOut` is for detectors that learn from a few known anomalies. Random
-folds put each kind of anomaly on both sides of the split, and so measure how well known
-kinds are found again; it measures the rest. `TargetKFold` is for detectors that learn
-from two domains. Random folds test on the source too, whose rows are all normal and not
-the question; it tests on the target alone.
+folds put each kind of anomaly on both sides of a split, and measure the detection of
+known kinds; it measures that of unknown ones. `TargetKFold` is for detectors that learn
+from two domains. Random folds test on the source too, whose samples are all normal; it
+tests on the target alone.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ __all__ = ["LeaveAnomalyKindOut", "TargetKFold"]
 
 
 class LeaveAnomalyKindOut(BaseCrossValidator):
-    """Cross-validator that tests on the one kind of anomaly it did not train on.
+    """Cross-validator that tests on a kind of anomaly left out of the training.
 
     A detector that learns from a few known anomalies will meet kinds that nobody has
-    collected, and is to be judged on those. There is one split per kind of known
-    anomaly. Its test part is all anomalies of that kind and one fold of the normal
-    rows; its training part is all other kinds and the other folds. Each of these rows
-    is tested once. Unlabelled rows, with 0 in `y`, are never tested, since scorers
-    refuse them: they are in every training part.
+    collected, and these are its test. There is one split per kind of known anomaly. Its
+    test part holds all anomalies of that kind and one fold of the normal samples; its
+    training part holds the other kinds and the other folds. Each of these samples is
+    tested once. Unlabelled samples, with 0 in `y`, are in every training part, and are
+    never tested, since scorers refuse them.
 
-    The kinds are given when the splitter is made, as to
-    :class:`~sklearn.model_selection.PredefinedSplit`, so that it can be ``cv=`` of
-    whatever cross-validates those very rows; or as `groups`, as to
-    :class:`~sklearn.model_selection.LeaveOneGroupOut`, which searches and
-    cross-validations cut along with the rows. Only the latter can be nested.
+    The kinds are given to the constructor, as to
+    :class:`~sklearn.model_selection.PredefinedSplit`, for ``cv=`` of a search or
+    cross-validation over those very samples; or to `split` as `groups`, as to
+    :class:`~sklearn.model_selection.LeaveOneGroupOut`. Searches and cross-validations
+    slice `groups` with the samples, so that they can be nested.
 
     Parameters
     ----------
-    kinds : array-like of shape (n,), default=None
-        The kind of each row's anomaly, numbers or strings. It is read only where `y`
-        is -1. The protocols of :mod:`skanomaly.datasets` return it: begin with
+    kinds : array-like of shape (n_samples,), default=None
+        The kind of each anomaly, numbers or strings, read where `y` is -1. The
+        protocols of :mod:`skanomaly.datasets` return it: begin with
         ``one_vs_rest(..., return_kinds=True)`` or ``hold_one_out``, and take the
-        `kinds_train` that ``labelled_anomalies`` returns for them. None asks for
+        `kinds_train` that ``labelled_anomalies`` returns for them. None requires
         `groups` at each split.
     shuffle : bool, default=True
-        Whether the normal rows are put into folds at random. If not, the folds follow
-        the order of the rows.
+        Whether the folds of normal samples are drawn at random. Otherwise they follow
+        the order of the samples.
     random_state : int, RandomState instance or None, default=None
-        Draws the folds. With an int, every call of `split` gives the same ones; with
-        None, each call draws anew, and NumPy's global state is not involved. Ignored
-        without `shuffle`.
+        Draws the folds. With an int, each call of `split` draws the same folds; with
+        None, other ones, without use of NumPy's global state. Ignored without
+        `shuffle`.
 
     Raises
     ------
@@ -68,23 +68,23 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         By the constructor, if `kinds` is not one-dimensional. By the methods, if `y` is
         missing or has missing values, if there are neither `kinds` nor `groups`, or
         both and they differ, if they have another length than `y`, and if `y` has no
-        -1, or has -1 for fewer than two kinds or for a row without a kind. By `split`,
-        if there are fewer normal rows than splits.
+        -1, or has -1 for fewer than two kinds or for a sample without a kind. By
+        `split`, if there are fewer normal samples than splits.
 
     See Also
     --------
     skanomaly.datasets.labelled_anomalies : Makes a training set with known anomalies.
-    sklearn.model_selection.StratifiedKFold : Tests on kinds that it did train on.
-    sklearn.model_selection.LeaveOneGroupOut : Needs a group for normal rows too.
+    sklearn.model_selection.StratifiedKFold : Tests on kinds in the training part.
+    sklearn.model_selection.LeaveOneGroupOut : Needs a group for normal samples too.
 
     Notes
     -----
-    Where nothing is known of the rows but which are anomalies, as in a `y` of 0 and -1,
-    there is nothing to compare these with in a test. If most of the others are normal,
-    mark them by 1, as `labelled_anomalies` does.
+    With a `y` of 0 and -1, anomalies are known and normal samples are not, so that a
+    test has nothing to compare. If most of the others are normal, mark them by 1, as
+    `labelled_anomalies` does.
 
-    In a nested search the outer split leaves one kind out, and the inner ones each one
-    more: it takes at least three.
+    A nested search needs at least three kinds: the outer split leaves out one, and each
+    inner split another.
 
     Examples
     --------
@@ -122,8 +122,8 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     5 True
     6 True
 
-    A nested search, in which the kinds are cut along with the rows. Without metadata
-    routing it is ``groups=kinds, params={"groups": kinds}``, for the outer splitter and
+    A nested search, which slices the kinds with the samples. Without metadata routing
+    it is ``groups=kinds, params={"groups": kinds}``, for the outer splitter and
     for the inner one:
 
     >>> import sklearn
@@ -157,22 +157,22 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     def split(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Return the row numbers of the training and the test part of each split.
+        """Return the indices of the training and the test part of each split.
 
         Parameters
         ----------
-        X : array-like of shape (n, ...)
-            Rows, of which only the number matters.
-        y : array-like of shape (n,)
-            Labels: -1 for a known anomaly, 0 for an unlabelled row, anything else for a
-            normal one.
-        groups : array-like of shape (n,), default=None
-            The kinds, where the splitter was made without them.
+        X : array-like of shape (n_samples, ...)
+            Samples; only their number is read.
+        y : array-like of shape (n_samples,)
+            Labels: -1 for a known anomaly, 0 for an unlabelled sample, any other value
+            for a normal one.
+        groups : array-like of shape (n_samples,), default=None
+            The kinds, for a splitter without them.
 
         Returns
         -------
         iterator of (train, test)
-            Row numbers in ascending order. The kinds come in ascending order.
+            Indices in ascending order, with the kinds in ascending order.
         """
         tested_in, n_splits = self._assign(X, y, groups)
         rows = np.arange(len(tested_in))
@@ -184,16 +184,16 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         y: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> int:
-        """Return the number of splits: that of the kinds of known anomalies.
+        """Return the number of splits, which is that of the kinds of anomalies.
 
         Parameters
         ----------
         X : object, default=None
             Ignored.
-        y : array-like of shape (n,)
+        y : array-like of shape (n_samples,)
             Labels, as for `split`.
-        groups : array-like of shape (n,), default=None
-            The kinds, where the splitter was made without them.
+        groups : array-like of shape (n_samples,), default=None
+            The kinds, for a splitter without them.
 
         Returns
         -------
@@ -207,20 +207,20 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         X: Any = None,
         y: ArrayLike | None = None,
         groups: ArrayLike | None = None,
-    ) -> NDArray:
+    ) -> NDArray[Any]:
         """Return the kind that each split leaves out of the training.
 
-        It is the name of ``split0_test_score``, ``split1_test_score`` and so on in
-        ``cv_results_``, and of the scores that ``cross_val_score`` returns.
+        They name ``split0_test_score``, ``split1_test_score`` and so on in
+        ``cv_results_``, and the scores of ``cross_val_score``.
 
         Parameters
         ----------
         X : object, default=None
             Ignored.
-        y : array-like of shape (n,)
+        y : array-like of shape (n_samples,)
             Labels, as for `split`.
-        groups : array-like of shape (n,), default=None
-            The kinds, where the splitter was made without them.
+        groups : array-like of shape (n_samples,), default=None
+            The kinds, for a splitter without them.
 
         Returns
         -------
@@ -230,68 +230,77 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         _, names, _ = self._kinds(y, groups)
         return names
 
-    def _assign(self, X, y, groups):
-        """Return the number of the split that tests each row, and how many there are.
+    def _assign(
+        self, X: Any, y: ArrayLike | None, groups: ArrayLike | None
+    ) -> tuple[NDArray[np.intp], int]:
+        """Return the split that tests each sample, by index, and the number of splits.
 
-        That each row has one such number is what keeps the parts disjoint.
+        With one index per sample, the parts are disjoint. -1 is for samples that are
+        never tested.
         """
-        y, names, kind_numbers = self._kinds(y, groups)
+        y, names, kind_indices = self._kinds(y, groups)
         check_consistent_length(X, y)
         n_splits = len(names)
         normal = (y != -1) & (y != 0)
         n_normal = np.count_nonzero(normal)
         if n_normal < n_splits:
             raise ValueError(
-                f"{n_normal} rows are normal (1 in y): too few to give each of the "
-                f"{n_splits} splits, one per kind, some to test on. Rows with 0 in y "
-                "are unlabelled, and not tested: if most are normal, mark them by 1."
+                f"{n_normal} rows are normal (1 in y), fewer than the {n_splits} "
+                "splits, one per kind, which each need some to test on. Rows with 0 in "
+                "y are unlabelled, and not tested: if most are normal, mark them by 1."
             )
         folds = np.sort(np.arange(n_normal) % n_splits)
         if self.shuffle:
             folds = own_random_state(self.random_state).permutation(folds)
         tested_in = np.full(len(y), -1)
-        tested_in[y == -1], tested_in[normal] = kind_numbers, folds
+        tested_in[y == -1], tested_in[normal] = kind_indices, folds
         return tested_in, n_splits
 
-    def _kinds(self, y, groups):
-        """Return the labels, the kinds, and for each anomaly its kind's number."""
+    def _kinds(
+        self, y: ArrayLike | None, groups: ArrayLike | None
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
+        """Return the labels, the kinds, and the index of the kind of each anomaly."""
         if y is None:
             raise ValueError(
-                "y is needed: -1 for the known anomalies, whose kinds are kept out in "
+                "y is needed: -1 for the known anomalies, whose kinds are left out in "
                 "turn."
             )
         y = complete_column(y, "y, where 0 marks an unlabelled row,")
-        given = {"groups": groups, "kinds": self.kinds}
-        given = {name: kinds for name, kinds in given.items() if kinds is not None}
-        if not given:
+        found = [
+            self._kinds_of_anomalies(y, kinds, name)
+            for name, kinds in (("groups", groups), ("kinds", self.kinds))
+            if kinds is not None
+        ]
+        if not found:
             raise ValueError(
                 "The kinds of the anomalies are needed: as groups=kinds, which "
-                "searches hand on, or as LeaveAnomalyKindOut(kinds)."
+                "searches pass on, or as LeaveAnomalyKindOut(kinds)."
             )
-        of_anomalies = [self._at(y, kinds, name) for name, kinds in given.items()]
-        if of_anomalies[0].tolist() != of_anomalies[-1].tolist():
+        if found[0].tolist() != found[-1].tolist():
             raise ValueError(
-                "groups differ from the kinds that the splitter was made with, in rows "
-                "where y is -1: give the kinds in one of the two ways."
+                "groups differ from the kinds of the splitter in rows where y is -1: "
+                "give the kinds in one of the two ways."
             )
-        names, numbers = np.unique(of_anomalies[0], return_inverse=True)
+        names, indices = np.unique(found[0], return_inverse=True)
         if len(names) < 2:
             raise ValueError(
                 "At least two kinds of known anomalies are needed, one to test on and "
                 f"one to train on; all of them are of the kind {names.tolist()[0]!r}. "
                 "Nested splits leave one more out, and need three."
             )
-        return y, names, numbers
+        return y, names, indices
 
     @staticmethod
-    def _at(y, kinds, name):
-        """Return the kinds of the rows that are known anomalies."""
+    def _kinds_of_anomalies(
+        y: NDArray[Any], kinds: ArrayLike, name: str
+    ) -> NDArray[Any]:
+        """Return the kinds of the known anomalies."""
         kinds = _column_of_kinds(kinds)
         if len(y) != len(kinds):
             raise ValueError(
-                f"{name} was given for {len(kinds)} rows, but y has {len(y)}: make the "
-                "splitter with the kinds of the rows that are to be split, or without, "
-                "and give them as groups, which a search cuts along with the rows."
+                f"{name} was given for {len(kinds)} rows, but y has {len(y)}: give the "
+                "splitter the kinds of the rows to split, or give them as groups, "
+                "which a search slices with the rows."
             )
         anomalous = y == -1
         if not anomalous.any():
@@ -299,74 +308,73 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
                 "y has no known anomaly (-1). If 0 stands for normal and 1 for "
                 "anomaly, convert it: `y = np.where(y == 1, -1, 1)`."
             )
-        # NaN would be a kind of its own, whatever the anomalies it stands for.
+        # NaN would become one kind, of anomalies of any kinds.
         return complete_column(kinds[anomalous].tolist(), f"{name}, where y is -1,")
 
 
 class TargetKFold(BaseCrossValidator):
-    """Cross-validator that folds the target domain and trains on all of the source.
+    """Cross-validator over folds of the target domain, with the source for training.
 
-    A detector that learns from a source domain is judged on the target domain. Its test
-    parts are the folds of the target rows; its training parts are the other folds and
-    all source rows. Each target row is tested once, a source row never.
+    A detector that learns from a source domain is tested on the target domain. The test
+    parts are folds of the target samples; the training parts are the other folds and
+    all source samples. Each target sample is tested once, a source sample never.
 
     The folds are those of scikit-learn. Where `y` has both +1 and -1 among the target
-    rows, they are stratified by it, since the area under the ROC curve needs both in
-    every test part. Target rows with 0, whose labels are not known, are then never
-    tested, since scorers refuse them: they are in every training part.
+    samples, they are stratified, since the area under the ROC curve needs both in every
+    test part. Target samples with 0, whose labels are unknown, are then in every
+    training part, and are never tested, since scorers refuse them.
 
-    The domains are given when the splitter is made, as to
-    :class:`~sklearn.model_selection.PredefinedSplit`, so that it can be ``cv=`` of
-    whatever cross-validates those very rows; or as `groups`, which searches and
-    cross-validations cut along with the rows. Only the latter can be nested.
+    The domains are given to the constructor, as to
+    :class:`~sklearn.model_selection.PredefinedSplit`, for ``cv=`` of a search or
+    cross-validation over those very samples; or to `split` as `groups`. Searches and
+    cross-validations slice `groups` with the samples, so that they can be nested.
 
     Parameters
     ----------
-    sample_domain : array-like of shape (n,), default=None
-        The domain of each row: a positive number for a source row, a negative one for a
-        target row. Which numbers makes no difference. This is the `sample_domain` of
-        ``fit``, and what :func:`skanomaly.datasets.across_domains` returns. None asks
-        for `groups` at each split.
+    sample_domain : array-like of shape (n_samples,), default=None
+        The domain of each sample: any positive number for the source, any negative one
+        for the target, as in `sample_domain` of ``fit`` and in the result of
+        :func:`skanomaly.datasets.across_domains`. None requires `groups` at each split.
     n_splits : int, default=5
         Number of folds, at least 2.
     shuffle : bool, default=True
-        Whether the target rows are put into folds at random. If not, the folds follow
-        the order of the rows.
+        Whether the folds of target samples are drawn at random. Otherwise they follow
+        the order of the samples.
     random_state : int, RandomState instance or None, default=None
-        Draws the folds. With an int, every call of `split` gives the same ones; with
-        None, each call draws anew, and NumPy's global state is not involved. Ignored
-        without `shuffle`.
+        Draws the folds. With an int, each call of `split` draws the same folds; with
+        None, other ones, without use of NumPy's global state. Ignored without
+        `shuffle`.
 
     Raises
     ------
     ValueError
         By the constructor, if `sample_domain` is not one-dimensional, has another value
-        than positive and negative numbers, has no source row, or has fewer target rows
-        than folds, or if `n_splits` is less than 2. By `split`, for such `groups`; if
-        there are neither `sample_domain` nor `groups`, or both and they differ; if `X`
-        or `y` has another length; or if `y` has both +1 and -1 among the target rows,
-        but missing values too, or fewer labels than there are folds.
+        than positive and negative numbers, has no source sample, or has fewer target
+        samples than folds, or if `n_splits` is less than 2. By `split`, for such
+        `groups`; if there are neither `sample_domain` nor `groups`, or both and they
+        differ; if `X` or `y` has another length; or if `y` has both +1 and -1 among the
+        target samples, but missing values too, or fewer labels than there are folds.
     TypeError
         By the constructor, if `shuffle` is not a bool.
 
     Warns
     -----
     UserWarning
-        By `split`, if `y` has fewer +1 or fewer -1 among the target rows than there are
-        folds: some test parts then lack them.
+        By `split`, if `y` has fewer +1 or fewer -1 among the target samples than there
+        are folds: some test parts then lack them.
 
     See Also
     --------
     skanomaly.datasets.across_domains : Makes a training set of two domains.
-    LeaveAnomalyKindOut : Keeps one kind of known anomalies out of the training.
+    LeaveAnomalyKindOut : Leaves one kind of known anomalies out of the training.
 
     Notes
     -----
-    The convention is that of skada, but for zeros: they stand for source rows there,
-    and are refused here, since labels 0 and 1 would be misread.
+    The convention is that of skada, except for zeros: there they stand for source
+    samples, and here they are refused, since labels 0 and 1 would be misread.
 
     With metadata routing, ``TargetKFold().set_split_request(groups="sample_domain")``
-    takes the domains that a search is given for ``fit`` of the detector.
+    takes the domains that a search has for ``fit`` of the detector.
 
     Examples
     --------
@@ -379,7 +387,7 @@ class TargetKFold(BaseCrossValidator):
     [0 1 2 3 4] [5 6]
     [0 1 2 5 6] [3 4]
 
-    A search that scores on the target, with labels that only the scorer reads:
+    A search that scores on the target, with labels for the scorer alone:
 
     >>> from sklearn.ensemble import IsolationForest
     >>> from sklearn.model_selection import GridSearchCV
@@ -412,7 +420,7 @@ class TargetKFold(BaseCrossValidator):
         self.shuffle = shuffle
         self.random_state = random_state
         KFold(n_splits, shuffle=shuffle)  # refuses what is not valid
-        self.sample_domain = sample_domain
+        self.sample_domain: NDArray[Any] | None = None
         if sample_domain is not None:
             self.sample_domain = self._checked(sample_domain, "sample_domain")
 
@@ -422,22 +430,22 @@ class TargetKFold(BaseCrossValidator):
         y: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Return the row numbers of the training and the test part of each split.
+        """Return the indices of the training and the test part of each split.
 
         Parameters
         ----------
-        X : array-like of shape (n, ...), default=None
-            Rows of both domains, of which only the number is looked at, if there are.
-        y : array-like of shape (n,), default=None
-            Labels. They are read at the target rows only, and only if there are both +1
-            (normal) and -1 (anomalous) among these; 0 then stands for no label.
-        groups : array-like of shape (n,), default=None
-            The domains, where the splitter was made without them.
+        X : array-like of shape (n_samples, ...), default=None
+            Samples of both domains; only their number is read.
+        y : array-like of shape (n_samples,), default=None
+            Labels, read at target samples, if both +1 (normal) and -1 (anomalous) are
+            among these; 0 then stands for no label.
+        groups : array-like of shape (n_samples,), default=None
+            The domains, for a splitter without them.
 
         Returns
         -------
         iterator of (train, test)
-            Row numbers in ascending order.
+            Indices in ascending order.
         """
         domain = self._domains(groups)
         if X is not None:
@@ -447,7 +455,7 @@ class TargetKFold(BaseCrossValidator):
         if y is not None:
             self._check_rows(domain, y, "y")
             tested, anomalous = _labelled(tested, column_or_1d(y)[tested])
-        # Drawn now, so that an error comes here and not at the first split.
+        # Drawn here, so that an error does not wait for the first split.
         folds = self._folds(anomalous).split(tested, anomalous)
         tests = [tested[test] for _, test in folds]
         rows = np.arange(len(domain))
@@ -470,12 +478,12 @@ class TargetKFold(BaseCrossValidator):
         Returns
         -------
         int
-            As given by `n_splits`.
+            The parameter `n_splits`.
         """
         return self.n_splits
 
-    def _folds(self, anomalous):
-        """Return what makes the folds, given which rows are anomalous, if known."""
+    def _folds(self, anomalous: NDArray[np.bool_] | None) -> KFold | StratifiedKFold:
+        """Return the splitter of the target samples, stratified if labels are known."""
         seed = own_random_state(self.random_state) if self.shuffle else None
         folds = KFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
         if anomalous is None:
@@ -489,26 +497,26 @@ class TargetKFold(BaseCrossValidator):
             return folds
         return StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
 
-    def _domains(self, groups):
-        """Return the domains: those of `groups`, if there are, or of the splitter."""
-        if groups is None and self.sample_domain is None:
+    def _domains(self, groups: ArrayLike | None) -> NDArray[Any]:
+        """Return the domains of `groups`, or else those of the splitter."""
+        own = self.sample_domain
+        if groups is not None:
+            domain = self._checked(groups, "groups")
+            if own is not None and not np.array_equal(own > 0, domain > 0):
+                raise ValueError(
+                    "groups differ from the sample_domain of the splitter: give the "
+                    "domains in one of the two ways."
+                )
+            return domain
+        if own is None:
             raise ValueError(
                 "The domains of the rows are needed: as groups=sample_domain, which "
-                "searches hand on, or as TargetKFold(sample_domain)."
+                "searches pass on, or as TargetKFold(sample_domain)."
             )
-        if groups is None:
-            return self.sample_domain
-        domain = self._checked(groups, "groups")
-        own = self.sample_domain
-        if own is not None and not np.array_equal(own > 0, domain > 0):
-            raise ValueError(
-                "groups differ from the sample_domain that the splitter was made with: "
-                "give the domains in one of the two ways."
-            )
-        return domain
+        return own
 
-    def _checked(self, domain, name):
-        domain = checked_domains(domain, name)
+    def _checked(self, sample_domain: ArrayLike, name: str) -> NDArray[Any]:
+        domain = checked_domains(sample_domain, name)
         if not (domain > 0).any():
             raise ValueError(f"{name} has no source row (above 0).")
         n_target = np.count_nonzero(domain < 0)
@@ -520,28 +528,31 @@ class TargetKFold(BaseCrossValidator):
         return domain
 
     @staticmethod
-    def _check_rows(domain, rows, name):
+    def _check_rows(domain: NDArray[Any], rows: Any, name: str) -> None:
         n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
         if n != len(domain):
             raise ValueError(
                 f"The domains were given for {len(domain)} rows, but {name} has {n}: "
-                "make the splitter with the domains of the rows that are to be split, "
-                "or without, and give them as groups, which a search cuts along with "
-                "the rows."
+                "give the splitter the domains of the rows to split, or give them as "
+                "groups, which a search slices with the rows."
             )
 
 
-def _column_of_kinds(kinds):
-    """Return kinds as an array of one dimension, missing ones as they are."""
-    # NumPy would make the string "nan" of a NaN that stands among strings.
+def _column_of_kinds(kinds: ArrayLike) -> NDArray[Any]:
+    """Return kinds as an array of one dimension, with missing ones unchanged."""
+    # NumPy would turn a NaN among strings into the string "nan".
     given = kinds if hasattr(kinds, "dtype") else np.array(kinds, dtype=object)
-    return column_or_1d(given)
+    column: NDArray[Any] = column_or_1d(given)
+    return column
 
 
-def _labelled(rows, labels):
-    """Return the rows to test and a mask of the anomalies, None where not known.
+def _labelled(
+    rows: NDArray[np.intp], labels: NDArray[Any]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
+    """Return the rows to test and a mask of the anomalies, or None without labels.
 
-    Labels that are not of both classes tell a scorer nothing, and may be of any kind.
+    Unless they hold both classes, labels are of no use to a scorer, and may have any
+    values.
     """
     if not {1, -1} <= set(labels.tolist()):
         return rows, None

@@ -732,9 +732,9 @@ def test_domains_that_are_refused(domain, options, message):
 def test_domains_of_other_rows_are_refused(domains):
     X, y, domain = domains
     cv = TargetKFold(domain)
-    with pytest.raises(ValueError, match="for 41 rows, but X has 40: make"):
+    with pytest.raises(ValueError, match="for 41 rows, but X has 40: give"):
         cv.split(X[1:], y)
-    with pytest.raises(ValueError, match="for 41 rows, but y has 40: make"):
+    with pytest.raises(ValueError, match="for 41 rows, but y has 40: give"):
         cv.split(X, y.tolist()[1:])
 
 

@@ -39,7 +39,7 @@ def _share(part: Mask, whole: Mask, weight: Values) -> float:
 class _CurveDisplay(ScoreDisplay):
     """A curve of two rates over all thresholds, with its area and its chance level.
 
-    Subclasses say how to compute it and what to draw.
+    Subclasses compute the curve, and define its summary and labels.
     """
 
     _drawstyle = "default"
@@ -53,14 +53,14 @@ class _CurveDisplay(ScoreDisplay):
     def _compute(
         cls, anomalous: Mask, anomaly_score: Values, weight: Values, **params: Any
     ) -> Self:
-        """Compute the curve and make the Display of it."""
+        """Compute the curve, and make a Display from it."""
 
     @staticmethod
     @abstractmethod
     def _point(
         anomalous: Mask, flagged: Mask, weight: Values
     ) -> tuple[float, float] | None:
-        """Return where the detector lies in the plot that flags these rows."""
+        """Return the point, in the plot, of a detector that flags these samples."""
 
     @abstractmethod
     def _curve(self) -> tuple[ArrayLike, ArrayLike]:
@@ -72,7 +72,7 @@ class _CurveDisplay(ScoreDisplay):
 
     @abstractmethod
     def _chance_level(self) -> tuple[tuple[float, float], str] | None:
-        """Return y at x = 0 and x = 1, and the text for the legend, if known."""
+        """Return y at x = 0 and at x = 1, and the text of the legend, if known."""
 
     @classmethod
     def _from_arrays(
@@ -109,7 +109,7 @@ class _CurveDisplay(ScoreDisplay):
     ) -> Self:
         """Draw the curve.
 
-        Several detectors fit in one plot: give `ax=display.ax_` of the first to the
+        For several detectors in one plot, give `ax=display.ax_` of the first to the
         others.
 
         Parameters
@@ -119,9 +119,9 @@ class _CurveDisplay(ScoreDisplay):
         name : str, default=None
             Name of the detector in the legend; None takes the stored one.
         plot_chance_level : bool, default=True
-            Whether to draw what scores without any information would give.
+            Whether to draw the curve of scores without information.
         plot_operating_point : bool, default=True
-            Whether to mark where the detector's own threshold lies, if known.
+            Whether to mark the threshold of the detector, if known.
         curve_kwargs : dict, default=None
             Passed to :meth:`matplotlib.axes.Axes.plot` for the curve.
 
@@ -163,7 +163,7 @@ class _CurveDisplay(ScoreDisplay):
         return self
 
     def _label(self, name: str | None) -> str | None:
-        """Return the legend's text for the curve: name and area, as far as known."""
+        """Return the text of the legend: name and area, as far as known."""
         name = self.name if name is None else name
         metric, value = self._summary()
         if value is None:
@@ -172,7 +172,7 @@ class _CurveDisplay(ScoreDisplay):
         return area if name is None else f"{name} ({area})"
 
     def _draw_legend(self, ax: Axes) -> None:
-        """Draw the legend: the curves of all detectors first, then what explains."""
+        """Draw the legend: curves first, then chance level and threshold."""
         entries = sorted(
             zip(*ax.get_legend_handles_labels(), strict=True),
             key=lambda entry: entry[1].startswith((_CHANCE, _THRESHOLD)),
@@ -191,7 +191,7 @@ class _CurveDisplay(ScoreDisplay):
         return ax.plot((0, 1), level, **REFERENCE, label=label_once(ax, label))[0]
 
     def _draw_point(self, ax: Axes, x: float, y: float) -> Line2D:
-        """Mark the detector's own threshold, in the colour of the curve."""
+        """Mark the threshold of the detector, in the colour of the curve."""
         return ax.plot(
             [x],
             [y],
@@ -209,20 +209,20 @@ class _CurveDisplay(ScoreDisplay):
 class DetectorRocDisplay(_CurveDisplay):
     """ROC curve of a detector, the anomaly being the positive class.
 
-    :class:`sklearn.metrics.RocCurveDisplay` refuses outlier detectors, and would take
-    the normal rows for the positive class. Best made with `from_estimator` or
+    :class:`sklearn.metrics.RocCurveDisplay` refuses outlier detectors, and takes the
+    normal samples for the positive class. Make it with `from_estimator` or
     `from_predictions`.
 
     Parameters
     ----------
     fpr : ndarray of shape (n_thresholds,)
-        False positive rate: share of the normal rows that are flagged.
+        False positive rate: share of flagged normal samples.
     tpr : ndarray of shape (n_thresholds,)
-        True positive rate: share of the anomalies that are flagged.
+        True positive rate: share of flagged anomalies.
     roc_auc : float, default=None
         Area under the curve, for the legend.
     operating_point : tuple of (float, float), default=None
-        False and true positive rate at the detector's own threshold.
+        False and true positive rate at the threshold of the detector.
     name : str, default=None
         Name of the detector, for the legend.
 
@@ -231,9 +231,9 @@ class DetectorRocDisplay(_CurveDisplay):
     line_ : matplotlib Line2D
         The curve.
     chance_level_ : matplotlib Line2D or None
-        The diagonal; None where it is not drawn.
+        The diagonal, if it is drawn.
     operating_point_ : matplotlib Line2D or None
-        The mark of the detector's threshold; None where it is not drawn.
+        The mark of the threshold, if it is drawn.
     ax_ : matplotlib Axes
         Axes drawn on.
     figure_ : matplotlib Figure
@@ -291,33 +291,33 @@ class DetectorRocDisplay(_CurveDisplay):
 class DetectorPrecisionRecallDisplay(_CurveDisplay):
     """Precision-recall curve of a detector, the anomaly being the positive class.
 
-    The chance level is the prevalence: the share of anomalies among the rows. Best
-    made with `from_estimator` or `from_predictions`.
+    The chance level is the prevalence: the share of anomalies. Make it with
+    `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
     precision : ndarray of shape (n_thresholds + 1,)
-        Share of anomalies among the flagged rows.
+        Share of anomalies among the flagged samples.
     recall : ndarray of shape (n_thresholds + 1,)
-        Share of the anomalies that are flagged.
+        Share of flagged anomalies.
     average_precision : float, default=None
         Average precision, for the legend.
     prevalence : float, default=None
-        Share of anomalies among the rows; None draws no chance level.
+        Share of anomalies; None draws no chance level.
     operating_point : tuple of (float, float), default=None
-        Recall and precision at the detector's own threshold.
+        Recall and precision at the threshold of the detector.
     name : str, default=None
         Name of the detector, for the legend.
 
     Attributes
     ----------
     line_ : matplotlib Line2D
-        The curve, in steps: precision is not interpolated.
+        The curve, in steps, without interpolation of the precision.
     chance_level_ : matplotlib Line2D or None
-        The line at the prevalence; None where it is not drawn.
+        The line at the prevalence, if it is drawn.
     operating_point_ : matplotlib Line2D or None
-        The mark of the detector's threshold; None where it is not drawn, as where no
-        row is flagged, so that there is no precision.
+        The mark of the threshold, if it is drawn and the detector flags samples:
+        otherwise there is no precision.
     ax_ : matplotlib Axes
         Axes drawn on.
     figure_ : matplotlib Figure

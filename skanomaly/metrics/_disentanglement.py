@@ -1,4 +1,4 @@
-"""Disentanglement, completeness and informativeness of codes, given the factors."""
+"""Disentanglement, completeness and informativeness of latent codes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ from ..utils._random import own_random_state
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    Values = NDArray[np.float64]
+
+
+class DCIScores(Bunch):
+    """Result of :func:`dci_scores`, a Bunch whose attributes have types."""
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    code_disentanglement: Values
+    code_weights: Values
+    factor_completeness: Values
+    factor_informativeness: Values
+    importances: Values
+
 
 def dci_scores(
     codes: ArrayLike,
@@ -29,44 +44,43 @@ def dci_scores(
     discrete_factors: ArrayLike | bool | str = "auto",
     test_size: float | int = 0.25,
     random_state: int | np.random.RandomState | None = None,
-) -> Bunch:
-    r"""Disentanglement, completeness and informativeness (DCI) of codes.
+) -> DCIScores:
+    r"""Disentanglement, completeness and informativeness (DCI) of latent codes.
 
-    For rows whose factors of variation are known (the colour, the place and the size
-    of what is seen, say), DCI asks how the codes of an encoder hold them. Codes are
-    disentangled if each code tells of one factor at most, complete if each factor is
-    told by one code, and informative if the factors can be predicted from the codes.
+    For samples with known factors of variation (colour, place and size of an object,
+    say), DCI measures how the latent codes of an encoder represent them. Codes are
+    disentangled if each code depends on one factor at most, complete if each factor is
+    in one code, and informative if the factors can be predicted from the codes.
 
     Parameters
     ----------
     codes : array-like of shape (n_samples, n_codes)
-        The codes: what an encoder makes of the rows. They are standardised first.
+        Latent codes of the samples, which are standardised first.
     factors : array-like of shape (n_samples, n_factors)
-        The factors that the rows were made from, in numbers or strings; in a DataFrame,
-        if their types differ.
+        Factors of the samples, as numbers or strings; as a DataFrame, if their types
+        differ.
     classifier : estimator instance, default=None
-        Predicts the discrete factors. A clone of it is fitted to each one, after which
-        it has to have `feature_importances_` or `coef_`; a search, such as
-        :class:`~sklearn.model_selection.GridSearchCV`, has them in its
-        `best_estimator_`. With None, it is a random forest of 30 trees that looks at
-        all codes for each split, and stops at leaves of 5 rows.
+        Predicts the discrete factors. A clone is fitted to each, and needs
+        `feature_importances_` or `coef_` afterwards, or a `best_estimator_` with them,
+        as of :class:`~sklearn.model_selection.GridSearchCV`. None stands for a random
+        forest of 30 trees with all codes at each split and leaves of 5 samples or more.
     regressor : estimator instance, default=None
-        Predicts the continuous factors, as `classifier` does the discrete ones. It is
-        given standardised factors. With None, it is a forest of the same kind.
+        Predicts the continuous factors, standardised, as `classifier` the discrete
+        ones. None stands for a forest of the same kind.
     discrete_factors : "auto", bool or array-like of shape (n_factors,), default="auto"
-        Whether factors are discrete: each, all or none of them. With "auto", factors
-        are continuous if they hold floats that are not all whole numbers.
+        Whether factors are discrete: all of them, or each. With "auto", factors are
+        continuous if they hold floats that are not all whole numbers.
     test_size : float or int, default=0.25
-        Share or number of the rows on which informativeness is measured, and which the
-        predictors are not fitted to.
+        Share or number of samples held out from the predictors, to measure
+        informativeness.
     random_state : int, RandomState instance or None, default=None
-        Draws the rows to test on, and the default predictors. Pass an int for the same
-        result each time. Predictors that are given keep their own.
+        Draws the samples to hold out, and the default predictors. Pass an int for the
+        same result each time. Given predictors keep their own.
 
     Returns
     -------
     Bunch
-        All values but `importances` are higher where codes are better, and at most 1.
+        Values are at most 1, and higher for better codes, except for `importances`.
 
         `disentanglement` : float
             In [0, 1]: the mean of `code_disentanglement`, weighted by `code_weights`.
@@ -75,28 +89,28 @@ def dci_scores(
         `informativeness` : float
             The mean of `factor_informativeness`.
         `code_disentanglement` : ndarray of shape (n_codes,)
-            :math:`D_i`; 0 for a code that is of no importance.
+            :math:`D_i`; 0 for a code without importance.
         `code_weights` : ndarray of shape (n_codes,)
             :math:`\rho_i`, which sum to 1, unless all importances are 0.
         `factor_completeness` : ndarray of shape (n_factors,)
-            :math:`C_j`; 0 for a factor to which no code is of importance.
+            :math:`C_j`; 0 for a factor for which no code has importance.
         `factor_informativeness` : ndarray of shape (n_factors,)
-            What `score` of the predictor says of the rows held out: the accuracy of a
+            `score` of the predictor on the samples held out: the accuracy of a
             classifier, R² of a regressor.
         `importances` : ndarray of shape (n_codes, n_factors)
-            :math:`R`, the absolute importance of each code to each predictor.
+            :math:`R`, the absolute importance of each code for each predictor.
 
     Raises
     ------
     ValueError
         If there are less than two codes or factors, values are missing or infinite,
-        lengths differ, all codes or one of the factors are constant in the rows to
-        train on, strings are said to be continuous, `discrete_factors` is unknown or
-        of another length, or a predictor has no importances.
+        lengths differ, all codes or one of the factors are constant in the samples to
+        train on, a factor of strings is to be continuous, `discrete_factors` is unknown
+        or of another length, or a predictor has no importances.
 
     See Also
     --------
-    sklearn.metrics.homogeneity_completeness_v_measure : The like for clusters.
+    sklearn.metrics.homogeneity_completeness_v_measure : Similar scores of clusters.
 
     Notes
     -----
@@ -108,7 +122,7 @@ def dci_scores(
         P_{ij} = R_{ij} / \sum_k R_{ik} , \qquad
         \tilde P_{ij} = R_{ij} / \sum_d R_{dj} ,
 
-    the scores are one minus entropies to the base of the number of shares,
+    the scores are 1 minus entropies to the base of the number of shares,
 
     .. math::
         D_i = 1 + \sum_j P_{ij} \log_K P_{ij} , \qquad
@@ -117,16 +131,16 @@ def dci_scores(
     and the disentanglement of all codes is
     :math:`\sum_i \rho_i D_i` with :math:`\rho_i = \sum_j R_{ij} / \sum_{dk} R_{dk}`.
 
-    A code that is of no importance has no weight, but it counts in :math:`D`, and so
-    brings the completeness of the others nearer to 1.
+    A code without importance has no weight, but counts in :math:`D`, and so raises the
+    completeness.
 
-    Values depend on the predictor: compare those of one kind alone. A forest that looks
-    at a few codes for each split gives importance to codes that merely correlate with
-    the right one, and scores lower. Published values are often those of
+    Values depend on the predictor, and are comparable for one kind alone. A forest with
+    a few codes at each split gives importance to codes that only correlate with the
+    right one, and scores lower. Published values are often those of
     :class:`~sklearn.ensemble.GradientBoostingClassifier` with its defaults [2]_, which
-    takes many times longer where there are hundreds of codes.
+    takes many times longer for hundreds of codes.
 
-    The paper has the error of the predictors in the place of informativeness. That of a
+    The paper has the error of the predictors instead of informativeness. That of a
     regressor is :math:`\sqrt{1 - R^2}` in units of the factor's standard deviation.
     The accuracy of guessing is not 0, but the share of the most frequent value.
 
@@ -158,8 +172,8 @@ def dci_scores(
     for name, n_columns in (("codes", Z.shape[1]), ("factors", len(columns))):
         if n_columns < 2:
             raise ValueError(
-                f"{name} must have two columns or more, got one: the entropy has the "
-                "number of columns for its base."
+                f"{name} must have two columns or more, got one: the number of columns "
+                "is the base of the entropy."
             )
     discrete = _are_discrete(columns, discrete_factors)
 
@@ -168,15 +182,13 @@ def dci_scores(
         np.arange(len(Z)), test_size=test_size, random_state=rng
     )
     if not np.ptp(Z[train], axis=0).any():
-        raise ValueError("All codes are constant, and tell of no factor.")
+        raise ValueError("All codes are constant, and hold no factor.")
     Z = StandardScaler().fit(Z[train]).transform(Z)
-    # One seed for all factors, so that their order does not matter.
-    forest = {"n_estimators": 30, "max_features": None, "min_samples_leaf": 5}
-    forest["random_state"] = rng.randint(np.iinfo(np.int32).max)
-    predictors = {
-        True: RandomForestClassifier(**forest) if classifier is None else classifier,
-        False: RandomForestRegressor(**forest) if regressor is None else regressor,
-    }
+    seed = rng.randint(np.iinfo(np.int32).max)
+    predictors = _default_predictors(seed)
+    for kind, given in ((True, classifier), (False, regressor)):
+        if given is not None:
+            predictors[kind] = given
 
     importances = np.empty((Z.shape[1], len(columns)))
     scores = np.empty(len(columns))
@@ -188,7 +200,7 @@ def dci_scores(
         predictor = clone(predictors[kind]).fit(Z[train], column[train])
         importances[:, j] = _importances(predictor)
         scores[j] = predictor.score(Z[test], column[test])
-    return Bunch(
+    return DCIScores(
         **disentanglement_and_completeness(importances),
         informativeness=float(scores.mean()),
         factor_informativeness=scores,
@@ -196,10 +208,21 @@ def dci_scores(
     )
 
 
+def _default_predictors(seed: int) -> dict[bool, Any]:
+    """Return the predictors of discrete (True) and of continuous factors (False)."""
+    # One seed for all factors, so that their order does not matter.
+    forest: dict[str, Any] = {"max_features": None, "min_samples_leaf": 5}
+    forest |= {"n_estimators": 30, "random_state": seed}
+    return {
+        True: RandomForestClassifier(**forest),
+        False: RandomForestRegressor(**forest),
+    }
+
+
 def disentanglement_and_completeness(
     importances: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Return what `dci_scores` says of importances (n_codes, n_factors), all >= 0."""
+    """Return scores and weights from importances (n_codes, n_factors), all >= 0."""
     R = np.asarray(importances, dtype=np.float64)
     of_codes, of_factors = R.sum(axis=1), R.sum(axis=0)
     weights = _shares(of_codes, of_codes.sum())
@@ -214,24 +237,24 @@ def disentanglement_and_completeness(
     }
 
 
-def _shares(parts: NDArray, whole: NDArray) -> NDArray:
-    """Divide, and return 0 where there is nothing to share."""
+def _shares(parts: Values, whole: Values) -> Values:
+    """Return parts over the whole, and 0 where the whole is 0."""
     return np.divide(parts, whole, out=np.zeros_like(parts), where=whole > 0)
 
 
-def _concentration(shares: NDArray, axis: int) -> NDArray:
-    """Return 1 for a single share, 0 for equal ones, and 0 where there is none."""
+def _concentration(shares: Values, axis: int) -> Values:
+    """Return 1 for a single share, 0 for equal shares and for none."""
     entropy = entr(shares).sum(axis=axis) / np.log(shares.shape[axis])
-    # Equal shares may add up to an entropy of slightly more than 1.
+    # Rounding may raise the entropy of equal shares above 1.
     return np.where(shares.any(axis=axis), np.clip(1 - entropy, 0, 1), 0.0)
 
 
-def _factor_columns(factors: Any) -> list[NDArray]:
-    """Return the factors one by one, each of its own type."""
+def _factor_columns(factors: Any) -> list[NDArray[Any]]:
+    """Return the columns of the factors, each with its own type."""
     if hasattr(factors, "iloc") and factors.ndim > 1:
         found = [factors.iloc[:, j] for j in range(factors.shape[1])]
     else:
-        # As objects: NumPy would make the string "nan" of a NaN beside strings.
+        # As objects: NumPy would turn a NaN among strings into the string "nan".
         options = {"dtype": object, "ensure_all_finite": False}
         found = list(check_array(factors, **options, input_name="factors").T)
     columns = []
@@ -245,7 +268,7 @@ def _factor_columns(factors: Any) -> list[NDArray]:
     return columns
 
 
-def _are_discrete(columns: list[NDArray], discrete_factors: Any) -> list[bool]:
+def _are_discrete(columns: list[NDArray[Any]], discrete_factors: Any) -> list[bool]:
     if isinstance(discrete_factors, str) and discrete_factors == "auto":
         return [type_of_target(column) != "continuous" for column in columns]
     given = np.asarray(discrete_factors)
@@ -254,22 +277,22 @@ def _are_discrete(columns: list[NDArray], discrete_factors: Any) -> list[bool]:
             'discrete_factors must be "auto", True, False, or one of these two for '
             f"each of {len(columns)} factors, got {discrete_factors!r}."
         )
-    discrete = np.broadcast_to(given, len(columns)).tolist()
+    discrete: list[bool] = np.broadcast_to(given, len(columns)).tolist()
     for j, column in enumerate(columns):
         if not discrete[j] and column.dtype.kind in "US":
             raise ValueError(f"The factor in column {j} holds strings: it is discrete.")
     return discrete
 
 
-def _importances(predictor: Any) -> NDArray:
-    """Return the importance of each code, the mean over classes if there are many."""
+def _importances(predictor: Any) -> Values:
+    """Return the importance of each code, as a mean over classes."""
     predictor = getattr(predictor, "best_estimator_", predictor)
     for name in ("feature_importances_", "coef_"):
         if hasattr(predictor, name):
-            # Boosted trees may give an importance of a little less than 0.
-            found = np.abs(getattr(predictor, name))
+            # Importances of boosted trees may be slightly negative.
+            found: Values = np.abs(getattr(predictor, name))
             return found if found.ndim == 1 else found.mean(axis=0)
     raise ValueError(
         f"{type(predictor).__name__} has neither feature_importances_ nor coef_ after "
-        "fit, from which the importance of the codes is read."
+        "fit, which are the importances of the codes."
     )

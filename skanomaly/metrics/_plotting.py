@@ -1,8 +1,8 @@
-"""What all Displays share: matplotlib on demand, the axes, the look, the scores.
+"""Parts of all Displays: matplotlib on demand, the axes, the look, the scores.
 
-A Display has the three ways in of scikit-learn: its constructor, which stores arrays,
-the class methods `from_...`, which take an estimator or predictions, and `plot`, which
-draws what is stored, and draws it again on other axes if need be.
+A Display has the interface of scikit-learn's: a constructor that stores arrays, class
+methods `from_...` that take an estimator or predictions, and `plot`, which draws the
+stored arrays, if need be again on other axes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFERENCE: dict[str, Any] = {
 
 
 def import_pyplot(caller: str) -> Any:
-    """Return `matplotlib.pyplot`, or say how to install it."""
+    """Return `matplotlib.pyplot`, or raise an error that says how to install it."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -43,25 +43,25 @@ def import_pyplot(caller: str) -> Any:
 
 
 def detector_scores(detector: BaseEstimator, X: ArrayLike) -> tuple[Any, float | None]:
-    """Return the scores of the rows of `X` and the threshold of `predict`, if known."""
+    """Return the scores of `X`, and the threshold of `predict` if known."""
     if hasattr(detector, "decision_function"):
         return detector.decision_function(X), 0.0
     return detector.score_samples(X), None
 
 
 def label_once(ax: Axes, label: str) -> str | None:
-    """Return `label`, or None where an artist of the axes has it already."""
+    """Return `label`, or None if an artist of the axes has it already."""
     return None if label in ax.get_legend_handles_labels()[1] else label
 
 
 class Display:
-    """Base of the Displays: holds the axes once something is drawn."""
+    """Base of the Displays, with the axes of the last plot."""
 
     ax_: Axes
     figure_: Figure | SubFigure
 
     def _start(self, ax: Axes | None) -> Axes:
-        """Take the given axes as they are, or make new ones in the house style."""
+        """Take the given axes unchanged, or make new ones in one style."""
         plt = import_pyplot(type(self).__name__)
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
@@ -74,7 +74,7 @@ class Display:
 
 
 class ScoreDisplay(Display, ABC):
-    """Ways in of the Displays that are made of labels and scores."""
+    """Base of the Displays of labels and scores."""
 
     @classmethod
     @abstractmethod
@@ -87,11 +87,11 @@ class ScoreDisplay(Display, ABC):
         threshold: float | None,
         name: str | None,
     ) -> Self:
-        """Check the arrays and make the Display of them."""
+        """Check the arrays, and make a Display from them."""
 
     @abstractmethod
     def plot(self, ax: Axes | None = None, *args: Any, **kwargs: Any) -> Self:
-        """Draw what is stored."""
+        """Draw the stored arrays."""
 
     @classmethod
     def from_estimator(
@@ -105,22 +105,22 @@ class ScoreDisplay(Display, ABC):
         ax: Axes | None = None,
         **plot_params: Any,
     ) -> Self:
-        """Score rows with a fitted detector and draw.
+        """Score samples with a fitted detector and draw.
 
-        The scores are those of `decision_function`, whose threshold is 0. A detector
-        without one is asked for `score_samples`, and no threshold is drawn.
+        The scores are those of `decision_function`, with a threshold of 0, or of
+        `score_samples`, without a threshold, for a detector that has no other.
 
         Parameters
         ----------
         detector : estimator instance
             Fitted outlier detector, or a fitted pipeline that ends in one.
         X : array-like of shape (n_samples, ...)
-            Rows to score.
+            Samples to score.
         y : array-like of shape (n_samples,), default=None
-            Labels: +1 for a normal row, -1 for an anomaly. Only
-            :class:`ScoreDistributionDisplay` does without.
+            Labels: +1 for a normal sample, -1 for an anomaly. Optional for
+            :class:`ScoreDistributionDisplay` alone.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+            Weights of the samples.
         name : str, default=None
             Name of the detector in the plot; None takes the name of its class.
         ax : matplotlib Axes, default=None
@@ -140,14 +140,14 @@ class ScoreDisplay(Display, ABC):
         sklearn.exceptions.NotFittedError
             If `detector` is not fitted.
         ValueError
-            If `y` holds other labels than +1 and -1, or the lengths differ. For a
-            curve also if only one of the two is there.
+            If `y` holds other labels than +1 and -1, or the lengths differ; for a
+            curve also if `y` holds only one of the two.
 
         See Also
         --------
-        ScoreDistributionDisplay.from_predictions : The same for scores at hand.
-        DetectorRocDisplay.from_predictions : The same for scores at hand.
-        DetectorPrecisionRecallDisplay.from_predictions : The same for scores at hand.
+        ScoreDistributionDisplay.from_predictions : The same from scores.
+        DetectorRocDisplay.from_predictions : The same from scores.
+        DetectorPrecisionRecallDisplay.from_predictions : The same from scores.
 
         Examples
         --------
@@ -186,19 +186,19 @@ class ScoreDisplay(Display, ABC):
         ax: Axes | None = None,
         **plot_params: Any,
     ) -> Self:
-        """Draw from labels and scores at hand.
+        """Draw labels and scores.
 
         Parameters
         ----------
         y_true : array-like of shape (n_samples,) or None
-            Labels: +1 for a normal row, -1 for an anomaly. Only
-            :class:`ScoreDistributionDisplay` does without.
+            Labels: +1 for a normal sample, -1 for an anomaly. Optional for
+            :class:`ScoreDistributionDisplay` alone.
         y_score : array-like of shape (n_samples,)
             Output of `score_samples` or `decision_function`: higher means more normal.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+            Weights of the samples.
         threshold : float, default=None
-            Rows that score below are predicted as anomalies: 0 for the output of
+            Samples that score below are predicted as anomalies: 0 for the output of
             `decision_function`. None draws no threshold.
         name : str, default=None
             Name of the detector in the plot.
@@ -218,13 +218,13 @@ class ScoreDisplay(Display, ABC):
             If matplotlib is not installed.
         ValueError
             If `y_true` holds other labels than +1 and -1, a score is not finite or
-            the lengths differ. For a curve also if only one of the labels is there.
+            the lengths differ; for a curve also if `y_true` holds only one of the two.
 
         See Also
         --------
-        ScoreDistributionDisplay.from_estimator : The same for a fitted detector.
-        DetectorRocDisplay.from_estimator : The same for a fitted detector.
-        DetectorPrecisionRecallDisplay.from_estimator : The same for a fitted detector.
+        ScoreDistributionDisplay.from_estimator : The same from a fitted detector.
+        DetectorRocDisplay.from_estimator : The same from a fitted detector.
+        DetectorPrecisionRecallDisplay.from_estimator : The same from a fitted detector.
 
         Examples
         --------

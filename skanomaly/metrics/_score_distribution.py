@@ -22,34 +22,34 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class ScoreDistributionDisplay(ScoreDisplay):
-    """Histograms of the scores of normal and of anomalous rows.
+    """Histograms of the scores of normal samples and of anomalies.
 
-    Each class is a density of its own, so that a few anomalies stay visible next to
-    many normal rows. Both have the same bins. Rows with the lowest number of float32,
-    which stands for "further out than can be computed", are counted and not drawn:
-    bins that reached them would have all others in one. Best made with
-    `from_estimator` or `from_predictions`.
+    Each class has a density of its own, so that a few anomalies stay visible next to
+    many normal samples. Both have the same bins. Samples with the lowest number of
+    float32, which detectors give to those beyond computation, are counted and not
+    drawn: bins up to them would put all others into one. Make it with `from_estimator`
+    or `from_predictions`.
 
     Parameters
     ----------
     y_score : array-like of shape (n_samples,)
         Scores, higher meaning more normal.
     y_true : array-like of shape (n_samples,), default=None
-        Labels: +1 for a normal row, -1 for an anomaly. None draws one histogram of
-        all rows.
+        Labels: +1 for a normal sample, -1 for an anomaly. None draws one histogram of
+        all samples.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows in the density.
+        Weights of the samples in the density.
     threshold : float, default=None
-        Rows that score below are predicted as anomalies. None draws no threshold.
+        Samples that score below are predicted as anomalies. None draws no threshold.
     name : str, default=None
-        Name of the detector, which the legend puts before each label.
+        Name of the detector, before each label of the legend.
 
     Attributes
     ----------
     histograms_ : dict of str to matplotlib StepPatch
         The histograms by class: "normal" and "anomaly", or "all rows".
     line_ : matplotlib Line2D or None
-        The threshold; None where it is not drawn.
+        The threshold, if it is drawn.
     ax_ : matplotlib Axes
         Axes drawn on.
     figure_ : matplotlib Figure
@@ -63,7 +63,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
 
     See Also
     --------
-    DetectorRocDisplay : What every threshold would give.
+    DetectorRocDisplay : The rates of all thresholds.
 
     Examples
     --------
@@ -116,10 +116,10 @@ class ScoreDistributionDisplay(ScoreDisplay):
         bins : int, str or sequence of float, default=30
             Bins over all scores, as in :func:`numpy.histogram_bin_edges`.
         plot_threshold : bool, default=True
-            Whether to draw the threshold, where there is one.
+            Whether to draw the threshold, if there is one.
         hist_kwargs : dict, default=None
             Passed to :meth:`matplotlib.axes.Axes.stairs` for every histogram. A
-            `color` is that of the edge, and a lighter one that of the face.
+            `color` is for the edge, and in a lighter shade for the face.
 
         Returns
         -------
@@ -133,7 +133,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
 
         See Also
         --------
-        ScoreDistributionDisplay.from_estimator : Score rows and draw.
+        ScoreDistributionDisplay.from_estimator : Scores samples and draws.
 
         Examples
         --------
@@ -162,7 +162,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
         return label if self.name is None else f"{self.name}: {label}"
 
     def _groups(self) -> list[tuple[str, NDArray[np.bool_], str]]:
-        """List the histograms to draw: label, mask of the rows, colour."""
+        """List the histograms: label, mask of the samples, colour."""
         if self.y_true is None:
             return [("all rows", np.ones(self.y_score.shape, dtype=bool), BLUE)]
         anomalous = np.equal(self.y_true, -1)
@@ -176,10 +176,10 @@ class ScoreDistributionDisplay(ScoreDisplay):
         edges: NDArray[np.float64],
         hist_kwargs: Mapping[str, Any],
     ) -> StepPatch:
-        """Draw the density of the scores of some rows."""
+        """Draw the density of the scores of some samples."""
         from matplotlib.colors import to_rgba
 
-        # Where stairs is given the colour of the face, it drops `color`.
+        # With a colour for the face, stairs ignores `color`.
         color = hist_kwargs.get("color", color)
         weight = self.sample_weight[rows]
         counts, _ = np.histogram(self.y_score[rows], edges, weights=weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
@@ -22,13 +22,14 @@ def check_scores(
     y_score: ArrayLike, input_name: str = "y_score"
 ) -> NDArray[np.float64]:
     """Return scores, or weights, as finite float64 of shape (n_samples,)."""
-    return column_or_1d(
+    column: NDArray[np.float64] = column_or_1d(
         check_array(y_score, ensure_2d=False, dtype=np.float64, input_name=input_name)
     )
+    return column
 
 
 def check_labels(y_true: ArrayLike) -> NDArray[np.bool_]:
-    """Return a mask of the anomalies in `y_true`, and refuse all but +1 and -1."""
+    """Return a mask of the anomalies in `y_true`, which may hold +1 and -1 alone."""
     labels = column_or_1d(y_true)
     found = set(labels.tolist())
     if labels.dtype.kind == "b" or not found <= {-1, 1}:
@@ -38,13 +39,14 @@ def check_labels(y_true: ArrayLike) -> NDArray[np.bool_]:
             "convert them: `y = np.where(y == 1, -1, 1)`. Leave out unlabelled rows: "
             "in cross-validation the splitters of skanomaly.model_selection do."
         )
-    return np.equal(labels, -1)
+    anomalous: NDArray[np.bool_] = np.equal(labels, -1)
+    return anomalous
 
 
 def check_labels_and_scores(
     y_true: ArrayLike, y_score: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return the mask of the anomalies and the scores, of one length."""
+    """Return the mask of the anomalies and the scores, after a check of lengths."""
     check_consistent_length(y_true, y_score)
     return check_labels(y_true), check_scores(y_score)
 
@@ -52,7 +54,7 @@ def check_labels_and_scores(
 def check_weights(
     sample_weight: ArrayLike | None, y_score: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the weights of the rows with these scores, 1 if none are given."""
+    """Return the weights of samples with these scores, by default 1."""
     if sample_weight is None:
         return np.ones_like(y_score)
     check_consistent_length(y_score, sample_weight)
@@ -60,7 +62,7 @@ def check_weights(
 
 
 def is_one_class(anomalous: NDArray[np.bool_], weight: NDArray[np.float64]) -> bool:
-    """Return whether the rows that have a weight are all normal, or all anomalous."""
+    """Return whether the samples with a weight are all normal, or all anomalous."""
     present = anomalous[weight > 0]
     return bool(present.all() or not present.any())
 
@@ -71,16 +73,16 @@ def _score_anomalies(
     y_score: ArrayLike,
     sample_weight: ArrayLike | None,
 ) -> float:
-    """Give `metric` the anomalies as positives and scores that grow with anomaly."""
+    """Compute `metric` with anomalies as positives and anomaly scores."""
     anomalous, score = check_labels_and_scores(y_true, y_score)
     weight = check_weights(sample_weight, score)
     if is_one_class(anomalous, weight):
         warn(
             "Only one class is present in y_true, among the rows with a weight: the "
             "score is not defined, NaN is returned. In cross-validation, "
-            "StratifiedKFold keeps both classes in every fold; where rows are of two "
-            "domains (sample_domain), TargetKFold of skanomaly.model_selection does, "
-            "and leaves the source, all normal, to the training.",
+            "StratifiedKFold keeps both classes in every fold. For rows of two domains "
+            "(sample_domain), TargetKFold of skanomaly.model_selection does, and "
+            "leaves the source, which is all normal, to the training.",
             UndefinedMetricWarning,
         )
         return float("nan")
@@ -95,26 +97,25 @@ def detector_roc_auc_score(
 ) -> float:
     """Area under the ROC curve of a detector, the anomaly being the positive class.
 
-    It is the probability that an anomaly drawn at random scores lower than a normal
-    row drawn at random, ties counting one half: 1 is perfect, 0.5 is chance and 0 is
-    upside down. It does not depend on the prevalence of anomalies in `y_true`.
+    It is the probability that a random anomaly scores lower than a random normal
+    sample, where ties count one half: 1 is perfect, 0.5 is chance and 0 is upside down.
+    It does not depend on the prevalence of anomalies in `y_true`.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        Labels: +1 for a normal row, -1 for an anomaly.
+        Labels: +1 for a normal sample, -1 for an anomaly.
     y_score : array-like of shape (n_samples,)
         Output of `score_samples` or `decision_function`: higher means more normal.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows.
+        Weights of the samples.
 
     Returns
     -------
     float
         Area in [0, 1]. It is NaN, with an
-        :class:`~sklearn.exceptions.UndefinedMetricWarning`, where `y_true` holds only
-        one class, weights of 0 left out; :func:`sklearn.metrics.roc_auc_score` does the
-        same.
+        :class:`~sklearn.exceptions.UndefinedMetricWarning`, where the samples with a
+        weight are of one class, as in :func:`sklearn.metrics.roc_auc_score`.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def detector_roc_auc_score(
 
     See Also
     --------
-    detector_roc_auc : The scorer made of it, for `scoring=`.
+    detector_roc_auc : Its scorer, for `scoring=`.
     detector_average_precision_score : A summary that depends on the prevalence.
     DetectorRocDisplay : Draws the curve.
 
@@ -145,28 +146,27 @@ def detector_average_precision_score(
 ) -> float:
     """Average precision of a detector, the anomaly being the positive class.
 
-    It summarises the precision-recall curve as the mean of the precisions at each
-    threshold, weighted by the gain in recall. It depends on the prevalence: a detector
-    at chance gets about the share of anomalies in `y_true`, so that values are only
-    comparable between test sets with the same share.
+    It summarises the precision-recall curve as the mean of the precisions at all
+    thresholds, weighted by the gain in recall. It depends on the prevalence: a detector
+    at chance has about the share of anomalies in `y_true`, so that only test sets with
+    the same share are comparable.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        Labels: +1 for a normal row, -1 for an anomaly.
+        Labels: +1 for a normal sample, -1 for an anomaly.
     y_score : array-like of shape (n_samples,)
         Output of `score_samples` or `decision_function`: higher means more normal.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows.
+        Weights of the samples.
 
     Returns
     -------
     float
         Average precision in (0, 1]. It is NaN, with an
-        :class:`~sklearn.exceptions.UndefinedMetricWarning`, where `y_true` holds only
-        one class, weights of 0 left out:
-        :func:`sklearn.metrics.average_precision_score` would give 0 or 1, which would
-        pass for a result in the mean over folds.
+        :class:`~sklearn.exceptions.UndefinedMetricWarning`, where the samples with a
+        weight are of one class: :func:`sklearn.metrics.average_precision_score` returns
+        0 or 1, which looks like a result in the mean over folds.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def detector_average_precision_score(
 
     See Also
     --------
-    detector_average_precision : The scorer made of it, for `scoring=`.
+    detector_average_precision : Its scorer, for `scoring=`.
     detector_roc_auc_score : A summary that does not depend on the prevalence.
     DetectorPrecisionRecallDisplay : Draws the curve.
 
@@ -192,37 +192,37 @@ def detector_average_precision_score(
 
 _SCORER_DOC = """Scorer of :func:`{metric}`, for `scoring=`.
 
-Goes wherever scikit-learn takes a scorer: `GridSearchCV`, `cross_val_score`,
-`permutation_importance`. It calls `decision_function` of the detector, or
-`score_samples` where there is none. Split with `StratifiedKFold`, so that every fold
-holds normal rows and anomalies: the default for detectors, `KFold`, does not see to it.
-Known kinds of anomalies and rows of two domains have splitters of their own, in
-:mod:`skanomaly.model_selection`.
+For all functions of scikit-learn that take a scorer: `GridSearchCV`,
+`cross_val_score`, `permutation_importance`. It calls `decision_function` of the
+detector, or `score_samples` where there is none. Split with `StratifiedKFold`, so that
+every fold holds normal samples and anomalies; the default for detectors, `KFold`, does
+not ensure it. Known kinds of anomalies and samples of two domains have splitters of
+their own, in :mod:`skanomaly.model_selection`.
 
-For weights through metadata routing, take what ``set_score_request`` returns: it is a
-copy, and the scorer that everybody imports stays as it is.
+For weights through metadata routing, use the copy that ``set_score_request`` returns;
+the imported scorer itself does not change.
 
 Parameters
 ----------
 estimator : estimator instance
     Fitted detector, or a fitted pipeline that ends in one.
 X : array-like of shape (n_samples, ...)
-    Rows to score.
+    Samples to score.
 y_true : array-like of shape (n_samples,)
-    Labels: +1 for a normal row, -1 for an anomaly.
+    Labels: +1 for a normal sample, -1 for an anomaly.
 sample_weight : array-like of shape (n_samples,), default=None
-    Weights of the rows.
+    Weights of the samples.
 **kwargs : dict
     Further metadata, refused unless scikit-learn's metadata routing is on.
 
 Returns
 -------
 float
-    What :func:`{metric}` returns: higher is better.
+    Value of :func:`{metric}`: higher is better.
 
 See Also
 --------
-{metric} : The metric, for labels and scores at hand.
+{metric} : The metric, of labels and scores.
 
 Examples
 --------
@@ -237,15 +237,27 @@ Examples
 
 
 class _SharedScorer(Scorer):
-    """A scorer that all import: who asks it for metadata gets a scorer of their own."""
+    """A scorer of the module, which requests for metadata copy and do not change."""
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            estimator: Any,
+            X: ArrayLike,
+            y_true: ArrayLike,
+            sample_weight: ArrayLike | None = None,
+            **kwargs: Any,
+        ) -> float:
+            """Return the metric of the scores of samples."""
 
     def set_score_request(self, **requests: bool | str | None) -> Scorer:
-        """Return a copy with these requests, as of a scorer of `get_scorer`."""
+        """Return a copy with these requests, like a scorer of `get_scorer`."""
         own = Scorer(self._score_func, self._sign, self._kwargs, self._response_method)
         return own.set_score_request(**requests)
 
 
-def _detector_scorer(metric: Callable[..., float]) -> Scorer:
+def _detector_scorer(metric: Callable[..., float]) -> _SharedScorer:
     """Make the scorer of a metric, with a docstring of its own."""
     name = metric.__name__
     scorer = _SharedScorer(metric, 1, {}, ("decision_function", "score_samples"))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, repr=False)
 class TrainingHistoryDisplay(Display):
-    """Curves of the losses over the epochs, with the stages of the training marked.
+    """Curves of the losses over the epochs, with marks of the training stages.
 
-    Best made with `from_estimator`. For a logarithmic scale, call
+    Make it with `from_estimator`. For a logarithmic scale, call
     `display.ax_.set_yscale("log")`.
 
     Parameters
@@ -34,9 +34,9 @@ class TrainingHistoryDisplay(Display):
     epochs : ndarray of shape (n_epochs,)
         Number of each epoch, increasing.
     losses : dict of str to ndarray of shape (n_epochs,)
-        Loss per epoch by name; NaN where it was not recorded.
+        Loss per epoch by name; NaN in epochs without it.
     stages : sequence of str or None, of length n_epochs, default=None
-        Stage of the training that each epoch belongs to; None where there are none.
+        Stage of each epoch; None draws no stages.
     name : str, default=None
         Name of the detector, for the title.
 
@@ -53,7 +53,7 @@ class TrainingHistoryDisplay(Display):
 
     See Also
     --------
-    ScoreDistributionDisplay : What the trained detector makes of the rows.
+    ScoreDistributionDisplay : The scores of the trained detector.
 
     Examples
     --------
@@ -87,11 +87,11 @@ class TrainingHistoryDisplay(Display):
         Parameters
         ----------
         detector : estimator instance
-            Fitted detector with `history_`: a list of dicts, one per epoch. The keys
-            "epoch", "stage" and "duration" are no losses, all other numbers are.
+            Fitted detector with `history_`: a list of dicts, one per epoch. All
+            numbers but those of "epoch", "stage" and "duration" are losses.
         names : str or sequence of str, default=None
-            What to draw, in this order. None draws what is named a loss, by "loss" at
-            the end, or all numbers, if nothing is.
+            Losses to draw, in this order. None draws those with "loss" at the end of
+            the name, or all, if there are none.
         name : str, default=None
             Name of the detector in the title; None takes the name of its class.
         ax : matplotlib Axes, default=None
@@ -117,7 +117,7 @@ class TrainingHistoryDisplay(Display):
 
         See Also
         --------
-        TrainingHistoryDisplay.plot : Draws the stored curves once more.
+        TrainingHistoryDisplay.plot : Draws the stored curves again.
 
         Examples
         --------
@@ -157,15 +157,15 @@ class TrainingHistoryDisplay(Display):
     ) -> Self:
         """Draw the curves and the stages.
 
-        Epochs without a value are skipped: a loss that is recorded in every fifth
-        epoch gives one line. A line never runs on from one stage to another.
+        Epochs without a value are skipped: a loss of every fifth epoch is one line.
+        Lines end with their stage.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
         plot_stages : bool, default=True
-            Whether to mark the stages, where there is more than one.
+            Whether to mark the stages, if there are several.
         curve_kwargs : dict, default=None
             Passed to :meth:`matplotlib.axes.Axes.plot` for every curve.
 
@@ -181,7 +181,7 @@ class TrainingHistoryDisplay(Display):
 
         See Also
         --------
-        TrainingHistoryDisplay.from_estimator : Read a history and draw.
+        TrainingHistoryDisplay.from_estimator : Reads a history and draws.
 
         Examples
         --------
@@ -207,12 +207,12 @@ class TrainingHistoryDisplay(Display):
         return self
 
     def _stage_starts(self) -> NDArray[np.int_]:
-        """Return the positions at which another stage begins, without the first."""
+        """Return the positions of the first epochs of stages, without the first."""
         changes = [a != b for a, b in pairwise(self.stages or [])]
         return np.flatnonzero(changes) + 1
 
     def _curve(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return epochs and values of a loss, with a NaN wherever the line breaks."""
+        """Return epochs and values of a loss, with NaN where the line breaks."""
         losses = np.asarray(self.losses[name], dtype=float)
         kept = np.flatnonzero(np.isfinite(losses))
         breaks = np.searchsorted(kept, self._stage_starts())
@@ -223,7 +223,7 @@ class TrainingHistoryDisplay(Display):
         )
 
     def _draw_loss(self, name: str, curve_kwargs: Mapping[str, Any]) -> Line2D:
-        """Draw one loss; a value with no neighbour to be joined with gets a dot."""
+        """Draw one loss, with dots for values without neighbours."""
         epochs, losses = self._curve(name)
         gap = np.r_[True, np.isnan(losses), True]
         alone = ~gap[1:-1] & gap[:-2] & gap[2:]
@@ -253,7 +253,7 @@ class TrainingHistoryDisplay(Display):
 
 
 def _epochs(history: list[Mapping[str, Any]]) -> NDArray[np.int_]:
-    """Return the recorded numbers of the epochs, or count where these start anew."""
+    """Return the recorded numbers of the epochs, or a count if they start anew."""
     count = np.arange(1, len(history) + 1)
     epochs = np.array([r.get("epoch", i) for r, i in zip(history, count, strict=True)])
     return epochs if (np.diff(epochs) > 0).all() else count
