@@ -1,7 +1,7 @@
 """Each digit in turn is the anomaly: ``make demo``.
 
-The detectors see 60 % of the images of the nine other digits, and no label. They
-then score the remaining ones, and every image of the digit that was left out.
+The detectors are fitted on 60 % of the images of the nine other digits, without labels.
+They then score the remaining images, and every image of the digit that was left out.
 Prints a table and writes ``demo.png``.
 """
 
@@ -27,29 +27,29 @@ DETECTORS = {
     "IsolationForest": lambda: IsolationForest(random_state=0),
     "LocalOutlierFactor": lambda: LocalOutlierFactor(novelty=True),
 }
-SHOWN = 8  # the digit in the picture
+DRAWN = 8  # the digit in the picture
 
 
 def main():
     """Run the comparison."""
     X, y = load_digits(return_X_y=True)
-    figures, shown = {}, {}
+    metrics, drawn = {}, {}
     with Bar("fitting", 10 * len(DETECTORS)) as bar:
         for digit in range(10):
             split = hold_one_out(X, y, digit, random_state=0)
             for name, build in DETECTORS.items():
                 bar.show(f"without {digit}, {name}")
                 scores, seconds = fit_and_score(build(), *split[:2])
-                figures[digit, name] = measure(split[3], scores, seconds)
-                if digit == SHOWN:
-                    shown[name] = scores
+                metrics[digit, name] = measure(split[3], scores, seconds)
+                if digit == DRAWN:
+                    drawn[name] = scores
                 bar.advance()
-    print_table(figures)
+    print_table(metrics)
     print(
         "\nOn images this small a distance between pixels is hard to beat; the "
         "benchmarks in the\ndocumentation show where deep detectors are ahead."
     )
-    draw(*hold_one_out(X, y, SHOWN, random_state=0)[1::2], shown)
+    draw(*hold_one_out(X, y, DRAWN, random_state=0)[1::2], drawn)
     print("\nThe picture is in demo.png.")
 
 
@@ -67,41 +67,41 @@ def measure(y_test, scores, seconds):
     return auroc, detector_average_precision_score(y_test, scores), seconds
 
 
-def print_table(figures):
+def print_table(metrics):
     """Print one line per digit, and the means."""
     names = list(DETECTORS)
     print("\nAUROC / average precision of the digit that was left out")
     print(f"{'digit':>5}" + "".join(f"{name:>22}" for name in names))
     for digit in range(10):
-        cells = (figures[digit, name] for name in names)
+        cells = (metrics[digit, name] for name in names)
         print(f"{digit:>5}" + "".join(f"{a:>14.3f} / {p:.3f}" for a, p, _ in cells))
-    means = [np.mean([figures[d, n] for d in range(10)], axis=0) for n in names]
+    means = [np.mean([metrics[d, n] for d in range(10)], axis=0) for n in names]
     print(f"{'mean':>5}" + "".join(f"{a:>14.3f} / {p:.3f}" for a, p, _ in means))
     print(f"{'fit':>5}" + "".join(f"{s:>20.2f} s" for *_, s in means))
 
 
-def draw(X_test, y_test, shown):
+def draw(X_test, y_test, scores):
     """Draw the score distributions and the most anomalous images."""
     plt.rcParams |= {"axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8}
     figure, axes = plt.subplot_mosaic(
-        [list(shown), ["images"] * len(shown)],
+        [list(scores), ["images"] * len(scores)],
         figsize=(13, 6.5),
         height_ratios=[3, 2],
         layout="constrained",
     )
-    for name, scores in shown.items():
+    for name, score in scores.items():
         ScoreDistributionDisplay.from_predictions(
-            y_test, scores, threshold=0, ax=axes[name]
+            y_test, score, threshold=0, ax=axes[name]
         )
         axes[name].set_xlabel(f"Score of {name} (higher = more normal)")
         axes[name].locator_params(axis="x", nbins=5)
-    worst = np.argsort(shown["HistoryAD"])[:24]
+    worst = np.argsort(scores["HistoryAD"])[:24]
     axes["images"].imshow(contact_sheet(X_test[worst], y_test[worst]))
     axes["images"].set_axis_off()
     right = np.sum(y_test[worst] == -1)
     axes["images"].set_title(
         "The 24 images that HistoryAD finds most anomalous, worst first. "
-        f"Framed ({right} of 24): the digit {SHOWN}, which it was not trained on",
+        f"Framed ({right} of 24): the digit {DRAWN}, which it was not trained on",
         fontsize=11,
     )
     figure.savefig("demo.png", dpi=120)
@@ -110,8 +110,8 @@ def draw(X_test, y_test, shown):
 def contact_sheet(images, labels, per_row=12):
     """Return images as one picture, the anomalies in an orange frame.
 
-    Around an image of 8 x 8 pixels there are a white line, the frame, and another white
-    line, which keeps neighbouring frames apart.
+    Around an image of 8 x 8 pixels there are a white line, the frame, and a white line
+    between frames.
     """
     sheet = np.ones((len(images), 14, 14, 3))
     sheet[labels == -1, 1:-1, 1:-1] = (0.84, 0.37, 0.0)

@@ -2,10 +2,9 @@
 Images with anomalies among them
 ================================
 
-Nobody has cleaned the training images: one in twenty is an anomaly, and none is marked.
+The training images are not clean: one in twenty is an anomaly, and none is marked.
 :class:`~skanomaly.JointEncoderGAN` is trained on them as they are. The figures follow
-those of its paper: what the generator makes, what codes look like, which images come
-back as what.
+those of its paper: generated images, latent codes, and reconstructions.
 
 This page needs the data set Fashion-MNIST, in the folder that ``SKANOMALY_DATA``
 names, and takes a minute or two.
@@ -15,10 +14,10 @@ names, and takes a minute or two.
 # Data and training
 # -----------------
 #
-# Bags are normal. :func:`~skanomaly.datasets.contaminate` puts so many images of the
-# other nine classes among them that these make 5 % of the training set. The labels are
-# for the figures: the detector does not get them. It is fitted once, with its defaults,
-# for the whole page.
+# Bags are normal. :func:`~skanomaly.datasets.contaminate` adds images of the other nine
+# classes until they make up 5 % of the training set. The labels are only for the
+# figures: the detector does not get them. It is fitted once, with its defaults, for the
+# whole page.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,29 +33,29 @@ rng = np.random.default_rng(0)
 
 
 def some(labels, n, *, bags):
-    """Return the places of n images, of bags or of anything else, drawn at random."""
+    """Return indices of n images, of bags or of other classes, drawn at random."""
     return rng.choice(np.flatnonzero((labels == BAG) == bags), n, replace=False)
 
 
 train, test = fetch_fashion_mnist(), fetch_fashion_mnist(subset="test")
 bags = train.data[some(train.target, N_NORMAL, bags=True)]
-others = train.data[some(train.target, N_NORMAL, bags=False)]
+anomalies = train.data[some(train.target, N_NORMAL, bags=False)]
 X_train, _, y_train, _ = contaminate(
-    *(bags, others, np.ones(len(bags)), -np.ones(len(others))),
+    *(bags, anomalies, np.ones(len(bags)), -np.ones(len(anomalies))),
     contamination=0.05,
     random_state=0,
 )
-chosen = np.r_[
+tested = np.r_[
     some(test.target, N_TEST, bags=True), some(test.target, N_TEST, bags=False)
 ]
-X_test, y_test = test.data[chosen], np.repeat([1, -1], N_TEST)
+X_test, y_test = test.data[tested], np.repeat([1, -1], N_TEST)
 print(f"{len(X_train)} images to train, {np.sum(y_train == -1)} of them anomalies")
 
 detector = JointEncoderGAN(random_state=0).fit(X_train)
 
 # %%
-# The networks begin with images of 8 x 8 pixels and grow. ``history_`` names the phase
-# of each epoch as its stage.
+# The networks start with images of 8 x 8 pixels and grow. In ``history_``, the stage of
+# an epoch is its phase.
 
 stages = [record["stage"] for record in detector.history_]
 for stage in dict.fromkeys(stages):
@@ -64,7 +63,7 @@ for stage in dict.fromkeys(stages):
     print(f"{stage:20} {seconds:4.0f} s")
 
 # %%
-# Normal training images, anomalies among them, and images that the generator makes.
+# Normal training images, anomalies among them, and generated images.
 
 COLOURS = {"normal": "#0072B2", "anomalous": "#D55E00", "generated": "#009E73"}
 
@@ -76,12 +75,12 @@ def show(ax, image, kind, **options):
     ax.spines[:].set_color(COLOURS[kind])
 
 
-made = detector.sample(24)
+generated = detector.sample(24)
 rows = [
     ("normal", X_train[y_train == 1]),
     ("anomalous", X_train[y_train == -1]),
-    ("generated", made[:12]),
-    ("generated", made[12:]),
+    ("generated", generated[:12]),
+    ("generated", generated[12:]),
 ]
 fig, axes = plt.subplots(4, 12, figsize=(11, 4), layout="constrained")
 for row, (kind, images) in zip(axes, rows, strict=True):
@@ -91,15 +90,15 @@ for row, (kind, images) in zip(axes, rows, strict=True):
 
 # %%
 # The generator has learned the outlines of bags, mostly without handles and without
-# detail. That is as far as a small network gets in a minute; some of its images are in
-# tatters. None is clearly a shoe or a pair of trousers: it makes what is frequent.
+# detail. A small network gets no further in a minute; some of its images are in
+# tatters. None is clearly a shoe or a pair of trousers: rare classes are not generated.
 #
-# Coefficients of codes, and their norm
-# -------------------------------------
+# Coefficients of latent codes, and their norm
+# --------------------------------------------
 #
-# The encoder has learned from generated images alone. Here are the coefficients of the
-# codes of test images and of new generated ones (Fig. 3 of the paper), and the norm of
-# these codes, of which the paper makes its score: :math:`L_o` of eq. 4, by which the
+# The encoder has learned only from generated images. Here are the coefficients of the
+# latent codes of test images and of new generated ones (Fig. 3 of the paper), and the
+# norm of these codes. The paper's score is based on the norm, :math:`L_o` of eq. 4: the
 # images with *short* codes are anomalous.
 
 codes = {
@@ -115,8 +114,8 @@ for kind, colour in COLOURS.items():
     style = {"density": True, "histtype": "step", "linewidth": 1.6, "color": colour}
     left.hist(codes[kind].ravel(), np.linspace(-4, 4, 81), **style)
     right.hist(norms[kind], np.linspace(0.5, 1.6, 34), label=kind, **style)
-left.set(xlabel="coefficients of codes", ylabel="density")
-right.set(xlabel=r"norm of codes, $-L_o = \|E(x)\|_2 \,/ \sqrt{N_z}$")
+left.set(xlabel="coefficients of latent codes", ylabel="density")
+right.set(xlabel=r"norm of latent codes, $-L_o = \|E(x)\|_2 \,/ \sqrt{N_z}$")
 right.legend(frameon=False, loc="upper left")
 for ax in (left, right):
     ax.set(yticks=[])
@@ -127,46 +126,44 @@ for kind, norm in norms.items():
 print(f"norm_auroc_ {detector.norm_auroc_:.2f}")
 
 # %%
-# The coefficients hardly differ. The norms do, and here it is the **long** codes that
-# are anomalous, against what the paper found on its data. Nothing in the training moves
-# the length of codes, so that this may be different on other data. ``norm_auroc_``
-# compares training images with generated ones, all that can be had without labels, and
-# says little of anomalies: here it is above one half, which is what the paper's cue
-# wants, and the cue is wrong all the same. The sign is not flipped, since the labels
-# that tell would not be there. By default the score has another distance, Mahalanobis',
-# of a code from the bulk of the codes of training images, which is large on either
-# side.
+# The coefficients hardly differ. The norms do, but here the **long** codes are
+# anomalous, contrary to the paper's finding on its data. The training does not control
+# the length of codes, so that other data may differ. ``norm_auroc_`` compares training
+# images with generated ones, which needs no labels, and tells little about anomalies.
+# Here it is above one half, as the paper's cue requires, and the cue is still wrong.
+# The sign is not flipped, since in practice there are no labels to decide it. The
+# default score uses another distance: Mahalanobis', of a code from the bulk of the
+# codes of training images, which is large on either side.
 #
-# A map of the codes
-# ------------------
+# A map of the latent codes
+# -------------------------
 #
-# Codes of 600 test images in two dimensions, by t-SNE with a perplexity of 30 (Figs 2
-# and 4 of the paper). Near points have similar codes; large distances and the sizes of
-# groups mean nothing in such a map.
+# Latent codes of 600 test images in two dimensions, by t-SNE with a perplexity of 30
+# (Figs 2 and 4 of the paper). Near points have similar codes; large distances and the
+# sizes of groups mean nothing in such a map.
 
-shown = np.r_[:300, N_TEST : N_TEST + 300]
+chosen = np.r_[:300, N_TEST : N_TEST + 300]
 points = TSNE(perplexity=30, random_state=0).fit_transform(
-    detector.encode(X_test[shown])
+    detector.encode(X_test[chosen])
 )
 fig, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 for kind, label in (("normal", 1), ("anomalous", -1)):
-    of_kind = points[y_test[shown] == label]
+    of_kind = points[y_test[chosen] == label]
     ax.scatter(*of_kind.T, s=18, alpha=0.7, linewidth=0, c=COLOURS[kind], label=kind)
 ax.set(xticks=[], yticks=[])
 _ = ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 # %%
 # Most anomalies lie apart from the bags, and some bags lie among the anomalies. The
-# encoder has codes for clothes that its generator does not make, and they are unlike
-# those of bags.
+# encoder maps clothes, which its generator cannot generate, to codes unlike those of
+# bags.
 #
 # Scores
 # ------
 #
 # ``score_terms`` returns both terms of the score, higher for the more anomalous. The
-# score is their weighted sum, after logarithms have been taken and both have been put
-# on one scale; ``lam`` is the weight of the residual. Changing it does not need a new
-# training.
+# score is the weighted sum of their logarithms, standardised; ``lam`` is the weight of
+# the residual. Changing it needs no new training.
 
 residual, distance = detector.score_terms(X_test).T
 by_default = detector.score_samples(X_test)
@@ -200,27 +197,27 @@ _ = fig.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
 
 # %%
 # The distance, ``lam=0``, does nearly all of the work. The residual, ``lam=1``, is
-# worse than a forest on raw pixels, and adds nothing to the distance on these data.
-# The norm is below one half: it takes bags for anomalies. On these bags
-# the same distance does about as well in the codes of an encoder that has not been
-# trained: much of the merit is that of convolutions and of robust statistics. The
-# :ref:`tables <joint_encoder_gan_benchmarks>` have that comparison, more classes, and
-# other shares of anomalies.
+# worse than a forest on raw pixels, and adds nothing to the distance on these data. The
+# norm is below one half: it takes bags for anomalies. On these bags the same distance
+# does about as well in the latent codes of an untrained encoder: much of the merit is
+# that of convolutions and of robust statistics. The :ref:`tables
+# <joint_encoder_gan_benchmarks>` have that comparison, more classes, and other shares
+# of anomalies.
 #
 # The dashed line is the threshold of ``predict``, a rule of thumb that flags gross
 # outliers: it has few false alarms and misses many anomalies. With
-# ``contamination=0.05``, if one knew it, it would flag as many of the training images
-# as are anomalous.
+# ``contamination=0.05``, if that is known, it would flag as many training images as are
+# anomalous.
 #
 # Closest matches
 # ---------------
 #
-# Test images, and below them what they are reconstructed as (Fig. 5 of the paper).
+# Test images, and below them their reconstructions (Fig. 5 of the paper).
 
-kinds = test.target[chosen]
-others = [np.flatnonzero(kinds == k)[0] for k in np.unique(kinds) if k != BAG]
-shown = np.r_[:5, others]
-images, names = X_test[shown], ["normal"] * 5 + ["anomalous"] * len(others)
+kinds = test.target[tested]
+anomalies = [np.flatnonzero(kinds == k)[0] for k in np.unique(kinds) if k != BAG]
+images = X_test[np.r_[:5, anomalies]]
+names = ["normal"] * 5 + ["anomalous"] * len(anomalies)
 
 
 def show_rows(named, names):
@@ -233,13 +230,13 @@ def show_rows(named, names):
             show(ax, picture, kind, **options)
 
 
-rebuilt = detector.reconstruct(images)
-show_rows({"image": (images[:, 0], {}), "match": (rebuilt[:, 0], {})}, names)
+matches = detector.reconstruct(images)
+show_rows({"image": (images[:, 0], {}), "match": (matches[:, 0], {})}, names)
 
 # %%
-# Bags come back as dark bags of about the right outline, without handles, light ones
-# too. Shoes and trousers come back in tatters. A pullover comes back as a high bag,
-# which is not so far from a pullover: that is why the residual finds so little.
+# Reconstructions of bags, even of light ones, are dark bags of about the right outline
+# without handles. Those of shoes and trousers are in tatters. That of a pullover is a
+# high bag, not so far from a pullover: that is why the residual finds so little.
 #
 # Where the anomaly is
 # --------------------
@@ -254,7 +251,7 @@ show_rows(
 )
 
 # %%
-# Of a shoe nearly everything is odd, so that there is no place to show. The next images
+# Nearly every part of a shoe is odd, so that the map shows no place. The next images
 # are odd in one place: bags without and with a hole.
 
 whole = X_test[:N_TEST][(X_test[:N_TEST, 0, 10:24, 4:24] > 60).all((1, 2))][:7]
@@ -274,9 +271,8 @@ print("score of the whole bags:", ", ".join(f"{score:5.2f}" for score in scores[
 print("           with a hole: ", ", ".join(f"{score:5.2f}" for score in scores[:, 1]))
 
 # %%
-# The generator does not make holes, and so the hole stands out, and the score is lower
-# with it. The map also shows handles and edges, of all bags: it says where an image and
-# its reconstruction differ, and a blurred reconstruction differs from any image. A hole
-# is light in a dark place, which is the easiest case.
+# The generator does not generate holes, and so the hole stands out, and lowers the
+# score. The map also shows handles and edges of all bags: a blurred reconstruction
+# differs from any image. A hole, light in a dark place, is the easiest case.
 
 plt.show()

@@ -3,17 +3,17 @@ One digit is the anomaly
 ========================
 
 :class:`~skanomaly.HistoryAD` on the 8 x 8 digits that come with scikit-learn, next to
-two detectors of scikit-learn. They see nine of the digits, without labels; the tenth
-turns up only in the test set.
+two detectors of scikit-learn. They are fitted on nine of the digits, without labels;
+the tenth occurs only in the test set.
 """
 
 # %%
 # The data
 # --------
 #
-# :func:`~skanomaly.datasets.hold_one_out` makes the problem: 60 % of the images of the
-# nine normal digits to train on; the rest of them, and all images of the tenth, to
-# test. In ``y_test``, +1 is normal and -1 an anomaly.
+# :func:`~skanomaly.datasets.hold_one_out` splits the images: 60 % of those of the nine
+# normal digits for training; the rest, and all images of the tenth, for the test. In
+# ``y_test``, +1 is normal and -1 an anomaly.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,11 +40,11 @@ print(f"{np.sum(y_test == -1)} of which show the digit {ANOMALY}")
 # Three detectors
 # ---------------
 #
-# All of them take the rows of 64 pixels. The pixels have one scale in common, so
-# :class:`~skanomaly.HistoryAD` is told to map the range of each to [-1, 1]; its usual
-# way with tables, to standardise the columns, would magnify the pixels at the border,
-# which are rarely more than 0. With ``image_shape=(1, 8, 8)`` it would take the rows
-# for images and make convolutions, which need several times as long.
+# All of them take samples of 64 features, the pixels. These have one scale in common:
+# ``scaling="minmax"`` of :class:`~skanomaly.HistoryAD` maps the range of each to
+# [-1, 1]. Its default for tables standardises the columns, which would magnify the
+# pixels at the border, rarely more than 0. With ``image_shape=(1, 8, 8)`` the samples
+# would be images for a convolutional network, which takes several times as long.
 
 detectors = {
     "HistoryAD": HistoryAD(scaling="minmax", random_state=0),
@@ -58,8 +58,8 @@ for detector in detectors.values():
 # The scores of the two classes
 # -----------------------------
 #
-# Higher is more normal, and below the dashed line ``predict`` gives -1. All three have
-# their own idea of where that line lies.
+# Higher is more normal, and below the dashed line ``predict`` gives -1. Each of the
+# three has its own rule for that threshold.
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
 for ax, (name, detector) in zip(axes, detectors.items(), strict=True):
@@ -81,12 +81,12 @@ ax.spines[["top", "right"]].set_visible(False)
 
 # %%
 # :class:`~sklearn.neighbors.LocalOutlierFactor` is hard to beat here: there are few
-# images, they are small and centred, and the distance between two rows of pixels means
-# something. Which digit is left out changes the order of the other two; change
+# images, they are small and centred, and the distance between two vectors of pixels
+# means something. Which digit is left out changes the order of the other two; change
 # ``ANOMALY`` to see it, or read the mean over all ten under :ref:`benchmarks`.
 #
-# What it looks at
-# ----------------
+# The most anomalous images
+# -------------------------
 #
 # The test images that :class:`~skanomaly.HistoryAD` finds most anomalous, and most
 # normal. The title of each says which digit it is.
@@ -106,12 +106,12 @@ for row, text in ((0, "most\nanomalous"), (2, "most\nnormal")):
     axes[row, 0].set_ylabel(text, rotation=0, ha="right", va="top", labelpad=8)
 
 # %%
-# What it takes for anomalies
-# ---------------------------
+# The history in place of anomalies
+# ---------------------------------
 #
-# Nobody has shown the detector an anomaly. It makes its own: samples of its generator,
-# taken all along the training, the *history*. After the training the generator makes
-# images that are nearer to digits. ``sample`` draws from either.
+# The detector gets no anomalies. It learns from samples of its generator, drawn all
+# along the training, the *history*. After the training the generated images are nearer
+# to digits. ``sample`` draws from either.
 
 detector = detectors["HistoryAD"]
 panels = {
@@ -130,14 +130,14 @@ for ax, (title, images) in zip(axes, panels.items(), strict=True):
 
 # %%
 # ``coverage_`` is the share of held-out training images that have a sample of the
-# history nearby. Where it is low, a :class:`~skanomaly.exceptions.CoverageWarning`
-# says so.
+# history nearby. A low coverage causes a
+# :class:`~skanomaly.exceptions.CoverageWarning`.
 
 print(f"coverage: {detector.coverage_:.2f}")
 
 # %%
-# The losses over the epochs. Where the detector has a training of its own
-# (``detector_epochs``), its stage follows that of the two players.
+# The losses over the epochs. The stage of the detector, if it is trained
+# (``detector_epochs``), follows that of the GAN.
 
 display = TrainingHistoryDisplay.from_estimator(detector)
 display.figure_.set_size_inches(7, 3.5)

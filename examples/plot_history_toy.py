@@ -14,7 +14,7 @@ beside them.
 #
 # Callbacks are called in every stage of the training. This one keeps, at regular
 # intervals of the first stage, samples of the generator and a copy of the critic. The
-# detector itself keeps neither: it adds up what it needs while the training runs.
+# detector itself keeps neither, but running sums.
 
 from copy import deepcopy
 
@@ -39,7 +39,7 @@ class Recorder(Callback):
         self.times, self.samples, self.critics = [], [], []
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
-        """Keep what there is before this step."""
+        """Keep samples and the critic before this step."""
         if hasattr(net, "generator_") and net.step_ % self.every == 0:
             self.times.append(net.step_ / net.n_steps)
             with torch.no_grad():
@@ -51,14 +51,14 @@ class Recorder(Callback):
 # A generator that starts beside the data
 # ---------------------------------------
 #
-# ``architecture`` takes networks of one's own. This generator starts near
-# :math:`N(16, 8^2)`; the data follow :math:`N(0, 4^2)`. The critic is the one that the
-# detector makes by itself.
+# ``architecture`` takes networks of the user. This generator starts near
+# :math:`N(16, 8^2)`; the data follow :math:`N(0, 4^2)`. The critic is the detector's
+# default.
 #
 # The data of the paper have the standard deviation 1. Ours are wider, for the sake of
-# the figures: the penalty holds a critic's slope near 1 or -1, and to turn it over
-# takes a generator that is off by about twice the weight of the penalty, 10, whatever
-# the unit of the data. That is how far the swings go.
+# the figures: the penalty holds a critic's slope near 1 or -1, and the slope changes
+# sign only when the generator is off by about twice the weight of the penalty, 10,
+# whatever the unit of the data. That is how far the swings go.
 
 
 class Beside(nn.Module):
@@ -84,7 +84,7 @@ X = np.random.default_rng(0).normal(0, 4, (2000, 1))
 
 
 def fit(random_state, **params):
-    """Return a detector, and what was recorded while it was trained."""
+    """Return a detector, and the recorder of its training."""
     recorder = Recorder()
     detector = HistoryAD(
         architecture={"generator": Beside},
@@ -114,7 +114,7 @@ print(f"coverage of the data by the history: {detector.coverage_:.0%}")
 # The generator swings around the data, since its optimiser has momentum. Samples from
 # all of these moments, early ones more often than late ones, make up the history
 # (eq. 3): it lies around the data on both sides. Hypothesis (4) of the paper, that
-# the history covers the data, holds here, as the figure printed above says.
+# the history covers the data, holds here, as the coverage printed above shows.
 
 times = np.array(recorder.times)
 grid = np.linspace(-45, 45, 451)
@@ -148,7 +148,7 @@ right.hist(
     label="history",
 )
 right.plot(norm.pdf(grid, scale=4), grid, color=BLACK, label="data")
-right.set(xlabel="Density", title="What the detector compares")
+right.set(xlabel="Density", title="Data and history")
 right.legend(frameon=False)
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
@@ -186,29 +186,29 @@ ax.spines[["top", "right"]].set_visible(False)
 # there is neither data nor history, eq. 11 says nothing. That the detector stays high
 # there is extrapolation; nothing in the loss asks for it.
 #
-# What remains is how well it tells fresh data from the history, and from points drawn
-# evenly over the interval shown.
+# The AUROC of the detector, for fresh data against the history and against points drawn
+# evenly over the interval of the figure.
 
 rng = np.random.default_rng(1)
 fresh = rng.normal(0, 4, (1000, 1))
-others = {
+anomalies = {
     "history": detector.sample(1000, from_history=True),
     "even": rng.uniform(-45, 45, (1000, 1)),
 }
 y = np.repeat([1, -1], 1000)
-for name, other in others.items():
-    score = detector_roc_auc_score(y, detector.score_samples(np.r_[fresh, other]))
+for name, drawn in anomalies.items():
+    score = detector_roc_auc_score(y, detector.score_samples(np.r_[fresh, drawn]))
     print(f"AUROC, data against {name}: {score:.2f}")
 
 # %%
 # Why the averaged critic is a start
 # ----------------------------------
 #
-# Each critic alone points to where the generator was at the time: most are slopes. In
-# the average, slopes to the left and slopes to the right nearly cancel. The detector
-# may start from the average of the critics' *weights* (eq. 14), which is not the
-# average of their outputs. The paper finds the two alike, for critics of one and the
-# same training, and both a valley around the data.
+# Each critic alone points to the generator of its time: most are slopes. In the
+# average, slopes to the left and slopes to the right nearly cancel. The detector may
+# start from the average of the critics' *weights* (eq. 14), which is not the average of
+# their outputs. The paper finds the two alike, for critics of one training, and both a
+# valley around the data.
 
 points = torch.tensor(grid, dtype=torch.float32)[None, :, None]
 centre = len(grid) // 2
@@ -256,12 +256,12 @@ for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
 
 # %%
-# Note the scales: beside a critic, both averages are small, and in this sense alike.
-# Their shape is another matter. What is left over is a valley in one training and a
-# slope in another, depending on where the generator spent its time, and the two need
-# not lean to the same side. In one dimension the averaged critic is a start at most,
-# and the detector above owes the rest to its own training. An average over critics of
-# different trainings would mean nothing, and there is none: with ``n_estimators > 1``
-# each history has a detector of its own, and their scores are averaged.
+# Note the scales: compared with a critic, both averages are small, and in this sense
+# alike. Their shapes differ. An average is a valley in one training and a slope in
+# another, depending on where the generator spent its time, and the two need not lean to
+# the same side. In one dimension the averaged critic is a start at most, and the
+# detector above owes the rest to its own training. An average over critics of different
+# trainings would mean nothing, and is never taken: with ``n_estimators > 1`` each
+# member has a history and a detector of its own, and their scores are averaged.
 
 plt.show()

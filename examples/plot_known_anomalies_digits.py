@@ -2,10 +2,10 @@
 A few labelled anomalies
 ========================
 
-Some anomalies have been collected, of two kinds, and three more kinds exist that nobody
-has seen. :class:`~skanomaly.AABiGAN` learns from normal rows and from the known
-anomalies. Here it stands next to a classifier, which knows nothing but the labels, and
-to detectors without labels.
+Anomalies of two kinds have been collected, and three more kinds are unknown.
+:class:`~skanomaly.AABiGAN` learns from normal samples and from the known anomalies.
+Here it is compared with a classifier, which learns only from the labels, and with
+detectors without labels.
 """
 
 # %%
@@ -13,11 +13,11 @@ to detectors without labels.
 # --------
 #
 # The 8 x 8 digits of scikit-learn: 0 to 4 are normal. Of 5 and 6 a few images are known
-# as anomalies; 7, 8 and 9 turn up in the test set only.
+# as anomalies; 7, 8 and 9 occur only in the test set.
 # :func:`~skanomaly.datasets.one_vs_rest` holds out a part of the normal images, and
 # :func:`~skanomaly.datasets.labelled_anomalies` moves some anomalies, with their
 # labels, to the training set: in ``y_train``, -1 is a known anomaly. The digits
-# themselves are returned too, as *kinds*, so that the kinds can be scored apart.
+# themselves are returned as *kinds*, to score the kinds separately.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,13 +54,13 @@ print(f"{np.sum(~known)} normal images to train, and {known.sum()} known anomali
 # -----------
 #
 # - A classifier, here a support vector machine, learns normal against known.
-# - :class:`~sklearn.ensemble.IsolationForest` sees the normal images only,
-# - and so does :class:`~skanomaly.AABiGAN` without labels.
-# - :class:`~skanomaly.AABiGAN` with labels sees all, with ``y_train``. Once it takes
-#   the rows for what they are, a table of 64 columns; and once, with ``image_shape``,
-#   for images. Narrow networks and a short training keep the convolutions quick.
+# - :class:`~sklearn.ensemble.IsolationForest` is fitted on the normal images only,
+# - and so is :class:`~skanomaly.AABiGAN` without labels.
+# - :class:`~skanomaly.AABiGAN` with labels is fitted on all images, with ``y_train``:
+#   once as a table of 64 features, and once, with ``image_shape``, as images. Narrow
+#   networks and a short training keep the convolutions quick.
 #
-# The pixels share a unit, so that in the tables they are scaled to [-1, 1] rather than
+# The pixels share a unit, so that tables of them are scaled to [-1, 1] rather than
 # standardised.
 
 models = {
@@ -80,79 +80,83 @@ scores = {name: model.decision_function(X_test) for name, model in models.items(
 # Seen and unseen kinds
 # ---------------------
 #
-# Each kind of anomaly is told from the normal test images, and each model's score is
-# higher for the more normal. The figure to care about is that of the unseen kinds: for
-# the others, labels are there.
+# The AUROC of each kind of anomaly against the normal test images. The unseen kinds are
+# the ones that matter: for the others, there are labels.
 
 
 def auroc(name, kinds):
-    """Return how well some kinds are told from the normal rows."""
-    rows = (y_test == 1) | np.isin(kinds_test, kinds)
-    return detector_roc_auc_score(y_test[rows], scores[name][rows])
+    """Return the AUROC of some kinds of anomalies."""
+    tested = (y_test == 1) | np.isin(kinds_test, kinds)
+    return detector_roc_auc_score(y_test[tested], scores[name][tested])
 
 
 headings = ["seen", "unseen", *SEEN, *UNSEEN]
 print(f"{'AUROC':18} " + "  ".join(f"{heading:>6}" for heading in headings))
 for name in models:
-    figures = [auroc(name, SEEN), auroc(name, UNSEEN)]
-    figures += [auroc(name, kind) for kind in SEEN + UNSEEN]
-    print(f"{name:18}", "  ".join(f"{figure:6.2f}" for figure in figures))
+    aurocs = [auroc(name, SEEN), auroc(name, UNSEEN)]
+    aurocs += [auroc(name, kind) for kind in SEEN + UNSEEN]
+    print(f"{name:18}", "  ".join(f"{value:6.2f}" for value in aurocs))
 
 # %%
 # The same as curves.
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
 for ax, title, kinds in zip(axes, ("seen", "unseen"), (SEEN, UNSEEN), strict=True):
-    rows = (y_test == 1) | np.isin(kinds_test, kinds)
+    tested = (y_test == 1) | np.isin(kinds_test, kinds)
     for name, score in scores.items():
-        DetectorRocDisplay.from_predictions(y_test[rows], score[rows], name=name, ax=ax)
+        DetectorRocDisplay.from_predictions(
+            y_test[tested], score[tested], name=name, ax=ax
+        )
     ax.set_title(f"{title} kinds: " + ", ".join(map(str, kinds)))
     ax.spines[["top", "right"]].set_visible(False)
 
 # %%
-# The classifier is as good as can be at the seen kinds, and poor at those it was not
-# shown, the 9 above all. To the two detectors without labels all kinds are unseen. With
-# labels, :class:`~skanomaly.AABiGAN` is as good as the classifier at the seen kinds,
-# and at the unseen ones it is no worse than without: what it has learned of normal
-# images is not lost. That is all that labels can be expected to do, as they say nothing
-# of these kinds. What helps there is to take images for images.
+# The classifier is nearly perfect at the seen kinds, and poor at the unseen ones, the 9
+# above all. To the two detectors without labels all kinds are unseen. With labels,
+# :class:`~skanomaly.AABiGAN` is as good as the classifier at the seen kinds, and no
+# worse at the unseen ones than without labels: it keeps its knowledge of normal images.
+# No more can be expected of labels, which tell nothing about these kinds.
+# Convolutions help there: they use the samples as images.
 #
 # This is one split and one seed, on small images. :ref:`benchmarks` has many.
 #
-# What the scores look like
-# -------------------------
+# Distributions of scores
+# -----------------------
 #
 # The scores of the last model, for normal images and seen kinds, and for normal images
 # and unseen kinds. Below the dashed line ``predict`` gives -1. Known anomalies do not
-# move that line: it is a rule of thumb, from the normal rows alone. ``contamination``
+# move that line: it follows a rule of thumb on the normal samples. ``contamination``
 # sets a share of false alarms instead.
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharex=True)
 for ax, title, kinds in zip(axes, ("seen", "unseen"), (SEEN, UNSEEN), strict=True):
-    rows = (y_test == 1) | np.isin(kinds_test, kinds)
+    tested = (y_test == 1) | np.isin(kinds_test, kinds)
     ScoreDistributionDisplay.from_predictions(
-        y_test[rows], scores["AABiGAN, images"][rows], threshold=0, ax=ax
+        y_test[tested], scores["AABiGAN, images"][tested], threshold=0, ax=ax
     )
     ax.set(xlabel="decision_function", title=f"{title} kinds")
     ax.spines[["top", "right"]].set_visible(False)
 
 # %%
-# What it makes of an image
-# -------------------------
+# Reconstructions
+# ---------------
 #
 # The error of reconstruction is the score. The generator has learned normal digits, and
-# so it answers an anomaly with a normal digit, or with something between several. Here
-# are the first test image of each digit, its reconstruction, and where the two differ:
-# ``anomaly_map`` returns the squared errors of pixels, in scaled units.
+# so it reconstructs an anomaly as a normal digit, or as a mixture of several. Here are
+# the first test image of each digit, its reconstruction, and the ``anomaly_map``: the
+# squared errors of pixels, in scaled units.
 
 detector = models["AABiGAN, images"]
-shown = X_test[[np.flatnonzero(kinds_test == digit)[0] for digit in range(10)]]
-rebuilt = detector.reconstruct(shown)
+images = X_test[[np.flatnonzero(kinds_test == digit)[0] for digit in range(10)]]
+panels = {
+    "image": images,
+    "reconstruction": detector.reconstruct(images),
+    "error": detector.anomaly_map(images),
+}
 fig, axes = plt.subplots(3, 10, figsize=(11, 3.6), layout="constrained")
-panels = {"image": shown, "rebuilt": rebuilt, "error": detector.anomaly_map(shown)}
-for row, (title, images) in zip(axes, panels.items(), strict=True):
+for row, (title, panel) in zip(axes, panels.items(), strict=True):
     row[0].set_ylabel(title)
-    for digit, (ax, image) in enumerate(zip(row, images, strict=True)):
+    for digit, (ax, image) in enumerate(zip(row, panel, strict=True)):
         cmap, vmax = ("Reds", 2) if title == "error" else ("gray_r", 16)
         ax.imshow(image.reshape(8, 8), cmap=cmap, vmin=0, vmax=vmax)
         ax.set(xticks=[], yticks=[])
@@ -162,18 +166,18 @@ for row, (title, images) in zip(axes, panels.items(), strict=True):
             ax.set_title(f"{digit} {kind}", fontsize=9)
 
 # %%
-# Normal digits come back much as they were. The others come back as something else: as
-# the normal digit that is nearest, or as no digit at all. The error shows where,
-# roughly.
+# Reconstructions of normal digits are close to the images. Those of the others are the
+# nearest normal digit, or no digit at all. The error shows roughly where they differ.
 #
-# A judgement without unseen kinds
-# --------------------------------
+# Model selection without unseen kinds
+# ------------------------------------
 #
-# Above, the test set has told which model is good at unseen kinds. In practice there is
-# no such test set. What comes nearest is to leave out one of the *known* kinds in turn:
-# :class:`~skanomaly.model_selection.LeaveAnomalyKindOut` trains with the known images
-# of 5 and tests on those of 6, and the other way round. Here it compares the two scores
-# that the method has. To keep it short, two games are played instead of eight.
+# Above, the test set has shown which model is good at unseen kinds. In practice there
+# is no such test set. The nearest substitute leaves out one of the *known* kinds in
+# turn: :class:`~skanomaly.model_selection.LeaveAnomalyKindOut` trains with the known
+# images of 5 and tests on those of 6, and the other way round. Here it compares the two
+# scores of the method. To keep it short, the ensembles have two members instead of
+# eight.
 
 search = GridSearchCV(
     AABiGAN(scaling="minmax", n_estimators=2, random_state=0),
@@ -192,10 +196,10 @@ for k, params in enumerate(results["params"]):
     print(f"{params['criterion']:15}: {folds}")
 
 # %%
-# The norm of the code is fine for kinds that are known, and much worse for a kind that
-# is not, down to below one half. ``criterion="auto"`` would not see that, since the
-# anomalies that it holds out are of known kinds. This cross-validation does, without
-# any image of 7, 8 or 9. It rests on few anomalies per fold, so that only large
-# differences count.
+# The norm of the latent code is fine for known kinds, and much worse for an unknown
+# one, down to below one half. ``criterion="auto"`` would miss that, since the anomalies
+# that it holds out are of known kinds. This cross-validation finds it, without any
+# image of 7, 8 or 9. There are few anomalies per fold, so that only large differences
+# count.
 
 plt.show()

@@ -2,20 +2,20 @@
 Known anomalies in two dimensions
 =================================
 
-There are normal rows and a few known anomalies, all of one kind, while anomalies of
-other kinds are still to come. This page redraws Fig. 1 of Tian, Su & Yin (2022), with
-models in the place of sketches: a detector without labels, a classifier, and
-:class:`~skanomaly.AABiGAN`, which learns the distribution of the normal rows and hears
-of the known anomalies.
+There are normal samples and a few known anomalies, all of one kind; anomalies of other
+kinds will follow. This page redraws Fig. 1 of Tian, Su & Yin (2022), with models
+instead of sketches: a detector without labels, a classifier, and
+:class:`~skanomaly.AABiGAN`, which learns the distribution of the normal samples and
+uses the known anomalies.
 """
 
 # %%
 # The data
 # --------
 #
-# Normal rows lie along an arc. The known anomalies are inside it, and nobody has seen
-# the three other kinds. There are few normal rows, as labels matter most where these
-# alone do not settle the matter.
+# Normal samples lie along an arc. The known anomalies are inside it, and the three
+# other kinds are unknown. There are few normal samples, since labels help most where
+# these alone do not suffice.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,13 +29,13 @@ rng = np.random.default_rng(0)
 
 
 def normal(n):
-    """Draw rows along an arc."""
+    """Draw samples along an arc."""
     t = rng.uniform(0, np.pi, n)
     return 3 * np.c_[np.cos(t), np.sin(t)] + rng.normal(0, 0.3, (n, 2))
 
 
 def around(centre, n):
-    """Draw rows around a point."""
+    """Draw samples around a point."""
     return rng.normal(centre, 0.5, (n, 2))
 
 
@@ -55,8 +55,8 @@ tests = {
 # Three ways to use the labels
 # ----------------------------
 #
-# Not at all; as all there is to learn; or as a hint. The detectors have their default
-# settings, with one and the same seed.
+# Not at all; as the only source; or in addition to the normal samples. The detectors
+# have their default settings and the same seed.
 
 models = {
     "without labels": AABiGAN(random_state=0).fit(X_normal),
@@ -65,22 +65,22 @@ models = {
 }
 
 
-def score(model, rows):
-    """Return how normal the rows are, on the model's own scale."""
-    return getattr(model, "score_samples", model.decision_function)(rows)
+def score(model, samples):
+    """Return scores, higher for the more normal, on the model's own scale."""
+    return getattr(model, "score_samples", model.decision_function)(samples)
 
 
 # %%
-# The darker, the more normal: what is drawn is the share of normal test rows that score
-# lower than a point does. So the scales of the three do not matter, and what is white
-# is more anomalous than all of these rows.
+# The darker, the more normal: the colour is the share of normal test samples that score
+# lower than the point. So the scales of the three do not matter, and white points are
+# more anomalous than all of these samples.
 
 side = np.linspace(-6, 6, 121)
 points = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 4.4), layout="constrained", sharey=True)
 for ax, (name, model) in zip(axes, models.items(), strict=True):
-    found = {kind: score(model, rows) for kind, rows in tests.items()}
+    found = {kind: score(model, samples) for kind, samples in tests.items()}
     share = np.searchsorted(np.sort(found["normal"]), score(model, points)) / 500
     ax.pcolormesh(side, side, share.reshape(121, 121), cmap="Blues", vmin=0, vmax=1.2)
     ax.plot(*X_normal.T, ".", ms=3, color=BLACK, label="normal")
@@ -89,26 +89,26 @@ for ax, (name, model) in zip(axes, models.items(), strict=True):
     )
     if name != "without labels":
         ax.plot(*X_known.T, "x", ms=5, color=RED, label="known anomalies")
-    figures = []
+    aurocs = []
     for kind in ("seen kind", "unseen kinds"):
         labels = np.repeat([1, -1], [len(tests["normal"]), len(tests[kind])])
         values = np.r_[found["normal"], found[kind]]
-        figures.append(f"{kind} {detector_roc_auc_score(labels, values):.3f}")
-    print(f"AUROC, {name}: {', '.join(figures)}")
+        aurocs.append(f"{kind} {detector_roc_auc_score(labels, values):.3f}")
+    print(f"AUROC, {name}: {', '.join(aurocs)}")
     if name == "classifier":
         ax.legend(loc="lower left", fontsize="small")
-    ax.set(title=f"{name}\n{', '.join(figures)}", xticks=[], yticks=[], aspect="equal")
+    ax.set(title=f"{name}\n{', '.join(aurocs)}", xticks=[], yticks=[], aspect="equal")
 
 # %%
-# The classifier has drawn a line between what it was shown. On the known side of it are
-# anomalies, and everything else is normal, even more so than the normal rows: of the
+# The classifier has a boundary between the two training classes. On the one side all is
+# anomalous, and everything else is normal, even more so than the normal samples: of the
 # unseen kinds it finds the one that happens to lie behind the known anomalies. Both
-# detectors keep to the normal rows, and have no difficulty with the unseen kinds.
+# detectors follow the normal samples, and have no difficulty with the unseen kinds.
 #
-# What the labels add is modest. In two dimensions the normal rows say nearly everything
+# The labels add little. In two dimensions the normal samples suffice nearly by
 # themselves, and the detector without labels is hardly wrong about the inside of the
-# arc. With another seed the gain is larger, or a loss. With more columns the
-# normal rows say less, and labels do more:
+# arc. With another seed the gain is larger, or a loss. With more features the normal
+# samples suffice less, and labels add more:
 # :doc:`/auto_examples/plot_known_anomalies_digits`.
 
 plt.show()

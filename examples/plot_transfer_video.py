@@ -2,10 +2,10 @@
 Video of another camera
 =======================
 
-Of one camera there is video without incidents, of another there is video that nobody
-has looked through. :class:`~skanomaly.TransferAD` takes clips of 16 frames, and scores
-those of the second camera with the help of the first. The second camera is made from
-the first here: mirrored, with less contrast, and brighter.
+One camera has video without incidents, another one has unlabelled video.
+:class:`~skanomaly.TransferAD` takes clips of 16 frames, and scores those of the second
+camera with the help of the first. The second camera is simulated here: mirrored, with
+less contrast, and brighter.
 
 This page needs the data set UCSD Ped2 in the folder that ``SKANOMALY_DATA`` names, and
 takes a minute or two. In the training videos of Ped2 people walk; in its test videos
@@ -17,12 +17,12 @@ there are cyclists, skaters and a cart as well.
 # --------------------
 #
 # The source is the training videos 1 to 8 as they are. The target is the training
-# videos 9 to 16 and the test videos 1 to 4, all of them changed. The test videos hold
-# the incidents, and the detector is not told in which frames. The test videos 5 to 12
-# are kept for scoring.
+# videos 9 to 16 and the test videos 1 to 4, all of them changed. The test videos have
+# incidents, in frames that the detector does not know. The test videos 5 to 12 are held
+# out for scoring.
 #
-# :func:`~skanomaly.datasets.make_clips` cuts videos into clips. Clips that begin next
-# to one another are nearly equal, so that every eighth will do for the training.
+# :func:`~skanomaly.datasets.make_clips` cuts videos into clips. Clips with neighbouring
+# first frames are nearly equal, so that every eighth suffices for the training.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,8 +62,8 @@ for ax, (name, clip) in zip(axes, panels.items(), strict=True):
 # A short training
 # ----------------
 #
-# Convolutions over 16 frames are dear. Small batches and few epochs keep this to about
-# a minute on one core.
+# Convolutions over 16 frames are expensive. Small batches and few epochs keep this to
+# about a minute on one core.
 
 detector = TransferAD(batch_size=8, max_epochs=6, transfer_epochs=4, random_state=0)
 detector.fit(target, X_source=source)
@@ -73,22 +73,22 @@ print(f"mean weight of clips from training videos: {weights[0].mean():.2f}")
 print(f"mean weight of clips from test videos:     {weights[1].mean():.2f}")
 
 # %%
-# A weight says how far the second stage took a clip for normal. Most clips from test
-# videos have an incident in them, and few of these clips were trusted.
+# A weight near 1 means that the second stage treats a clip as normal. Most clips from
+# test videos have an incident, and few of these clips have a large weight.
 #
 # Scores of frames
 # ----------------
 #
-# The score of a frame is the mean over the clips that contain it, which
-# :func:`~skanomaly.datasets.frame_scores` takes. Three scores of the detector:
+# The score of a frame is the mean over the clips that contain it, from
+# :func:`~skanomaly.datasets.frame_scores`. Three scores of the detector:
 #
-# - ``score_samples`` as it is by default for clips,
+# - ``score_samples`` with the default criterion,
 # - the loss of reconstruction of a clip, the paper's score,
 # - the largest mean error in any block of 12 x 12 pixels of a frame, from
 #   ``anomaly_map``: a cyclist is small, and the loss of a clip is a mean over all.
 #
-# Two references have learned nothing: the mean squared difference between a frame and
-# the one before, and the same in the block where that is largest.
+# Two references need no training: the mean squared difference between a frame and the
+# one before, and the same in the block with the largest difference.
 
 clips, starts = make_clips(frames, videos, stride=2)
 
@@ -121,74 +121,77 @@ scores = {
 parts = {"all": videos > 0, "1 to 4": videos <= 4, "5 to 12": videos > 4}
 print(f"{'AUROC of frames, videos':30}" + "".join(f"{part:>9}" for part in parts))
 for name, score in scores.items():
-    figures = [detector_roc_auc_score(y[of], score[of]) for of in parts.values()]
-    print(f"{name:30}" + "".join(f"{figure:9.2f}" for figure in figures))
+    aurocs = [detector_roc_auc_score(y[of], score[of]) for of in parts.values()]
+    print(f"{name:30}" + "".join(f"{auroc:9.2f}" for auroc in aurocs))
 
 # %%
 # The loss of a clip is not much better than chance, above all on the videos that were
 # not in the target. The worst block is better. **All are behind plain differences
-# between frames**, which see what moves fast, as cyclists and carts do. A training with
-# the default settings, several times as long as this one, moved the figures of the
-# detector for all videos by 0.02 at most. In :ref:`benchmarks`, which train longer on
-# other clips, the worst block is no better than the loss.
+# between frames**, which react to fast motion, such as that of cyclists and carts. A
+# training with the default settings, several times as long as this one, changed the
+# AUROC of the detector on all videos by 0.02 at most. In :ref:`benchmarks`, which train
+# longer on other clips, the worst block is no better than the loss.
 #
 # Scores over time
 # ----------------
 #
 # Four test videos; abnormal frames are shaded.
 
-shown = (2, 4, 7, 12)
+drawn = (2, 4, 7, 12)
 names = ("default", "worst block", "frame difference")
 fig, axes = plt.subplots(
     3, 4, figsize=(11, 5.5), layout="constrained", sharex="col", sharey="row"
 )
 for row, name in zip(axes, names, strict=True):
     row[0].set_ylabel(name)
-    for ax, video in zip(row, shown, strict=True):
-        rows = videos == video
-        ax.plot(scores[name][rows], color="#0072B2")
-        abnormal = y[rows] == -1
+    for ax, video in zip(row, drawn, strict=True):
+        of_video = videos == video
+        ax.plot(scores[name][of_video], color="#0072B2")
+        abnormal = y[of_video] == -1
         edges = np.flatnonzero(np.diff(abnormal, prepend=False, append=False))
         for begin, end in edges.reshape(-1, 2):
             ax.axvspan(begin, end - 1, color="#D55E00", alpha=0.2, linewidth=0)
         ax.spines[["top", "right"]].set_visible(False)
-for ax, video in zip(axes[0], shown, strict=True):
+for ax, video in zip(axes[0], drawn, strict=True):
     ax.set_title(f"test video {video}" + (", in the target" if video <= 4 else ""))
 for ax in axes[-1]:
     ax.set_xlabel("frame")
 
 # %%
 # In the videos 2, 4 and 7 the scores fall when the incident begins. In video 12 they do
-# not. Each video has a level of its own, which depends on how many people there are:
-# the default score of a quiet frame in video 12 is below that of an abnormal one in
-# video 2. Within most videos frames are ranked better than across videos.
+# not. Each video has its own level, which depends on the number of people: the default
+# score of a quiet frame in video 12 is below that of an abnormal one in video 2. Within
+# most videos frames are ranked better than across videos.
 #
 # Where the errors are
 # --------------------
 #
-# An abnormal frame of each of these videos, what it is reconstructed as, and
-# ``anomaly_map`` at this frame.
+# An abnormal frame of each of these videos, its reconstruction, and ``anomaly_map`` at
+# this frame.
 
 fig, axes = plt.subplots(3, 4, figsize=(10, 7.6), layout="constrained")
-for column, video in zip(axes.T, shown, strict=True):
+for column, video in zip(axes.T, drawn, strict=True):
     inside = np.flatnonzero((videos[starts] == video) & (y[starts + 8] == -1))
     clip = inside[len(inside) // 2]
     picture = clips[clip, 0, 8]
-    rebuilt = detector.reconstruct(clips[clip : clip + 1])[0, 0, 8]
-    panels = {"frame": picture, "rebuilt": rebuilt, "error": errors[clip, 8]}
+    panels = {
+        "frame": picture,
+        "reconstruction": detector.reconstruct(clips[clip : clip + 1])[0, 0, 8],
+        "error": errors[clip, 8],
+    }
     for ax, (name, panel) in zip(column, panels.items(), strict=True):
         colours = {"cmap": "Reds", "vmin": 0, "vmax": 0.5}
         if name != "error":
             colours = {"cmap": "gray", "vmin": 0, "vmax": 255}
         ax.imshow(panel, **colours)
         ax.set(xticks=[], yticks=[])
-        if video == shown[0]:
+        if video == drawn[0]:
             ax.set_ylabel(name)
     column[0].set_title(f"video {video}, frame {starts[clip] + 8 - firsts[video - 1]}")
 
 # %%
-# The networks have learned the place, and nobody who walks in it. So the map marks
-# everybody, walkers as well as the cart of video 4. Of cyclists among walkers it does
-# not say which they are.
+# The networks have learned the place without the people in it. So the map marks
+# everybody, walkers as well as the cart of video 4, and does not tell cyclists from
+# walkers.
 
 plt.show()
