@@ -204,7 +204,7 @@ def test_encoders_of_other_kinds(more, images):
 
 
 def network():
-    """Return a network with layers that are corrected in different ways."""
+    """Return a network with layers that have different adapters."""
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
@@ -219,9 +219,9 @@ def network():
 @pytest.mark.parametrize(
     "more",
     [{}, {"adapt_from": 2, "augment": None}, {"adapt_from": 2}, {"labelled": True}],
-    ids=["all layers", "begun once", "begun each time", "with labels"],
+    ids=["all layers", "embedded once", "embedded each time", "with labels"],
 )
-def test_corrections_of_a_network(n_experts, more, images):
+def test_adapters_of_a_network(n_experts, more, images):
     colours = np.repeat(images, 3, 1)
     corpus, more = colours[:, :, ::-1].copy(), dict(more)
     y = np.repeat([-1, 1], [8, 32]) if more.pop("labelled", False) else None

@@ -1,1 +1,1 @@
-"""Tests of ADRA, by what they are about."""
+"""Tests of ADRA."""

@@ -1,4 +1,4 @@
-"""Small networks, and adapters by hand, for the tests of ADRA."""
+"""Small networks, and reference computations of adapters, for the tests of ADRA."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from skanomaly._adra._backbone import FrozenNetwork
 from skanomaly._adra._net import Adapters
 from skanomaly._adra._networks import IMAGENET
 
-# Most of these networks are looked at, and learn nothing that matters.
+# Most of these detectors are trained for a step or two, and need no corpus.
 ignore_missing_corpus = pytest.mark.filterwarnings(
     "ignore:ADRA was given no corpus:UserWarning"
 )
@@ -27,13 +27,13 @@ SHORT = {
     "input_size": 10,
 }
 short = partial(ADRA, **SHORT)
-# Adapters that stay where they start.
+# Adapters that do not move.
 untrained = partial(short, lr=1e-30, weight_decay=0)
 double = partial(torch.randn, dtype=torch.double)
 
 
 def used_norm(n):
-    """Return batch normalisation that has seen data."""
+    """Return batch normalisation with random statistics."""
     norm = nn.BatchNorm2d(n)
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
@@ -43,7 +43,7 @@ def used_norm(n):
 
 
 def network_of(n_channels=3, n_classes=0):
-    """Return a small network of images: with a classifier, or without."""
+    """Return a small network for images, with a classifier if it has classes."""
     layers = [
         *(nn.Conv2d(n_channels, 6, 3, padding=1, bias=False), used_norm(6), nn.ReLU()),
         *(nn.Conv2d(6, 8, 3, stride=2, padding=1), used_norm(8), nn.ReLU()),
@@ -76,14 +76,14 @@ def n_weights(module):
 
 
 def randomised(adapters):
-    """Return adapters away from their start, as training leaves them."""
+    """Return adapters with random weights, as if trained."""
     for parameter in adapters.parameters():
         nn.init.normal_(parameter, std=0.3)
     return adapters
 
 
 class Recorder(nn.Module):
-    """What a network is given goes to a list, also what copies of it are given."""
+    """A network that appends its inputs to a list, which its copies share."""
 
     class Shared(list):
         def __deepcopy__(self, memo):
@@ -99,13 +99,13 @@ class Recorder(nn.Module):
 
 
 def recorded(network):
-    """Return a network, and a list of what it is going to be given."""
+    """Return a network, and the list of its future inputs."""
     network = Recorder(network)
     return network, network.seen
 
 
 class OwnConv(nn.Conv2d):
-    """A convolution that does what it does in its own way."""
+    """A convolution with a forward of its own."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -149,11 +149,11 @@ def weights_by_hand(adapter, layer):
     scaled = (adapter.n_experts * own) ** 0.5 * adapter.weights
     if own == 1:
         return scaled
-    return torch.stack([torch.block_diag(*maps.chunk(own)) for maps in scaled])
+    return torch.stack([torch.block_diag(*one.chunk(own)) for one in scaled])
 
 
 def standardised(gate, x):
-    """Return what stands before the linear map of a gate."""
+    """Return the input of the linear map of a gate."""
     z = (x - gate.centre) / gate.spread
     return z / z.square().mean(-1, keepdim=True).sqrt().clamp(min=1)
 
@@ -165,32 +165,32 @@ def gates_by_hand(adapter, mean):
     return F.linear(standardised(gate, mean), gate.weight, gate.bias).softmax(1)
 
 
-def at_the_middle(maps, conv):
-    """Return a kernel that has a map in its middle and nothing else."""
+def at_the_middle(weights, conv):
+    """Return a kernel of zeros with weights in its middle."""
     kernel = torch.zeros_like(conv.weight)
     middle = [side // 2 for side in conv.kernel_size]
-    kernel[:, :, middle[0], middle[1]] = maps
+    kernel[:, :, middle[0], middle[1]] = weights
     return kernel
 
 
 def adapter_by_hand(adapter, x, conv):
-    """Eqs 2 and 3 as they are written: every expert by itself, then their sum."""
+    """Return eqs 2 and 3 as written: every expert by itself, then their sum."""
     gates = gates_by_hand(adapter, x.mean((2, 3)))
     total = 0
-    for k, maps in enumerate(weights_by_hand(adapter, conv)):
+    for k, weights in enumerate(weights_by_hand(adapter, conv)):
         if pads_by_itself(conv):
             made = F.conv2d(
-                x, maps[:, :, None, None], stride=conv.stride, groups=conv.groups
+                x, weights[:, :, None, None], stride=conv.stride, groups=conv.groups
             )
         else:
             rest = conv.stride, conv.padding, conv.dilation, conv.groups
-            made = F.conv2d(x, at_the_middle(maps, conv), None, *rest)
+            made = F.conv2d(x, at_the_middle(weights, conv), None, *rest)
         total = total + gates[:, k, None, None, None] * made
     return total
 
 
 def frozen_form(network, x, n_experts=2, **options):
-    """Return the frozen form of a network, with adapters, and these."""
+    """Return the frozen form of a network, and its adapters."""
     backbone = FrozenNetwork(network, x[:1], **options)
     adapters = Adapters(backbone, n_experts, 0.1, True)
     backbone.set_adapters(adapters.layers)
@@ -198,7 +198,7 @@ def frozen_form(network, x, n_experts=2, **options):
 
 
 class Reused(nn.Module):
-    """What the convolution makes goes around the batch normalisation as well."""
+    """A network that uses the output of a convolution before and after its norm."""
 
     def __init__(self, norm, size=1.0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adapters of layers, eqs 2 and 3: by hand, merged, mixed."""
+"""Adapters of layers, eqs 2 and 3, against reference computations."""
 
 from copy import deepcopy
 
@@ -59,7 +59,7 @@ every_plain_convolution = pytest.mark.parametrize(
 
 
 def layer_of(kind, n_experts):
-    """Return a convolution, the same with a place, and an adapter in it."""
+    """Return a convolution, its wrapper, and the adapter in that."""
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
     layer, adapter = (
         adapted_layer(conv),
@@ -88,7 +88,7 @@ def test_adapted_convolutions_and_all_their_gradients(kind, n_experts, normed):
 
 
 @every_convolution
-def test_an_adapter_starts_as_nothing(kind, n_experts):
+def test_an_adapter_starts_at_zero(kind, n_experts):
     conv = CONVOLUTIONS[kind]()
     layer, x = adapted_layer(conv), torch.randn(3, conv.in_channels, 9, 11)
     layer.set_adapter(adapter_for(conv, n_experts))
@@ -125,7 +125,7 @@ def test_one_expert_merges_into_the_kernel(kind, normed):
         "seven",
     ],
 )
-def test_one_expert_is_a_convolution_of_one_pixel_beside_the_frozen_one(kind):
+def test_one_expert_is_a_convolution_of_one_pixel_beside_the_base_layer(kind):
     conv, layer, adapter = layer_of(kind, 1)
     x = double(2, conv.in_channels, 9, 11)
     beside = nn.Conv2d(
@@ -152,7 +152,7 @@ def test_equal_experts_are_one_expert_whatever_the_gate(kind):
     torch.testing.assert_close(layer(x), together)
 
 
-def test_gates_sum_to_one_and_are_of_the_row():
+def test_gates_sum_to_one_and_differ_between_samples():
     adapter = randomised(adapter_for(nn.Conv2d(4, 6, 3), 3)).double()
     nn.init.normal_(adapter.gate.centre)
     mean = 9 * double(7, 4)
@@ -164,7 +164,7 @@ def test_gates_sum_to_one_and_are_of_the_row():
 
 
 def grouped(conv, n_groups=None):
-    """Return the shape of maps beside a convolution, in these groups or in its own."""
+    """Return the shape of weights for a convolution, in these groups or in its own."""
     n_out, n_in = conv.weight.shape[:2]
     n_groups = n_groups or conv.groups
     return n_groups, n_out // n_groups, n_in * conv.groups // n_groups
@@ -181,14 +181,14 @@ GRADCHECKED = [kind for kind in CONVOLUTIONS if kind not in CENTRED | MANY]
 def test_merged_convolutions_pass_gradcheck(kind, n_groups):
     conv = CONVOLUTIONS[kind]().double().requires_grad_(False)
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
-    maps = double(grouped(conv, n_groups), requires_grad=True)
+    weights = double(grouped(conv, n_groups), requires_grad=True)
 
-    def function(x, maps):
+    def function(x, weights):
         kernel = conv.weight.clone()
-        merge(maps, kernel)
-        return MergedConvolution.apply(x, maps, kernel, conv.bias, conv)
+        merge(weights, kernel)
+        return MergedConvolution.apply(x, weights, kernel, conv.bias, conv)
 
-    assert torch.autograd.gradcheck(function, (x, maps))
+    assert torch.autograd.gradcheck(function, (x, weights))
 
 
 @pytest.mark.parametrize("kind", GRADCHECKED)
@@ -203,19 +203,19 @@ def test_mixed_convolutions_pass_gradcheck(kind):
         } or (kind.startswith("even"))
         return
     x = double(2, conv.in_channels, 5, 6, requires_grad=True)
-    shares = double(2, 3, requires_grad=True)
-    maps = double(3, *grouped(conv), requires_grad=True)
+    gates = double(2, 3, requires_grad=True)
+    weights = double(3, *grouped(conv), requires_grad=True)
 
     def function(*parts):
         return MixedConvolution.apply(*parts, conv.weight, conv.bias, conv, 2**18)
 
-    assert torch.autograd.gradcheck(function, (x, shares, maps))
+    assert torch.autograd.gradcheck(function, (x, gates, weights))
 
 
 @pytest.mark.parametrize(
     "kind", ["plain", "strided", "one pixel", "one pixel, strided"]
 )
-def test_rows_may_be_mixed_a_few_at_a_time(kind):
+def test_samples_may_be_mixed_a_few_at_a_time(kind):
     _, layer, adapter = layer_of(kind, 3)
     x = double(7, layer.in_channels, 9, 11).requires_grad_()
     weights, found = [x, *adapter.parameters()], []
@@ -230,7 +230,7 @@ def test_rows_may_be_mixed_a_few_at_a_time(kind):
 
 @pytest.mark.parametrize("n_out", [24, 72])
 @pytest.mark.parametrize("shape", [(5, 64), (5, 7, 64), (5, 2, 3, 64)])
-def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
+def test_linear_layers_of_samples_and_of_tokens(shape, n_out, n_experts):
     linear = nn.Linear(64, n_out).double().requires_grad_(False)
     layer, adapter = adapted_layer(linear), adapter_for(linear, n_experts).double()
     x = double(shape)
@@ -238,12 +238,12 @@ def test_linear_layers_of_rows_and_of_tokens(shape, n_out, n_experts):
     torch.testing.assert_close(layer(x), linear(x))
     randomised(adapter)
     gates = gates_by_hand(adapter, x.reshape(5, -1, 64).mean(1))
-    maps = torch.einsum("nk,koi->noi", gates, weights_by_hand(adapter, linear))
-    expected = linear(x) + torch.einsum("n...i,noi->n...o", x, maps)
+    mixed = torch.einsum("nk,koi->noi", gates, weights_by_hand(adapter, linear))
+    expected = linear(x) + torch.einsum("n...i,noi->n...o", x, mixed)
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_layers_side_by_side(n_experts):
+def test_ensembles_of_linear_layers(n_experts):
     stack = StackedLinear(2, 4, 5).double().requires_grad_(False)
     nn.init.normal_(stack.bias)
     layer, adapter = adapted_layer(stack), adapter_for(stack, n_experts).double()
@@ -252,13 +252,16 @@ def test_layers_side_by_side(n_experts):
     torch.testing.assert_close(layer(x), stack(x))
     randomised(adapter)
     for k in range(2):
-        maps, gates = adapter.weights[k].unflatten(1, (n_experts, 5)), torch.ones(7, 1)
+        experts, gates = (
+            adapter.weights[k].unflatten(1, (n_experts, 5)),
+            torch.ones(7, 1),
+        )
         if n_experts > 1:
             gate = adapter.gate
             gates = standardised(gate, x)[k] @ gate.weight[k] + gate.bias[k]
             gates = gates.softmax(1)
         expected = x[k] @ stack.weight[k] + stack.bias[k]
-        made = torch.einsum("ni,ieo,ne->no", x[k], maps, gates.double())
+        made = torch.einsum("ni,ieo,ne->no", x[k], experts, gates.double())
         torch.testing.assert_close(layer(x)[k], expected + made)
 
 
@@ -319,7 +322,7 @@ def test_a_step_is_as_long_for_any_number_of_experts(images, alone, expected):
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(512, 512, 1), nn.Linear(512, 512)])
-def test_adapters_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
+def test_a_step_moves_any_adapter_as_far_as_a_full_matrix(layer, n_experts):
     x, wanted = torch.randn(256, 512), torch.randn(256, 512)
     adapter = adapter_for(layer, n_experts)
     if n_experts > 1:
@@ -335,7 +338,7 @@ def test_adapters_of_any_kind_move_as_far_as_one_whole_map(layer, n_experts):
 
 
 def patterns(rng, n, seed):
-    """Return images of some patterns in all of which a little noise differs."""
+    """Return images of three patterns with a little noise."""
     kinds = np.random.default_rng(seed).integers(90, 166, (3, 3, 10, 12))
     noise = rng.integers(-20, 21, (n, 3, 10, 12))
     return (kinds[rng.integers(0, 3, n)] + noise).astype(np.uint8)
@@ -345,7 +348,7 @@ def patterns(rng, n, seed):
 @pytest.mark.parametrize("kind", ["columns", "images"])
 @pytest.mark.parametrize("n_experts", [2, 4])
 def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
-    """Gates hardly depended on the row, so that all experts were taught the same."""
+    """Gates once hardly depended on the sample, and all experts learned the same."""
     rng = np.random.default_rng(0)
     settings = {"n_experts": n_experts, "batch_size": 32, "weight_decay": 0}
     if kind == "columns":
@@ -358,34 +361,34 @@ def test_experts_and_gates_differ_after_fifty_steps(kind, n_experts):
         detector = short(**settings, max_epochs=5).fit(X)
         rows = np.concatenate([X, corpus])
     assert detector.net_.step_ == 50
-    parted, inputs = detector.net_.adapters_.layers, {}
+    adapters, gates = detector.net_.adapters_.layers, {}
 
-    def called(gate, given, shares):
-        inputs[gate] = shares.detach()
+    def keep(gate, inputs, output):
+        gates[gate] = output.detach()
 
-    with forward_hooks([one.gate for one in parted], called):
+    with forward_hooks([one.gate for one in adapters], keep):
         scores = detector.score_samples(rows)
-    for one in parted:
-        shares = inputs[one.gate].flatten(0, -2)
-        assert shares.std(0).max() > (0.1 if kind == "columns" else 0.02)
-        maps = one.weights.detach()
+    for one in adapters:
+        found = gates[one.gate].flatten(0, -2)
+        assert found.std(0).max() > (0.1 if kind == "columns" else 0.02)
+        weights = one.weights.detach()
         if kind == "columns":
-            maps = maps.unflatten(2, (n_experts, -1)).movedim(2, 0)
-        apart = (maps - maps.mean(0)).norm() / maps.norm()
-        assert apart > 0.1
+            weights = weights.unflatten(2, (n_experts, -1)).movedim(2, 0)
+        difference = (weights - weights.mean(0)).norm() / weights.norm()
+        assert difference > 0.1
 
-    def mean(gate, given, shares):
-        return shares.mean(-2, keepdim=True).expand_as(shares)
+    def mean(gate, inputs, output):
+        return output.mean(-2, keepdim=True).expand_as(output)
 
-    with forward_hooks([one.gate for one in parted], mean):
+    with forward_hooks([one.gate for one in adapters], mean):
         alike = detector.score_samples(rows)
     ranks = [np.argsort(np.argsort(s)) for s in (scores, alike)]
     assert np.corrcoef(ranks)[0, 1] < (0.99 if kind == "columns" else 0.95)
 
 
 @pytest.mark.parametrize("n_rows", [60, 300])
-def test_gates_start_from_what_is_usual_for_normal_rows(n_rows):
-    """Each row counts once, those that fill up a batch do not."""
+def test_gates_are_standardised_by_normal_samples(n_rows):
+    """Each sample counts once; those that fill up a batch do not."""
     rng = np.random.default_rng(0)
     X = patterns(rng, n_rows, 1)
     network = network_of().eval()
@@ -410,7 +413,7 @@ def test_gates_start_from_what_is_usual_for_normal_rows(n_rows):
         assert expected.std(0).max() > 0.05
 
 
-def test_gates_of_columns_start_from_what_is_usual_in_each_network():
+def test_gates_of_an_ensemble_are_standardised_in_each_member():
     X = np.random.default_rng(0).normal(5, 3, (60, 4)) ** 3
     detector = untrained(corpus=X[:20]).fit(X)
     first, second, _ = detector.net_.adapters_.layers
@@ -428,7 +431,7 @@ def test_gates_of_columns_start_from_what_is_usual_in_each_network():
         assert z.std(1).mean() > 0.8
 
 
-def test_channels_that_never_differ_do_not_decide():
+def test_gates_ignore_constant_channels():
     gate = Gate(3, 2)
     rows = torch.tensor([[1.0, 0.0, 5.0], [3.0, 0.0, 5.0]], dtype=torch.double)
     gate.fit(rows.sum(0), rows.square().sum(0), 2)
@@ -449,8 +452,8 @@ def test_gates_see_small_differences_in_half_precision():
 
 
 @pytest.mark.parametrize("n_experts", [1, 2])
-def test_halves_are_left_where_they_are_slow(n_experts):
-    """The way back through strided depthwise convolutions took 20 times as long."""
+def test_slow_layers_compute_in_full_precision(n_experts):
+    """Gradients of strided depthwise convolutions took 20 times as long in bfloat16."""
     for layer, dtype in (
         (nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.float32),
         (nn.Conv2d(8, 8, 3, (1, 2), 1, groups=4), torch.float32),

@@ -1,4 +1,4 @@
-"""A network that stays as it is, whatever is trained beside it."""
+"""The frozen network of ADRA, its adapters and its head."""
 
 from copy import deepcopy
 from functools import partial
@@ -39,7 +39,7 @@ pytestmark = ignore_missing_corpus
 
 
 def literally(network, adapters, x):
-    """Return what a network of convolutions makes, each adapted as it is written."""
+    """Return the output of a network with eqs 2 and 3 at each convolution."""
     network, adapters = deepcopy(network).eval(), iter(adapters.layers)
 
     def adapted(layer, inputs, output):
@@ -52,7 +52,7 @@ def literally(network, adapters, x):
     return made.mean((2, 3)) if made.ndim == 4 else made
 
 
-def test_a_network_with_merged_norms_is_what_it_was(n_experts):
+def test_merged_norms_do_not_change_the_network(n_experts):
     network, x = network_of(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     torch.testing.assert_close(backbone(x), network.eval()(x))
@@ -66,7 +66,7 @@ def test_a_network_with_merged_norms_is_what_it_was(n_experts):
 
 
 class InPlace(nn.Module):
-    """A function in place stands between the convolution and the normalisation."""
+    """An in-place function stands between convolution and normalisation."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class InPlace(nn.Module):
 
 
 class Twice(nn.Module):
-    """One convolution is used twice, once with the normalisation behind it."""
+    """One convolution is used twice, once followed by the normalisation."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class Twice(nn.Module):
     [lambda: Reused(used_norm(6)), lambda: Reused(used_norm(6), 1e-5), InPlace],
     ids=["used elsewhere", "used elsewhere, small", "changed in place"],
 )
-def test_norms_that_take_something_else_too_are_not_merged(build, n_experts):
+def test_norms_with_other_inputs_are_not_merged(build, n_experts):
     network, x = build(), torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     bare, size = network.eval()(x).mean((2, 3)), getattr(network, "size", 1)
@@ -142,7 +142,7 @@ def test_one_layer_by_two_names_is_adapted_by_either():
     assert not torch.allclose(backbone(x), before, atol=0.01)
 
 
-def test_adapters_are_there_with_and_without_gradients():
+def test_adapters_compute_with_and_without_gradients():
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
@@ -169,7 +169,7 @@ def test_a_frozen_network_stays_in_evaluation():
 
 
 @pytest.mark.parametrize("corpus", [True, False])
-def test_what_is_frozen_does_not_move_by_a_bit(images, corpus):
+def test_frozen_weights_do_not_change_by_a_bit(images, corpus):
     network = network_of().train()
     before = state_of(network)
     corpus = images[1] if corpus else None
@@ -189,7 +189,7 @@ def test_what_is_frozen_does_not_move_by_a_bit(images, corpus):
     assert [tuple(p.shape) for p in adapters.parameters()] == shapes
 
 
-def test_the_network_that_is_given_is_left_as_it_is(images):
+def test_the_given_network_is_not_changed(images):
     network = network_of(n_classes=5).train()
     network[1].eval()
     network[0].weight.requires_grad_(False)
@@ -228,18 +228,18 @@ def test_detectors_share_the_memory_of_a_network(images):
             assert {tensor.data_ptr() for tensor in tensors} == set(addresses)
 
 
-def test_the_bare_backbone_gives_the_frozen_features(images):
+def test_the_base_network_returns_the_frozen_features(images):
     network, x = network_of(n_classes=5), normalised(images[0])
     detector = short(backbone=network, corpus=images[1], lr=0.1).fit(images[0])
     features = network.eval()[:-1](x)
-    bare = detector.backbone_
-    torch.testing.assert_close(bare(x), features)
-    assert not any(isinstance(m, AdaptedConvolution) for m in bare.modules())
+    base = detector.backbone_
+    torch.testing.assert_close(base(x), features)
+    assert not any(isinstance(m, AdaptedConvolution) for m in base.modules())
     adapted = detector.net_.backbone_(x)
     assert not torch.allclose(adapted, features, atol=1e-4)
 
 
-def test_adapters_that_have_not_moved_leave_the_features(images):
+def test_untrained_adapters_do_not_change_the_features(images):
     network, x = network_of(), normalised(images[0])
     detector = untrained(backbone=network, corpus=images[1]).fit(images[0])
     expected = detector.net_.adapters_.head(network.eval()(x)).numpy(force=True)
@@ -248,7 +248,7 @@ def test_adapters_that_have_not_moved_leave_the_features(images):
 
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (200,)])
-def test_the_head_whitens_the_features_of_normal_rows(shape, unit):
+def test_the_head_whitens_the_features_of_normal_samples(shape, unit):
     head, x = WhiteningHead(shape, 0.1, unit), torch.randn(*shape[:-1], 70, shape[-1])
     x = x * torch.linspace(0.1, 2, shape[-1]) + 3
     head.fit(x)
@@ -267,7 +267,7 @@ def test_the_head_whitens_the_features_of_normal_rows(shape, unit):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_features_that_do_not_differ_get_codes_all_the_same():
+def test_constant_features_get_finite_codes():
     for x in (torch.ones(9, 4), torch.zeros(9, 4), torch.ones(1, 4)):
         head = WhiteningHead((4,), 0.1, True)
         head.fit(x)
@@ -275,7 +275,7 @@ def test_features_that_do_not_differ_get_codes_all_the_same():
         assert torch.isfinite(head(torch.randn(5, 4))).all()
 
 
-def test_the_head_puts_normal_rows_around_the_origin(images):
+def test_the_head_centres_normal_samples(images):
     for data, settings in ((images[0], {"backbone": network_of()}), (images[0], {})):
         codes = untrained(**settings).fit(data).encode(data)
         np.testing.assert_allclose(codes.mean(0), 0, atol=1e-3)
@@ -291,7 +291,7 @@ def test_hooks_of_normalisation_are_called(images):
     assert seen
 
 
-def test_the_order_in_which_layers_are_registered_does_not_matter(images):
+def test_layers_are_in_the_order_of_computation(images):
     class Backwards(nn.Module):
         def __init__(self):
             super().__init__()
@@ -305,7 +305,7 @@ def test_the_order_in_which_layers_are_registered_does_not_matter(images):
     assert layers_of(detector) == ["first", "last"]
 
 
-def test_adapters_begin_where_they_are_told_to(images):
+def test_adapt_from_is_a_number_or_a_name(images):
     network = nn.Sequential()
     network.add_module("stem", network_of()[:3])
     network.add_module("stage", network_of(6)[:6])
@@ -325,7 +325,7 @@ def test_adapters_begin_where_they_are_told_to(images):
 
 
 @pytest.mark.parametrize("where", [0, "stage", "stage.3"])
-def test_what_comes_before_the_adapters_may_be_computed_once(where, images):
+def test_cached_embeddings_do_not_change_the_scores(where, images):
     network = nn.Sequential()
     network.add_module("stem", network_of()[:3])
     network.add_module("stage", network_of(6)[:6])
@@ -341,7 +341,7 @@ def test_what_comes_before_the_adapters_may_be_computed_once(where, images):
     assert not np.allclose(start.score_samples(images[0]), scores[0], rtol=1e-2)
 
 
-def test_what_comes_before_the_adapters_is_computed_once(images):
+def test_embeddings_are_computed_once(images):
     def seen_by(augment):
         stem, rows = network_of()[:3], []
         network = nn.Sequential(stem, network_of(6)[:6])
@@ -355,8 +355,8 @@ def test_what_comes_before_the_adapters_is_computed_once(images):
     assert changed - once > 0.9 * n_steps * SHORT["batch_size"]
 
 
-def test_what_comes_before_the_adapters_is_computed_of_drawn_rows_only(images):
-    """All of a corpus passed the network before the first step."""
+def test_embeddings_are_computed_of_drawn_samples_only(images):
+    """The whole corpus once passed the network before the first step."""
     stem, rows = network_of()[:3], []
     network = nn.Sequential(stem, network_of(6)[:6])
     corpus = np.tile(images[1], (20, 1, 1, 1))
@@ -370,16 +370,16 @@ def test_what_comes_before_the_adapters_is_computed_of_drawn_rows_only(images):
 
 
 @pytest.mark.parametrize("n_rows", [3, 40])
-def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
+def test_embeddings_are_cached_as_samples_are_drawn(n_rows):
     seen = []
 
-    def begun(rows):
+    def embed(rows):
         seen.extend(rows[:, 0].tolist())
         return 2 * rows
 
     X = np.arange(2.0 * n_rows).reshape(-1, 2)
     rows, expected = (
-        CachedEmbeddings(DeviceDataset(X), begun),
+        CachedEmbeddings(DeviceDataset(X), embed),
         2 * torch.from_numpy(X).float(),
     )
     assert len(rows) == n_rows
@@ -391,7 +391,7 @@ def test_rows_are_begun_once_and_as_they_are_drawn(n_rows):
 
 @pytest.mark.parametrize("n_estimators", [1, 2])
 @pytest.mark.parametrize("corpus", ["auto", None, "rows"])
-def test_adapters_of_tables_may_begin_later(corpus, n_estimators, X):
+def test_adapt_from_of_tables(corpus, n_estimators, X):
     corpus = 3 * X if corpus == "rows" else corpus
     detector = short(corpus=corpus, adapt_from=1, n_estimators=n_estimators).fit(X)
     assert len(detector.net_.adapters_.layers) == 2
@@ -430,7 +430,7 @@ def test_networks_that_look_at_the_classes_of_their_layers_are_refused(images):
         short(backbone=LooksAtClasses(), corpus=images[1]).fit(images[0])
 
 
-def test_hooks_of_a_layer_are_kept(images):
+def test_hooks_of_layers_are_called(images):
     network = network_of()
     network[3].register_forward_hook(lambda layer, inputs, output: 3 * output)
     x = torch.randn(2, 3, 10, 12)
@@ -442,7 +442,7 @@ def test_hooks_of_a_layer_are_kept(images):
         torch.testing.assert_close(frozen(x), network(x))
 
 
-def test_rows_are_taken_a_few_at_a_time_on_a_host(n_experts):
+def test_samples_pass_a_few_at_a_time_on_a_host(n_experts):
     network, x = network_of(), torch.randn(11, 3, 9, 11)
     backbone, adapters = frozen_form(network, x, n_experts)
     randomised(adapters.layers)
@@ -462,12 +462,12 @@ def test_rows_are_taken_a_few_at_a_time_on_a_host(n_experts):
     assert few(x[:0]).shape == (0, 8)
 
 
-def test_networks_side_by_side_are_not_taken_apart():
+def test_ensembles_pass_at_once():
     network, x = stacked_mlps(5, 3, 4), torch.randn(5, 7, 3)
     assert FrozenNetwork(network, x[:, :1]).n_at_once > len(x)
 
 
-def test_what_rows_have_in_common_is_computed_once_at_rest(monkeypatch, n_experts):
+def test_weights_are_merged_once_while_adapters_do_not_change(monkeypatch, n_experts):
     x = torch.randn(4, 3, 9, 11)
     backbone, adapters = frozen_form(network_of(), x, n_experts)
     randomised(adapters.layers)
@@ -486,13 +486,13 @@ def test_what_rows_have_in_common_is_computed_once_at_rest(monkeypatch, n_expert
     backbone.n_at_once = 1
     torch.testing.assert_close(backbone(x), expected)
     assert len(times) == 6
-    # Nothing is kept: neither memory, nor what adapters were before.
+    # Merged weights are dropped, and follow the adapters.
     adapters.layers[0].weights.data += 1
     assert not torch.allclose(backbone(x), expected, atol=0.01)
     assert all(m.cache is None for m in backbone.layers.values())
 
 
-def test_a_detector_at_rest_scores_as_one_that_is_not(images):
+def test_merged_weights_do_not_change_the_scores(images):
     detector = short(backbone=network_of(), lr=0.1).fit(images[0])
     scores = detector.score_samples(images[1])
     rows = torch.from_numpy(detector.scaler_.transform(images[1])).float()

@@ -1,4 +1,4 @@
-"""The corpus of ADRA: its forms, its sharpness, altered rows."""
+"""The corpus of ADRA: its forms, its spectrum, altered rows."""
 
 import math
 from collections import Counter
@@ -72,8 +72,8 @@ def test_it_matters_which_corpus_it_is(X, corpus):
 
 
 @pytest.mark.parametrize("pretrain", ["auto", "denoising"])
-def test_networks_of_tables_are_taught_the_normal_rows(X, corpus, pretrain):
-    """The corpus has no part in it: rows are told from the same rows with noise."""
+def test_networks_of_tables_are_pretrained_on_normal_samples(X, corpus, pretrain):
+    """The corpus has no part in the denoising."""
     nets = [
         short(corpus=given, pretrain=pretrain).fit(X).backbone_
         for given in (corpus, 2 * corpus, None)
@@ -82,7 +82,7 @@ def test_networks_of_tables_are_taught_the_normal_rows(X, corpus, pretrain):
         assert_same_state(state_of(other), state_of(nets[0]))
 
 
-def test_columns_of_a_corpus_are_those_of_the_rows(X, corpus):
+def test_columns_of_a_corpus_are_those_of_the_samples(X, corpus):
     frame, names = pd.DataFrame(X, columns=list("abcd")), list("dcba")
     others = pd.DataFrame(corpus, columns=list("abcd"))
     short(corpus=others).fit(frame)
@@ -99,7 +99,7 @@ def test_a_corpus_in_other_units_is_noticed(X, corpus):
 @pytest.mark.parametrize(
     "given", [lambda rows: (rows, rows), lambda rows: [rows, rows[:5]]]
 )
-def test_two_corpora_are_not_one(X, corpus, given):
+def test_two_corpora_are_refused(X, corpus, given):
     with pytest.raises(ValueError, match=r"corpus is .*\(rows, classes\)"):
         short(corpus=given(corpus)).fit(X)
 
@@ -137,7 +137,7 @@ def test_a_corpus_by_name(n_channels, images, monkeypatch):
     detector.set_params(normalization=None).fit(normal)
     assert asked == [{"return_X_y": True}]
     assert np.isfinite(detector.score_samples(normal)).all()
-    # The package's own network is taught the classes.
+    # The package's network is pretrained on the classes.
     detector = short(corpus="tiny_imagenet", pretrain="supervised").fit(normal)
     assert detector.history_[0]["stage"] == "pretraining"
 
@@ -161,7 +161,7 @@ def test_a_corpus_by_name_is_brought_to_the_shape_of_the_images(images, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
-def test_anomalies_of_y_and_a_corpus_take_part_in_equal_numbers(images):
+def test_known_anomalies_and_a_corpus_have_equal_parts_in_a_batch(images):
     # Constant images have no sharpness to bring to that of others.
     normal, known, corpus = (
         np.full((20, 3, 10, 12), value, np.uint8) for value in (128, 255, 0)
@@ -189,7 +189,7 @@ def test_anomalies_of_y_and_a_corpus_take_part_in_equal_numbers(images):
 
 
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_a_corpus_that_is_small_or_holds_normal_rows(kind, request):
+def test_a_corpus_may_be_small_or_contain_normal_samples(kind, request):
     data = request.getfixturevalue(kind)
     normal = data if kind == "X" else data[0]
     settings = {} if kind == "X" else {"backbone": network_of()}
@@ -224,7 +224,7 @@ def test_a_corpus_that_does_not_fit_is_named(corpus, message, X, monkeypatch):
     assert vars(detector).keys() == detector.get_params().keys()
 
 
-def test_bytes_and_floats_do_not_go_together(images):
+def test_bytes_and_floats_are_refused_together(images):
     for normal, corpus in (images[0], images[1] / 255), (images[0] / 255, images[1]):
         with pytest.raises(ValueError, match="give both as bytes"):
             short(corpus=corpus, backbone=network_of()).fit(normal)
@@ -251,7 +251,7 @@ def test_cross_validation_leaves_the_corpus_whole(X, corpus):
         np.testing.assert_array_equal(estimator.score_samples(X[train]), expected)
 
 
-# Sharpness ----------------------------------------------------------------------------
+# Spectra ------------------------------------------------------------------------------
 
 
 def blurred(images):
@@ -267,7 +267,7 @@ def smooth_and_noisy():
     return draw(600, 0.1), draw(600, 0.4)
 
 
-def test_equal_sets_are_equally_sharp(smooth_and_noisy):
+def test_equal_sets_have_equal_spectra(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
     for images in (smooth, smooth[:, :1]):
         factors = spectrum_factors(images, images)
@@ -278,7 +278,7 @@ def test_equal_sets_are_equally_sharp(smooth_and_noisy):
     assert factors.max() == 1
 
 
-def test_fine_detail_that_normal_images_lack_is_damped(smooth_and_noisy):
+def test_factors_damp_fine_detail_that_normal_images_lack(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
     factors = spectrum_factors(smooth, noisy)
     assert (factors[:, :3] == 1).all()
@@ -311,13 +311,13 @@ def spectrum(images):
     return np.array([power[..., (radius >= a) & (radius < b)].mean() for a, b in bands])
 
 
-def test_a_damped_corpus_has_the_spectrum_of_normal_images(smooth_and_noisy):
+def test_a_filtered_corpus_has_the_spectrum_of_normal_images(smooth_and_noisy):
     smooth, noisy = smooth_and_noisy
     assert (spectrum(noisy) > 4 * spectrum(smooth)).all()
     made = filter_bands(noisy, spectrum_factors(smooth, noisy))
     assert made.shape == noisy.shape
     np.testing.assert_allclose(spectrum(made), spectrum(smooth), rtol=0.5)
-    # What is coarse stays.
+    # Coarse structures stay.
     torch.testing.assert_close(
         F.avg_pool2d(made, 8)[..., 1, :],
         F.avg_pool2d(noisy, 8)[..., 1, :],
@@ -326,7 +326,7 @@ def test_a_damped_corpus_has_the_spectrum_of_normal_images(smooth_and_noisy):
     )
 
 
-def test_bytes_that_are_damped_stay_within_their_range():
+def test_filtered_bytes_stay_within_their_range():
     X = np.zeros((4, 3, 16, 16), np.uint8)
     X[..., 8:] = 255
     factors = torch.ones(3, 24)
@@ -338,7 +338,7 @@ def test_bytes_that_are_damped_stay_within_their_range():
     torch.testing.assert_close(made.float(), expected, rtol=0, atol=0.51)
 
 
-def test_detectors_see_the_corpus_damped(smooth_and_noisy):
+def test_detectors_see_the_matched_corpus(smooth_and_noisy):
     def as_bytes(images):
         return (128 + 20 * images).clamp(0, 255).byte().numpy()
 
@@ -432,7 +432,7 @@ def test_a_corpus_of_larger_numbers_is_refused(images):
         short(corpus=corpus, backbone=network_of()).fit(X / 255)
 
 
-def test_rows_that_are_altered_in_a_warm_start_are_new_ones(X, monkeypatch):
+def test_a_warm_start_alters_rows_anew(X, monkeypatch):
     seeds = []
 
     class Seen(AlteredRows):

@@ -77,7 +77,7 @@ def test_decay_by_default(X, images):
     assert short().fit(X).net_.weight_decay == 1e-4
 
 
-def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
+def test_held_out_samples_are_not_trained_on(images, monkeypatch):
     trained = []
     train = ResidualAdaptation.train
 
@@ -95,8 +95,8 @@ def test_rows_that_tell_when_to_stop_are_not_trained_on(images, monkeypatch):
     assert not any((np.abs(rows - one).max(1) < 1).any() for one in others)
 
 
-def test_rows_may_be_sorted():
-    """The head is made from rows of all over, not from the first ones."""
+def test_samples_may_be_sorted():
+    """The head is fitted on samples from all over, not on the first ones."""
     rng = np.random.default_rng(0)
     X = np.r_[rng.normal(size=(2500, 2)), rng.normal(size=(600, 2)) + 12]
     detector = ADRA(random_state=0, max_epochs=1, pretrain_epochs=1).fit(X)
@@ -168,7 +168,7 @@ def test_scores_are_radii_of_codes(images):
     assert detector.offset_ != -math.log(2)
 
 
-def test_scores_of_networks_side_by_side_are_geometric_means(X):
+def test_scores_of_ensembles_are_geometric_means(X):
     detector = short(n_estimators=3, lr=0.01).fit(X)
     codes = detector.encode(X).reshape(60, 3, -1).astype(float)
     assert detector.encode(X).shape == (60, 12)
@@ -177,7 +177,7 @@ def test_scores_of_networks_side_by_side_are_geometric_means(X):
     np.testing.assert_allclose(
         -detector.score_samples(X), expected, rtol=1e-3, atol=1e-6
     )
-    # Networks differ from each other.
+    # Members differ from each other.
     assert radii.std(1).min() > 1e-6
 
 
@@ -195,7 +195,7 @@ def test_seeds_and_batches(images):
 
 
 def test_a_corpus_is_pushed_away(images):
-    """Dark images are normal, and bright ones stand for what is not."""
+    """Dark images are normal, and bright ones the corpus."""
     dark, bright = images[0] // 4, 192 + images[1] // 4
     settings = {"backbone": network_of(), "corpus": bright, "max_epochs": 20}
     detector = short(**settings, lr=1e-3).fit(dark)
@@ -278,7 +278,7 @@ def test_a_network_of_photographs_finds_cars(shared_data):
     assert auroc > 0.85
 
 
-# Files, clones, and what ends a run ---------------------------------------------------
+# Files, clones, the end of a run ------------------------------------------------------
 
 
 def test_a_file_may_leave_the_network_out(images, tmp_path):
@@ -299,7 +299,7 @@ def test_a_file_may_leave_the_network_out(images, tmp_path):
     assert shared.data_ptr() == network[0].weight.data_ptr()
 
 
-def test_a_file_without_its_network_wants_that_one(images, tmp_path):
+def test_a_file_without_its_network_needs_that_network(images, tmp_path):
     normal, corpus = images
     network, path = network_of(), tmp_path / "adapters"
     save(
@@ -315,7 +315,7 @@ def test_a_file_without_its_network_wants_that_one(images, tmp_path):
 
 
 @pytest.mark.parametrize("corpus", ["array", "lists", "labelled"])
-def test_a_file_has_no_rows(corpus, X, tmp_path):
+def test_a_file_has_no_samples(corpus, X, tmp_path):
     path, given = tmp_path / "detector", 3 * X + 0.123456
     if corpus == "lists":
         given = given.tolist()
@@ -325,7 +325,7 @@ def test_a_file_has_no_rows(corpus, X, tmp_path):
     assert str(3 * X[0, 0] + 0.123456)[:8].encode() not in path.read_bytes()
 
 
-def test_a_file_without_the_network_wants_no_way_to_build_it(images, tmp_path):
+def test_a_file_without_the_network_needs_no_function_that_builds_it(images, tmp_path):
     normal, corpus = images
     own = {"backbone": lambda shape: network_of(shape[0])}
     detector = short(corpus=corpus, architecture=own).fit(normal)
@@ -337,7 +337,7 @@ def test_a_file_without_the_network_wants_no_way_to_build_it(images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_an_own_network_is_given_back_to_its_adapters(kind, request, tmp_path):
+def test_a_pretrained_network_is_given_to_load(kind, request, tmp_path):
     data = request.getfixturevalue(kind)
     data = data if kind == "X" else data[0]
     detector, path = short().fit(data), tmp_path / "adapters"
@@ -395,7 +395,7 @@ def test_a_run_without_a_corpus_ends_within_an_epoch(images):
         ("X", torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-4}),
     ],
 )
-def test_what_auto_trains_with(kind, optimizer, settings, request):
+def test_the_optimisers_of_auto(kind, optimizer, settings, request):
     data = request.getfixturevalue(kind)
     normal, corpus = data if kind == "images" else (data, data + 3)
     backbone = network_of() if kind == "images" else "auto"
@@ -407,9 +407,9 @@ def test_what_auto_trains_with(kind, optimizer, settings, request):
     assert {name: group[name] for name in settings} == settings
 
 
-def test_steps_of_sgd_have_a_greatest_length(images, monkeypatch):
-    def steep(normal, apart):
-        return 1e6 * hypersphere_classification_loss(normal, apart)
+def test_gradients_of_sgd_are_clipped(images, monkeypatch):
+    def steep(normal, corpus):
+        return 1e6 * hypersphere_classification_loss(normal, corpus)
 
     settings = {"batch_size": 80, "lr": 1e-3, "weight_decay": 0, "n_experts": 1}
     build = partial(short, backbone=network_of(), corpus=images[1], **settings)
@@ -420,8 +420,8 @@ def test_steps_of_sgd_have_a_greatest_length(images, monkeypatch):
     assert sum(moved).sqrt().item() == pytest.approx(1e-2, rel=1e-4)  # 10 by 1e-3
 
 
-def test_a_corpus_at_the_centre_does_not_tear_the_adapters_apart(X):
-    """Its gradient has no bound; one step of it must not be all that was learned."""
+def test_a_corpus_at_the_centre_leaves_adapters_small(X):
+    """Its gradient has no bound, and a step along it would replace the weights."""
     detector = short(corpus=X, lr=0.1, max_epochs=1).fit(X)
     weights = list(detector.net_.adapters_.layers.parameters())
     assert max(float(w.detach().abs().max()) for w in weights) < 10

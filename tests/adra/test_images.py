@@ -1,4 +1,4 @@
-"""What is done to images before a network sees them."""
+"""Preparation and augmentation of images."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ PAIR = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
         ({"mean": PAIR[0], "std": PAIR[1]}, {"scaling": None}, None),
     ],
 )
-def test_what_a_network_is_given(config, settings, expected, images):
+def test_normalisation_of_the_input_of_a_network(config, settings, expected, images):
     network, seen = recorded(network_of())
     if config is not None:
         network.pretrained_cfg = config
@@ -48,7 +48,7 @@ def rng():
 
 @pytest.fixture
 def places():
-    """Images whose pixels say where they are: 100 times the row, and the column."""
+    """Images whose pixels are 100 times the row, plus the column."""
     rows, columns = torch.arange(16)[:, None], torch.arange(24)
     image = (100 * rows + columns).float()
     return torch.stack([image, -image]).expand(200, 2, 16, 24)
@@ -79,13 +79,13 @@ def test_crops_move_images_and_repeat_their_edges(places, rng):
 
 
 def distinct_of(pixels):
-    """Return different images, of pixels in [-1, 1]."""
+    """Return the set of different images, of pixels in [-1, 1]."""
     as_bytes = (127.5 * (pixels + 1)).round().byte().contiguous().numpy()
     return {image.tobytes() for image in as_bytes}
 
 
 def training_batches(images, **settings):
-    """Return the normal rows of all batches, as the network is given them."""
+    """Return the normal images of all batches, as the network sees them."""
     network, seen = recorded(network_of())
     settings = {"backbone": network, "normalization": None} | settings
     short(**settings, corpus=images[1], batch_size=20, max_epochs=2).fit(images[0])
@@ -107,7 +107,7 @@ def test_detectors_augment_in_training(images):
     assert len(default - plain - mirrored) > 60
 
 
-def test_scores_are_of_images_as_they_are(images):
+def test_scoring_does_not_augment(images):
     network, seen = recorded(network_of())
     detector = short(backbone=network, normalization=None).fit(images[0])
     detector.score_samples(images[0])
@@ -124,7 +124,7 @@ def test_large_images_are_scored_a_few_at_a_time(input_size, n_rows, images):
     assert seen[-1].shape == (n_rows, 3, *sides)
 
 
-def test_a_function_of_one_s_own_augments(images):
+def test_a_function_may_augment(images):
     given = []
 
     def darker(batch):
@@ -161,7 +161,7 @@ def test_preparation_enlarges_and_normalises():
 
 @pytest.mark.parametrize("normalization", ["auto", None, ((0.1,) * 3, (0.2,) * 3)])
 @pytest.mark.parametrize("kind", ["given", "own"])
-def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, images):
+def test_a_backbone_keeps_its_normalisation(kind, normalization, images):
     normal, corpus = images
     backbone = network_of() if kind == "given" else "resnet26"
     first = untrained(backbone=backbone, corpus=corpus, normalization=normalization)
@@ -180,7 +180,7 @@ def test_what_a_network_is_given_is_handed_on_with_it(kind, normalization, image
         ([["flip"]], r"augment has \[\['flip'\]\]"),
     ],
 )
-def test_what_augment_may_not_return_is_named(augment, cause, images):
+def test_wrong_results_of_augment_are_named(augment, cause, images):
     detector = short(backbone=network_of(), corpus=images[1], augment=augment)
     with pytest.raises(ValueError, match=cause):
         detector.fit(images[0])
@@ -196,7 +196,7 @@ def test_augment_may_return_floats_of_any_size(images):
 
 
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_a_corpus_without_rows_or_of_complex_numbers_is_named(kind, request):
+def test_empty_and_complex_corpora_are_named(kind, request):
     data = request.getfixturevalue(kind)
     rows = data if kind == "X" else data[0]
     for corpus, cause in ((rows[:0], "corpus has 0 samples"), (rows + 0j, "complex")):

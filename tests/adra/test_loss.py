@@ -50,18 +50,18 @@ def test_values_of_the_loss(squared, on_normal, on_corpus, dtype):
     assert float(loss_of_corpus(row)) == close(on_corpus)
 
 
-def test_the_loss_of_normal_rows_at_the_origin_is_zero():
+def test_the_loss_of_normal_samples_at_the_origin_is_zero():
     assert float(loss_of_normal(torch.zeros(3, 2))) == 0
 
 
-def test_the_loss_is_the_mean_over_all_rows():
+def test_the_loss_is_the_mean_over_all_samples():
     normal, corpus = double(3, 4), double(5, 4)
     terms = [loss_of_normal(row[None]) for row in normal]
     terms += [loss_of_corpus(row[None]) for row in corpus]
     loss = hypersphere_classification_loss(normal, corpus)
     torch.testing.assert_close(loss, torch.stack(terms).mean())
     assert not torch.isclose(loss, hypersphere_classification_loss(corpus, normal))
-    # Networks side by side have a loss each.
+    # Each member of an ensemble has its loss.
     stacked = hypersphere_classification_loss(
         torch.stack([normal, 2 * normal]), torch.stack([corpus, 2 * corpus])
     )
@@ -78,7 +78,7 @@ def test_the_two_terms_are_cross_entropy_of_the_probability_to_be_normal():
         torch.testing.assert_close(loss(codes), expected)
 
 
-def test_normal_rows_are_drawn_to_the_origin_and_the_corpus_is_pushed_away():
+def test_gradients_draw_normal_samples_to_the_origin_and_push_the_corpus_away():
     for loss, sign in ((loss_of_normal, 1), (loss_of_corpus, -1)):
         codes = double(6, 3).requires_grad_()
         (gradient,) = torch.autograd.grad(loss(codes), codes)

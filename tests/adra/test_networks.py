@@ -1,4 +1,4 @@
-"""Where the network of ADRA comes from: the paper's, the user's, torchvision's."""
+"""The networks of ADRA: the paper's, the user's, torchvision's."""
 
 import math
 import sys
@@ -89,7 +89,7 @@ def test_a_file_of_weights_is_read(images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "other", "short", "reshaped"])
-def test_a_file_that_is_no_backbone_is_named(kind, images, tmp_path):
+def test_a_file_without_a_backbone_is_named(kind, images, tmp_path):
     path = tmp_path / "backbone.safetensors"
     if kind == "text":
         path.write_text("These are no weights.")
@@ -120,11 +120,11 @@ def test_a_classifier_at_the_end_is_left_out(images):
     assert layers_of(detector) == ["0", "3", "8"]
 
 
-def test_maps_are_averaged_over_their_pixels(images):
+def test_feature_maps_are_averaged_over_their_pixels(images):
     network = network_of()
     codes = untrained(backbone=network).fit(images[0]).encode(images[0])
-    maps = untrained(backbone=network[:-2]).fit(images[0]).encode(images[0])
-    np.testing.assert_allclose(maps, codes, atol=1e-4)
+    averaged = untrained(backbone=network[:-2]).fit(images[0]).encode(images[0])
+    np.testing.assert_allclose(averaged, codes, atol=1e-4)
 
 
 class Returns(nn.Module):
@@ -145,7 +145,7 @@ class Returns(nn.Module):
         (lambda y: y.sum(1), r"a tensor of shape \(1,\)"),
     ],
 )
-def test_what_is_returned_has_to_be_features(function, what, images):
+def test_outputs_have_to_be_features(function, what, images):
     with pytest.raises(ValueError, match=f"backbone returns {what}.*Wrap it"):
         short(backbone=Returns(function)).fit(images[0])
 
@@ -159,7 +159,7 @@ def test_a_network_with_nothing_to_adapt_is_named(layers, images):
         short(backbone=nn.Sequential(*layers)).fit(images[0])
 
 
-def test_a_network_in_half_precision_is_made_float(images):
+def test_a_network_in_half_precision_is_converted(images):
     network = network_of().half()
     detector = short(backbone=network, corpus=images[1]).fit(images[0])
     assert np.isfinite(detector.score_samples(images[0])).all()
@@ -199,7 +199,7 @@ def test_channels_that_do_not_fit_are_named(given, wanted, normalization, images
 
 
 class Unshuffled(nn.Module):
-    """Its first convolution takes other channels than images have."""
+    """A network whose first convolution takes other channels than images have."""
 
     def __init__(self):
         super().__init__()
@@ -216,7 +216,7 @@ def test_a_network_may_arrange_channels_itself(images):
 
 
 class Centred(nn.Module):
-    """What it makes of a row depends on the others."""
+    """A network whose output for a sample depends on the others."""
 
     def __init__(self):
         super().__init__()
@@ -227,29 +227,29 @@ class Centred(nn.Module):
         return made - made.mean(0)
 
 
-def test_a_network_that_compares_rows_is_refused(images):
+def test_a_network_that_compares_samples_is_refused(images):
     with pytest.raises(ValueError, match="Centred, makes something else of a row"):
         short(backbone=Centred()).fit(images[0])
 
 
 @pytest.mark.parametrize("wrong", [(None, None), ("a", "b"), (0, 0), (0.5, -1), (1,)])
-def test_a_normalization_is_means_and_spreads(wrong, images):
+def test_a_normalization_is_means_and_deviations(wrong, images):
     detector = short(backbone=network_of(), normalization=wrong)
     with pytest.raises(ValueError, match="has to be a pair, means and standard"):
         detector.fit(images[0])
 
 
 class Stem(nn.Conv2d):
-    """A convolution of another class, as some networks begin with."""
+    """A convolution of a subclass, as in the stem of some networks."""
 
 
-def test_a_first_convolution_of_another_class(images):
+def test_a_first_convolution_of_a_subclass(images):
     backbone = nn.Sequential(Stem(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3))
     detector = short(backbone=backbone, corpus=images[1]).fit(images[0])
     assert layers_of(detector) == ["0", "2"]
 
 
-def test_tokens_have_to_come_after_rows(images):
+def test_samples_have_to_be_the_first_axis(images):
     class TokensFirst(nn.Module):
         def __init__(self):
             super().__init__()
@@ -262,7 +262,7 @@ def test_tokens_have_to_come_after_rows(images):
         short(backbone=TokensFirst()).fit(images[0])
 
 
-def test_what_cannot_be_copied_is_named(images):
+def test_a_network_that_cannot_be_copied_is_named(images):
     network = network_of()
     network.kept = network(torch.zeros(2, 3, 10, 12))  # has a history of gradients
     with pytest.raises(ValueError, match="a Sequential, cannot be copied"):
@@ -303,14 +303,14 @@ def raise_unless(condition):
 
 
 @pytest.mark.parametrize("check", ["assert", "error"])
-def test_a_size_that_a_network_does_not_take_is_explained(check, images):
+def test_a_wrong_size_of_images_is_explained(check, images):
     with pytest.raises(ValueError, match="input_size"):
         short(backbone=Picky(check)).fit(images[0])
     detector = short(backbone=Picky(check), input_size=16).fit(images[0])
     assert np.isfinite(detector.score_samples(images[0])).all()
 
 
-def test_images_that_are_too_small_for_a_network(images):
+def test_too_small_images_are_explained(images):
     network = nn.Sequential(nn.Conv2d(3, 4, 11), nn.ReLU(), nn.Conv2d(4, 4, 3))
     with pytest.raises(ValueError, match=r"\(3, 10, 12\).*input_size"):
         short(backbone=network).fit(images[0])
@@ -318,7 +318,7 @@ def test_images_that_are_too_small_for_a_network(images):
     assert detector.encode(images[0]).shape == (40, 4)
 
 
-def test_sizes_of_what_the_network_is_given(images):
+def test_images_are_resized_for_a_network(images):
     for input_size, expected in (("auto", (64, 77)), (20, (20, 24)), (5, (5, 6))):
         network, seen = recorded(network_of())
         short(backbone=network, input_size=input_size).fit(images[0])
@@ -344,7 +344,7 @@ def test_a_network_of_tables(X):
 
 
 class Emphatic(nn.Module):
-    """It takes pixels in [0, 1] alone; the output of a convolution is used twice."""
+    """It takes only pixels in [0, 1], and uses the output of a convolution twice."""
 
     def __init__(self):
         super().__init__()
@@ -355,7 +355,7 @@ class Emphatic(nn.Module):
         return (self.norm(y).relu() + y).mean((2, 3))
 
 
-def test_a_network_that_takes_some_pixels_alone(images):
+def test_a_network_that_takes_only_some_pixels(images):
     network = Emphatic().eval()
     settings = {"normalization": ((0.0,), (1.0,)), "corpus": images[1]}
     detector = untrained(backbone=network, **settings).fit(images[0])
@@ -366,7 +366,7 @@ def test_a_network_that_takes_some_pixels_alone(images):
         untrained(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
 
 
-def test_channels_that_no_photograph_has(images):
+def test_normalisation_of_five_channels(images):
     rng = np.random.default_rng(0)
     many = rng.integers(0, 256, (2, 40, 5, 10, 12)).astype(np.uint8)
     backbone = network_of(5)
@@ -378,7 +378,7 @@ def test_channels_that_no_photograph_has(images):
         detector.set_params(normalization=((0.5,) * 4, (0.2,) * 4)).fit(many[0])
 
 
-def test_flat_images_are_told_of_their_shape(images):
+def test_flat_images_need_image_shape(images):
     with pytest.raises(ValueError, match="images need image_shape"):
         short(backbone=network_of()).fit(images[0].reshape(40, -1) / 255)
 
@@ -396,7 +396,7 @@ def test_the_package_s_own_networks(X, images):
 
 
 class Dense(nn.Module):
-    """A network of one's own; the output of a convolution is used twice."""
+    """An own network that uses the output of a convolution twice."""
 
     def __init__(self, shape):
         super().__init__()
@@ -421,7 +421,7 @@ def test_an_own_network_with_a_norm_that_cannot_be_merged(again, images, tmp_pat
 
 @pytest.fixture
 def torchvision(monkeypatch):
-    """Stand in for torchvision with one network."""
+    """Replace torchvision by a module with one network."""
 
     class Weights:
         def transforms(self):
@@ -461,7 +461,7 @@ def test_a_network_of_torchvision_by_name(torchvision, images):
         short(backbone="huge").fit(images[0])
 
 
-def test_what_cannot_be_fetched_is_explained(torchvision, images, monkeypatch):
+def test_a_failed_download_is_explained(torchvision, images, monkeypatch):
     def get_model(name, weights):
         raise OSError("No route to host")
 
@@ -484,7 +484,7 @@ def test_a_file_has_the_weights_of_a_network_by_name(torchvision, images, tmp_pa
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_weights_that_a_file_holds_are_not_read(kind, images, tmp_path):
+def test_a_saved_detector_needs_no_file_of_weights(kind, images, tmp_path):
     file, path = tmp_path / "backbone.safetensors", tmp_path / "detector.safetensors"
     save_file(ResNet26(3, 6).state_dict(), file)
     detector = short(backbone=kind(file), corpus=images[1]).fit(images[0])
@@ -504,7 +504,7 @@ def test_without_torchvision_a_name_is_explained(monkeypatch, images):
 
 
 class Attention(nn.Module):
-    """An encoder of torch, or attention as timm has it, of patches of images."""
+    """An encoder of torch, or attention as in timm, of patches of images."""
 
     def __init__(self, by_torch, **options):
         super().__init__()
@@ -527,7 +527,7 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_feed_forward_layers_of_encoders_are_adapted(activation, images):
-    """torch reads them on a fast path, and they were left out without a word."""
+    """torch reads them on a fast path, and they were once left out silently."""
     network = Attention(True, activation=activation)
     detector = short(backbone=network, corpus=images[1], lr=0.05, max_epochs=3)
     with pytest.warns(UserWarning, match=r"5\d% of the weights; not in enc"):
@@ -551,7 +551,7 @@ def test_attention_of_linear_layers_is_adapted(images):
 
 
 def test_class_scores_of_a_convolution_are_left_out(images):
-    """Those of SqueezeNet counted as features."""
+    """Those of SqueezeNet once counted as features."""
     ends = nn.Dropout(), nn.Conv2d(8, 11, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
     network = nn.Sequential()
     network.add_module("features", network_of()[:-2])
@@ -582,7 +582,7 @@ def traced():
 
 
 class Compiled(nn.Module):
-    """What torch.compile returns holds a module like this, and takes time to make."""
+    """A module like those that torch.compile returns, which takes long."""
 
     def __init__(self):
         super().__init__()
@@ -620,6 +620,6 @@ def test_a_normalization_of_colours_is_refused_for_a_grey_network(own, images):
         detector.fit(grey[0])
 
 
-def test_a_decay_that_leaves_nothing_is_refused(X):
+def test_a_decay_beyond_the_weights_is_refused(X):
     with pytest.raises(ValueError, match=r"lr=0.1 times weight_decay=1e\+10 is 1 or"):
         short(lr=0.1, weight_decay=1e10).fit(X)

@@ -1,4 +1,4 @@
-"""What networks of their own are taught before they are frozen."""
+"""The pretraining of the package's own networks."""
 
 import math
 import pickle
@@ -52,7 +52,7 @@ def test_tasks_that_do_not_fit_are_named(kind, pretrain, message, request):
         ("images", None, True),
     ],
 )
-def test_own_networks_are_taught_first(kind, pretrain, labelled, request):
+def test_own_networks_are_pretrained(kind, pretrain, labelled, request):
     data = request.getfixturevalue(kind)
     settings = {"pretrain": pretrain}
     if kind == "images":
@@ -64,15 +64,15 @@ def test_own_networks_are_taught_first(kind, pretrain, labelled, request):
     assert stages(detector) == expected
     assert np.ptp(detector.score_samples(data)) > 0
     if pretrain is None:
-        untaught = ResNet26(3, 4) if kind == "images" else stacked_mlps(2, 4, 4)
-        assert state_of(detector.backbone_).keys() == untaught.state_dict().keys()
+        untrained = ResNet26(3, 4) if kind == "images" else stacked_mlps(2, 4, 4)
+        assert state_of(detector.backbone_).keys() == untrained.state_dict().keys()
         means = [
             v for k, v in state_of(detector.backbone_).items() if "running_mean" in k
         ]
         assert not any(mean.any() for mean in means)
 
 
-def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
+def test_rotations_use_normal_images_and_the_corpus(images, monkeypatch):
     seen = []
 
     def make_task(self, batch):
@@ -88,7 +88,7 @@ def test_rotations_are_of_normal_images_and_of_the_corpus(images, monkeypatch):
     )
 
 
-def test_joined_rows_stand_one_after_the_other():
+def test_joined_rows_are_concatenated():
     tables = [np.random.default_rng(n).normal(size=(n, 3)) for n in (4, 1, 6)]
     joined, whole = (
         JoinedRows([DeviceDataset(t) for t in tables]),
@@ -101,7 +101,7 @@ def test_joined_rows_stand_one_after_the_other():
     assert torch.equal(other[index], joined[index])
 
 
-def test_memory_names_what_it_cannot_keep(images, tmp_path):
+def test_memory_names_functions_that_it_cannot_hash(images, tmp_path):
     detector = short(
         corpus=images[1], augment=lambda batch: batch, memory=str(tmp_path)
     )
@@ -109,14 +109,14 @@ def test_memory_names_what_it_cannot_keep(images, tmp_path):
         detector.fit(images[0])
 
 
-def test_a_network_that_is_given_is_not_taught(images):
+def test_a_given_network_is_not_pretrained(images):
     backbone = network_of()
     for pretrain in ("auto", "rotation", "supervised", "denoising"):
         detector = short(backbone=backbone, pretrain=pretrain).fit(images[0])
         assert stages(detector) == ["adaptation"]
 
 
-def taught(data, **settings):
+def pretraining_losses(data, **settings):
     """Return the losses of the pretraining, epoch by epoch."""
     detector = short(**settings, pretrain_epochs=12).fit(data)
     return [
@@ -128,29 +128,31 @@ def taught(data, **settings):
 
 def test_own_networks_learn_the_classes_of_the_corpus(images):
     rows = np.concatenate([images[1] // 4, 192 + images[1] // 4])
-    losses = taught(images[0], corpus=(rows, np.repeat(["dark", "bright"], 40)))
+    losses = pretraining_losses(
+        images[0], corpus=(rows, np.repeat(["dark", "bright"], 40))
+    )
     assert 0.3 < losses[0] < 2
     assert losses[-1] < 0.2
     # Labels that say nothing cannot be learned so soon.
     random = np.random.default_rng(0).integers(0, 2, 80)
-    assert taught(images[0], corpus=(rows, random))[-1] > 0.35
+    assert pretraining_losses(images[0], corpus=(rows, random))[-1] > 0.35
 
 
 def test_own_networks_learn_which_way_up_images_are(images):
     upright = images[0].copy()
     upright[:, :, :5] //= 4
-    losses = taught(upright, augment=None)
+    losses = pretraining_losses(upright, augment=None)
     assert 0.7 < losses[0] < 3
     assert losses[-1] < 1.2 < math.log(4)
     # Images that are the same on all sides have no way up.
     plain = np.repeat(np.arange(40, dtype=np.uint8), 360).reshape(40, 3, 10, 12)
-    assert taught(plain)[-1] > 1.3
+    assert pretraining_losses(plain)[-1] > 1.3
 
 
 def test_own_networks_learn_to_take_noise_away():
     rng = np.random.default_rng(0)
     table = np.repeat(rng.normal(size=(200, 1)), 8, axis=1)
-    losses = taught(table, n_estimators=1, width=16)
+    losses = pretraining_losses(table, n_estimators=1, width=16)
     assert 0.02 < losses[-1] < losses[0] / 3
 
 

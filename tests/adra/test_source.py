@@ -1,4 +1,4 @@
-"""Whether a corpus has the source of the normal images (point 3: nothing told)."""
+"""The comparison of the sources of a corpus and of normal images."""
 
 import io
 import warnings
@@ -48,15 +48,15 @@ def greyer(images):
     return 0.5 * images + 0.5 * images.mean(1, keepdims=True)
 
 
-def told(one, other, seed=0):
+def auroc_of(one, other, seed=0):
     return source_auroc(DeviceDataset(one), DeviceDataset(other), seed)
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
-def test_images_of_one_source_are_not_told_apart(c):
-    assert told(drawn(0, c=c), drawn(1, c=c)) < 0.65
+def test_images_of_one_source_have_a_low_auroc(c):
+    assert auroc_of(drawn(0, c=c), drawn(1, c=c)) < 0.65
     # Brightness and contrast are of what images show.
-    assert told(drawn(0, c=c), 0.7 * drawn(1, c=c) + 0.2) < 0.65
+    assert auroc_of(drawn(0, c=c), 0.7 * drawn(1, c=c) + 0.2) < 0.65
 
 
 @pytest.mark.parametrize(
@@ -70,36 +70,36 @@ def test_images_of_one_source_are_not_told_apart(c):
     ],
     ids=["noisier", "cleaner", "blurred", "compressed", "greyer"],
 )
-def test_images_of_another_source_are_told_apart(other):
-    assert told(drawn(0), other(1)) > 0.95
+def test_images_of_another_source_have_a_high_auroc(other):
+    assert auroc_of(drawn(0), other(1)) > 0.95
 
 
-def test_blocks_of_a_format_are_seen_where_the_mean_spectrum_is_the_same():
+def test_blocks_of_jpeg_are_found_where_the_mean_spectrum_is_the_same():
     """A corpus with the grid of JPEG elsewhere: no band of frequencies differs."""
     made = as_jpeg(drawn(0, n=400, side=40, noise=0.1))
     at, across = made[:200, :, :32, :32], made[200:, :, 4:36, 4:36]
-    assert told(at, across) > 0.95
+    assert auroc_of(at, across) > 0.95
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (4, 16, 17), (3, 150, 300)])
-def test_all_shapes_have_finite_numbers(shape):
+def test_statistics_of_all_shapes_are_finite(shape):
     rng = torch.Generator().manual_seed(0)
     flat = torch.zeros(2, *shape)
     both = torch.cat([2 * torch.rand(2, *shape, generator=rng) - 1, flat])
     assert source_statistics(both).isfinite().all()
 
 
-def test_numbers_of_an_image_do_not_depend_on_the_others():
+def test_statistics_of_an_image_do_not_depend_on_the_others():
     images = torch.from_numpy(drawn(0, n=6))
     together = source_statistics(images)
     for k in range(6):
         torch.testing.assert_close(source_statistics(images[k : k + 1])[0], together[k])
 
 
-def test_it_is_drawn_by_a_seed():
+def test_the_auroc_depends_on_the_seed_alone():
     one, other = drawn(0), drawn(1, noise=0.023)
-    assert told(one, other) == told(one, other)
-    assert told(one, other) != told(one, other, seed=1)
+    assert auroc_of(one, other) == auroc_of(one, other)
+    assert auroc_of(one, other) != auroc_of(one, other, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_it_is_drawn_by_a_seed():
     [((49, 3, 24), (100, 3, 24)), ((100, 3, 24), (49, 3, 24)), ((99, 1, 7),) * 2],
     ids=["few normal", "few others", "small"],
 )
-def test_few_or_small_images_are_not_told_from_others(one, other):
+def test_few_or_small_images_have_no_auroc(one, other):
     parts = [np.zeros((n, c, side, side), np.float32) for n, c, side in (one, other)]
-    assert told(*parts) is None
+    assert auroc_of(*parts) is None
 
 
 # In the detector ------------------------------------------------------------------
@@ -131,13 +131,13 @@ def test_detectors_warn_of_a_corpus_of_another_source(brief):
     assert alike.corpus_auroc_ < 0.75
 
 
-def test_it_is_measured_on_what_the_network_sees(brief):
-    """A corpus that is merely sharper is damped, and then cannot be told so well."""
+def test_the_auroc_is_that_of_the_matched_corpus(brief):
+    """Matching lowers the AUROC of a corpus that is merely sharper."""
     X, Q = drawn(0, noise=0.02), drawn(1, noise=0.06)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CorpusSourceWarning)
         found = brief(corpus=Q, scaling=None).fit(X).corpus_auroc_
-    assert found < told(X, Q)
+    assert found < auroc_of(X, Q)
 
 
 def drawings(seed, size):
@@ -148,8 +148,8 @@ def drawings(seed, size):
     return as_bytes(np.clip(3 * (images + 0.5) * middle - 1.2, -1, 1))
 
 
-def test_a_corpus_of_the_same_source_is_left_as_it_is(brief):
-    """What chance or content left of a difference was damped, and that left traces."""
+def test_a_corpus_of_the_same_source_is_not_filtered(brief):
+    """Differences by chance or content were once filtered, which left traces."""
     X, Q = drawings(0, size=4), drawings(1, size=4.2)
     network, seen = recorded(network_of())
     settings = {"augment": None, "batch_size": 200, "backbone": network}
@@ -162,7 +162,7 @@ def test_a_corpus_of_the_same_source_is_left_as_it_is(brief):
 
 
 def test_digits_are_a_corpus_for_digits(brief, shared_data):
-    """Damping left ripples on black ground: with it, they are told beyond .99."""
+    """The filter leaves ripples on black ground, with an AUROC beyond .99."""
     X, y = fetch_mnist(data_home=shared_data, return_X_y=True)
     X, *_, Q = one_vs_rest(X, y, 4, corpus_class=[0, 2, 5, 6, 7, 9], random_state=0)
     X, Q = X[:500], Q[::70]
@@ -171,21 +171,21 @@ def test_digits_are_a_corpus_for_digits(brief, shared_data):
     assert brief(corpus=Q, input_size=28).fit(X).corpus_auroc_ < 0.9
 
 
-def test_known_anomalies_are_no_corpus(brief):
-    """They may differ in whatever they like: this is what is to be learned."""
+def test_known_anomalies_have_no_auroc(brief):
+    """They may differ in anything, and the detector is to learn it."""
     X, Q = as_bytes(drawn(0)), as_bytes(as_jpeg(drawn(1)))
     y = np.repeat([1, -1], [len(X), len(Q)])
     detector = brief(corpus=None).fit(np.concatenate([X, Q]), y)
     assert detector.corpus_auroc_ is None
 
 
-def test_tables_have_no_sources():
+def test_tables_have_no_auroc():
     X = np.random.default_rng(0).normal(size=(80, 3))
     assert short(corpus=X + 1).fit(X).corpus_auroc_ is None
     assert short().fit(X).corpus_auroc_ is None
 
 
-def test_the_figure_is_kept_in_files(brief, tmp_path):
+def test_the_auroc_is_saved(brief, tmp_path):
     X, Q = as_bytes(drawn(0)), as_bytes(drawn(1))
     detector = brief(corpus=Q).fit(X)
     save(detector, tmp_path / "detector", include_backbone=False)
