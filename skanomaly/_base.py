@@ -1,16 +1,19 @@
-"""The contract that every detector keeps, written once."""
+"""The base of all detectors: fit, scores, threshold."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from contextlib import contextmanager, nullcontext
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import ceil, prod
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
 from torch import Tensor
 
 from ._input import FEWEST, InputMixin
@@ -25,8 +28,10 @@ from .exceptions import (
 from .networks import Ensemble, Role, built_for
 from .utils._advice import advice
 from .utils._device import resolve_device
+from .utils._documentation import documentation_page
 from .utils._kinds import TABLE, ByKind
 from .utils._memory import run_or_recall
+from .utils._parameters import Auto
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
@@ -37,42 +42,57 @@ from .utils._warnings import warn
 
 __all__ = ["BaseDeepDetector"]
 
-_CLIP = 10.0  # where scaled columns are cut
+#: Builds a network, or an ensemble of them.
+Builder = Callable[..., torch.nn.Module]
+#: Maps a batch of scaled samples to one result per sample.
+BatchFunction = Callable[[Tensor], Tensor]
+
+#: Bound of scaled columns.
+_CLIP = 10.0
 
 
 class FittedAttributes:
-    """Attributes that ``fit`` sets, apart from the parameters, which are fields."""
+    """Types of the attributes that ``fit`` sets.
+
+    They stand here since annotations of the detectors themselves are parameters.
+    """
 
     net_: AlternatingNet
+    history_: list[dict[str, Any]]
+    n_iter_: int
+    interrupted_: bool
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+    _set_by: tuple[float | Auto, float]
 
 
 class BaseDeepDetector(
-    CommonParameters, FittedAttributes, InputMixin, OutlierMixin, BaseEstimator, ABC
+    CommonParameters, FittedAttributes, InputMixin, OutlierMixin, BaseEstimator
 ):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
-    A child declares its own parameters, and writes :meth:`_make_nets`, :meth:`_train`
-    and :meth:`_score_batch`; it says in ``_auto_values`` what "auto" stands for.
+    A child declares its parameters and ``_auto_values``, and writes
+    :meth:`_make_nets`, :meth:`_train` and :meth:`_score_batch`.
     """
 
-    # What a child writes ------------------------------------------------------------
+    # Hooks of a child ---------------------------------------------------------------
 
     #: Meanings of "auto" by kind of data and parameter; a number of steps for epochs.
     #: The detector takes the kinds that are named here.
     _auto_values: ClassVar[ByKind]
     #: Settings that no parameter changes, by kind of data.
     _settings: ClassVar[ByKind] = {}
-    #: Whether ``fit`` reads which rows are known to be anomalous.
+    #: Whether ``fit`` reads known anomalies from `y`.
     _reads_labels = False
-    #: Classes of fitted attributes, besides nets and scalers, that a file may hold.
+    #: Classes of fitted attributes, apart from nets and scalers, that files may hold.
     _kept_classes: ClassVar[tuple[type, ...]] = ()
 
-    #: Modules of the nets that training does not change, and others may share.
+    #: Modules of the nets that training does not change, and detectors may share.
     _frozen_modules: ClassVar[tuple[str, ...]] = ()
-    #: Parameters that ``fit`` alone reads, and a file need not have.
+    #: Parameters that ``fit`` alone reads; files may lack them.
     _only_to_fit: ClassVar[tuple[str, ...]] = ()
-    #: Parameters that scaler, networks and threshold were made by: after ``fit`` they
-    #: are facts. Others take effect when rows are scored, or trained on again.
+    #: Parameters that determine scaler, networks and threshold, and cannot be changed
+    #: after ``fit``. Others take effect on scores, or on another ``fit``.
     _fixed_by_fit: ClassVar[tuple[str, ...]] = (
         *("contamination", "scaling", "image_shape"),
         *("architecture", "latent_dim", "width", "n_estimators"),
@@ -83,43 +103,48 @@ class BaseDeepDetector(
 
     @abstractmethod
     def _make_nets(self, device: str, seed: int) -> dict[str, AlternatingNet]:
-        """Return the untrained nets, by the name of the attribute they become."""
+        """Return the untrained nets by attribute name."""
 
     @abstractmethod
-    def _train(self, rows: DeviceDataset, others: DeviceDataset, seed: int) -> None:
+    def _train(
+        self, rows: DeviceDataset, reference: DeviceDataset, seed: int, /
+    ) -> None:
         """Set ``net_``, and call ``_record`` after each stage.
 
-        `others` are what the method tells apart from `rows`, on the same device:
-        rows that are known to be anomalous, or those of another domain.
+        `reference` are the samples that the method compares `rows` with, on the same
+        device: known anomalies, or samples of the source domain.
         """
 
     @abstractmethod
     def _score_batch(self, batch: Tensor) -> Tensor:
-        """Return one score per row of `batch`, higher for the more normal."""
+        """Score the samples of a batch; higher is more normal."""
 
-    def _nets_to_fill(self, device: str, saved: dict) -> dict[str, AlternatingNet]:
-        """Return nets for the weights of a file; `saved` is what it holds of each."""
+    def _nets_to_fill(
+        self, device: str, saved: Mapping[str, Any]
+    ) -> dict[str, AlternatingNet]:
+        """Return nets for the weights of a file, whose nets `saved` describes."""
         return self._make_nets(device, seed=0)
 
-    def _auto_offset(self, scores) -> float:
-        """Return the threshold that ``contamination="auto"`` stands for."""
+    def _auto_offset(self, scores: NDArray[np.float64]) -> float:
+        """Return the threshold for ``contamination="auto"``."""
         low, middle = np.percentile(scores, [25, 50])
         return float(middle - 5 * (middle - low))
 
-    # What a user calls --------------------------------------------------------------
+    # Public methods -----------------------------------------------------------------
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Train the detector.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            At least two rows of finite numbers.
-        y : array-like of shape (n,), default=None
-            -1 marks a row that is known to be anomalous, +1 a normal one, 0 one of
-            which nothing is known. Detectors whose description does not speak of
-            known anomalies ignore it, and take all rows as normal.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            At least two samples of finite numbers.
+        y : array-like of shape (n_samples,), default=None
+            -1 marks a known anomaly, +1 a normal sample, 0 an unlabelled one. Detectors
+            whose description does not mention known anomalies ignore it, and take all
+            samples as normal.
 
         Returns
         -------
@@ -129,28 +154,33 @@ class BaseDeepDetector(
         Raises
         ------
         ValueError
-            If `X`, `y` or a parameter is not what it has to be. Nothing has changed
-            then.
+            If `X`, `y` or a parameter is invalid. After this and the other errors, the
+            detector is as it was before.
         TrainingDivergedError
-            If a loss or score became infinite or NaN. Nothing has changed then.
+            If a loss or score became infinite or NaN.
         KeyboardInterrupt
             If the training is interrupted from the keyboard, unless ``on_interrupt``
-            is "keep". Nothing has changed then.
+            is "keep".
 
         Warns
         -----
         ConstantScoresWarning
-            If all training rows have the same score.
+            If all training samples have the same score.
         PixelRangeWarning
             If a few float images have pixels far beyond those of all others.
         """
-        with self._built_aside() as new:
+        with self._replaced_after_success() as new:
             X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
             new._fit(X, new._check_labels(y, len(X)))
         return self
 
-    def _fit(self, X, apart, X_apart=None):
-        """Train on the rows of X, told apart from others: X[apart], or X_apart."""
+    def _fit(
+        self,
+        X: NDArray,
+        is_reference: NDArray[np.bool_],
+        X_reference: NDArray | None = None,
+    ) -> None:
+        """Train on samples; reference samples are some of X, or in an array apart."""
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
         self._row_shape = X.shape[1:]
@@ -158,28 +188,29 @@ class BaseDeepDetector(
             self._check_pixels(X)
         else:
             self.scaler_ = make_scaler(self.scaling, self._kind)
-            rows = self._rows_to_scale_by(X, apart, X_apart)
-            self._report_pixels(fit_by_parts(self.scaler_, *rows))
+            chosen = self._samples_to_scale_by(X, is_reference, X_reference)
+            self._report_pixels(fit_by_parts(self.scaler_, *chosen))
         with self._computing(device), self._advising():
-            rows = DeviceDataset(X, self.scaler_, device)
-            rows, others = (
-                rows.subset(torch.from_numpy(np.flatnonzero(part)).to(device))
-                for part in (~apart, apart)
+            samples = DeviceDataset(X, self.scaler_, device)
+            rows, reference = (
+                samples.subset(torch.from_numpy(np.flatnonzero(part)).to(device))
+                for part in (~is_reference, is_reference)
             )
-            if X_apart is not None:
-                others = DeviceDataset(X_apart, self.scaler_, device)
-            self._check_scaled(rows, others)
+            if X_reference is not None:
+                reference = DeviceDataset(X_reference, self.scaler_, device)
+            self._check_scaled(rows, reference)
             self.history_ = self.history_ if self._goes_on() else []
             self.interrupted_ = False
-            self._train(rows, others, seed)
+            self._train(rows, reference, seed)
             scores = self._score_rows(rows)
             self._check_finite(scores)
-            self._set_threshold(self._learn_range(X, apart, X_apart, scores))
+            scores = self._learn_range(X, is_reference, X_reference, scores)
+            self._set_threshold(scores)
             self._reach_threshold()
 
     @contextmanager
-    def _advising(self):
-        """Add to an error of divergence what would help, by the settings in force."""
+    def _advising(self) -> Iterator[None]:
+        """Add advice to an error of divergence, by the settings in force."""
         try:
             yield
         except TrainingDivergedError as error:
@@ -188,42 +219,48 @@ class BaseDeepDetector(
             hint = advice(given, defaults, rates)
             raise TrainingDivergedError(f"{error} {hint}") from error
 
-    def _rows_to_scale_by(self, X, apart, X_apart):
-        """Return rows, and which of them the scaling is learned from."""
-        return X, ~apart
+    def _samples_to_scale_by(
+        self,
+        X: NDArray,
+        is_reference: NDArray[np.bool_],
+        X_reference: NDArray | None,
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return an array, and a mask of the samples that the scaler is fitted on."""
+        return X, ~is_reference
 
     @of_one_state
-    def score_samples(self, X):
-        """Return how normal each row is.
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Score samples; higher is more normal.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n,), float64
-            Higher is more normal. A row's score does not depend on the other rows.
-            Rows beyond the range of the training rows are not more normal for it.
-            Rows so far out that nothing finite comes of them have the lowest number
-            of float32.
+        ndarray of shape (n_samples,), float64
+            The score of a sample does not depend on the other samples. Values beyond
+            the range of the training data never raise a score. Samples whose score
+            would not be finite have the lowest number of float32.
         """
         X = self._checked_rows(X)
         return self._kept_in_range(self._scores_of(X), X)
 
     @of_one_state
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for outliers.
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return ``score_samples(X) - offset_``, which is negative for outliers.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n,), float64
+        ndarray of shape (n_samples,), float64
             Negative for outliers, positive for inliers.
         """
         scores = self.score_samples(X)
@@ -231,96 +268,117 @@ class BaseDeepDetector(
         return scores - self.offset_
 
     @of_one_state
-    def predict(self, X):
-        """Return -1 for outliers and +1 for inliers.
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Label samples: -1 for outliers, +1 for inliers.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n,), int
+        ndarray of shape (n_samples,), int
             -1 where ``decision_function(X)`` is negative, else +1.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def fit_predict(self, X, y=None, **fit_params):
-        """Train the detector, and tell the outliers among the rows it was trained on.
+    def fit_predict(
+        self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
+    ) -> NDArray[np.int64]:
+        """Train the detector, and label the training samples.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows to train on.
-        y : array-like of shape (n,), default=None
-            As in ``fit``: -1 marks a row that is known to be anomalous.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Training samples.
+        y : array-like of shape (n_samples,), default=None
+            As in ``fit``: -1 marks a known anomaly.
         **fit_params : dict
-            What else ``fit`` takes.
+            Further arguments of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n,), int
+        ndarray of shape (n_samples,), int
             -1 for outliers, +1 for inliers.
         """
-        # That of OutlierMixin leaves y out: known anomalies would count as normal.
+        # That of OutlierMixin does not pass y: known anomalies would count as normal.
         return self.fit(X, y, **fit_params).predict(X)
+
+    # Links in the HTML representation -----------------------------------------------
+
+    _doc_link_module = "skanomaly"
+
+    @property
+    def _doc_link_template(self) -> str:
+        return documentation_page("{estimator_module}.{estimator_name}")
 
     # Training -----------------------------------------------------------------------
 
-    def _goes_on(self):
+    def _goes_on(self) -> bool:
+        """Return whether ``fit`` continues an earlier one."""
         return self.warm_start and hasattr(self, "offset_")
 
-    def _given(self, name):
-        """Return a parameter; NumPy's numbers as Python's own, which torch wants."""
+    def _given(self, name: str) -> Any:
+        """Return a parameter, NumPy's numbers as Python's own, which torch needs."""
         value = getattr(self, name)
         return value.item() if isinstance(value, np.generic) else value
 
-    def _value(self, name):
+    def _value(self, name: str) -> Any:
         """Return a parameter, or the meaning of "auto" for this kind of data."""
         value = self._given(name)
         is_auto = isinstance(value, str) and value == "auto"
         return self._setting(name) if is_auto else value
 
-    def _setting(self, name):
+    def _setting(self, name: str) -> Any:
         """Return the meaning of "auto", or a setting that no parameter changes."""
         return self._kind.setting(name, self._auto_values, self._settings)
 
-    def _plan(self, name, n_rows, length=None, *, batch_size=None, steps=None):
+    def _plan(
+        self,
+        name: str,
+        n_samples: int,
+        length: int | None = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+    ) -> dict[str, int]:
         """Return the epochs, and the steps in each, of one stage.
 
-        "auto" stands for a number of steps, since rows may be few or many, in epochs
-        of `length` steps; by default in passes over the rows, or one part of a pass.
+        "auto" is a number of steps, whatever the size of the data, in epochs of
+        `length` steps; by default an epoch is one pass over the samples, or a part.
         """
-        epoch_steps = max(n_rows // (batch_size or self._value("batch_size")), 1)
+        epoch_steps = max(n_samples // (batch_size or self._value("batch_size")), 1)
         epochs = self._given(name)
         if epochs == "auto":
-            steps = self._value(name) if steps is None else steps
+            steps = int(self._value(name)) if steps is None else steps
             epoch_steps = length or min(epoch_steps, steps)
             epochs = ceil(steps / epoch_steps)
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
     @contextmanager
-    def _built_aside(self):
-        """Give a twin to train, which in the end takes the place of this detector.
+    def _replaced_after_success(self) -> Iterator[Self]:
+        """Give a copy to train, whose state then replaces that of this detector.
 
-        All in one step: after an error nothing has changed, and who scores in another
-        thread sees the detector as it was, or as it is then.
+        It does so in one step. After an error the detector is unchanged, and another
+        thread that scores sees the old state or the new one.
         """
         new = twin(self)
         yield new
         self.__dict__ = vars(new)
 
-    def _nets_to_train(self, device, seed):
-        """Return new nets, which for a warm start go on from those that there are."""
+    def _nets_to_train(self, device: str, seed: int) -> dict[str, AlternatingNet]:
+        """Return new nets; in a warm start, with the state of the fitted ones."""
         nets = self._make_nets(device, seed)
         if self._goes_on():
             for name, net in nets.items():
                 net.resume(getattr(self, name))
         return nets
 
-    def _engine(self, device, seed):
-        """Return the settings that every net takes."""
+    def _engine(self, device: str, seed: int) -> dict[str, Any]:
+        """Return the settings that all nets take."""
         return {
             "batch_size": self._value("batch_size"),
             "seed": seed,
@@ -329,29 +387,38 @@ class BaseDeepDetector(
             "on_interrupt": self.on_interrupt,
         }
 
-    def _cached(self, stage, *arguments, callbacks):
-        """Return ``stage(*arguments)``, from `memory` where it is there already.
+    def _cached(
+        self,
+        stage: Callable[..., Any],
+        *arguments: Any,
+        callbacks: list[Callback] | Callable[[str], list[Callback]],
+    ) -> Any:
+        """Return ``stage(*arguments)``, from `memory` if it is stored there.
 
-        The first thing that a stage returns is its net.
+        The first result of a stage is its net.
         """
-        # What callbacks of the user do to a stage is in no key.
-        memory = None if self.callbacks else self.memory
+        # A cache key does not cover the effect of a user's callbacks.
+        memory = None if self.callbacks else self._given("memory")
         result = run_or_recall(memory, __version__, stage, arguments, callbacks)
-        # What is recalled comes without; later stages of this fit go by it.
+        # A recalled net lacks it, and later stages of this fit need it.
         result[0].on_interrupt = self.on_interrupt
         return result
 
     @staticmethod
-    def _hold_out(rows, seed, most=None):
-        """Return nine tenths of the rows to train, and one, or `most`, to validate."""
+    def _hold_out(
+        rows: DeviceDataset, seed: int, most: int | None = None
+    ) -> tuple[DeviceDataset, DeviceDataset]:
+        """Split off a tenth of the samples, `most` at most, for validation."""
         order = np.random.default_rng(seed).permutation(len(rows))
         index = torch.from_numpy(order).to(rows.device)
         n_held_out = min(max(len(rows) // 10, 1), most or len(rows))
         return rows.subset(index[n_held_out:]), rows.subset(index[:n_held_out])
 
     @contextmanager
-    def _progress(self, *plans):
-        """Give a function that returns the callbacks of the stage it is told."""
+    def _progress(
+        self, *plans: Mapping[str, int]
+    ) -> Iterator[Callable[[str], list[Callback]]]:
+        """Give a function that maps the name of a stage to its callbacks."""
         n_steps = sum(plan["max_epochs"] * plan["epoch_steps"] for plan in plans)
         own = list(self.callbacks or [])
         if not self.verbose:
@@ -360,8 +427,10 @@ class BaseDeepDetector(
         with Bar(type(self).__name__, n_steps) as bar:
             yield lambda stage: [*own, ProgressBar(bar, stage)]
 
-    def _family(self):
-        """Return "mlp" or "conv", after checks of `architecture` and image size."""
+    # Networks -----------------------------------------------------------------------
+
+    def _family(self) -> str:
+        """Return "mlp" or "conv", after checks of `architecture` and least sides."""
         shape, wanted = self._row_shape, self.architecture
         own = self._own_networks()
         if unknown := sorted(set(own) - set(self._roles)):
@@ -377,8 +446,9 @@ class BaseDeepDetector(
         kind = self._kind
         if isinstance(wanted, str) and wanted not in ("auto", kind.family):
             raise ValueError(
-                f"architecture={wanted!r} does not fit rows of shape {shape}: "
-                f"'conv' takes images (see `image_shape`), 'mlp' takes tables."
+                f"architecture={wanted!r} does not fit samples of shape {shape}: "
+                "'mlp' takes tables, 'conv' takes samples with channels, such as "
+                "images (see `image_shape`)."
             )
         if min(shape[1:], default=kind.least_side) < kind.least_side:
             sides = " x ".join(map(str, shape[1:]))
@@ -389,23 +459,24 @@ class BaseDeepDetector(
             )
         return kind.family
 
-    def _side_by_side(self, n_columns=2048):
-        """Return `n_estimators`; "auto" is fewer where samples are large."""
-        if self.n_estimators != "auto":
-            return self._given("n_estimators")
+    def _ensemble_size(self, n_columns: int = 2048) -> int:
+        """Return `n_estimators`; "auto" is lower if samples are large."""
+        given = self._given("n_estimators")
+        if given != "auto":
+            return int(given)
         return min(max(n_columns // prod(self._row_shape), 1), self._kind.n_estimators)
 
-    def _bounded(self):
+    def _bounded(self) -> bool:
         """Return whether scaled data have the range [-1, 1]."""
         used = self._kind.scaling if self.scaling == "auto" else self.scaling
         return used == "minmax"
 
-    def _clipping(self):
-        """Return what cuts scaled columns, lest one wild value make a row's error."""
+    def _clipping(self) -> Callable[[Tensor], Tensor]:
+        """Return the clipping of scaled columns, for which single values count less."""
         bound = _CLIP if self.scaling is not None else torch.inf
         return partial(torch.clamp, min=-bound, max=bound)
 
-    def _builders(self, n_estimators):
+    def _builders(self, n_estimators: int) -> dict[str, Builder]:
         """Return the builders of the networks by role, each for a whole ensemble."""
         if self._family() == "mlp":
             builders = self._table_builders(n_estimators)
@@ -418,32 +489,32 @@ class BaseDeepDetector(
         }
         return builders | _ensembles(n_estimators, own)
 
-    def _table_builders(self, n_estimators):
+    def _table_builders(self, n_estimators: int) -> dict[str, Builder]:
         """Return the builders of the networks for tables, each for a whole ensemble."""
         raise NotImplementedError
 
-    def _conv_builders(self):
+    def _conv_builders(self) -> dict[str, Builder]:
         """Return the builders of the convolutional networks, each for one member."""
         raise NotImplementedError
 
-    def _network_shape(self):
+    def _network_shape(self) -> tuple[int, ...]:
         """Return the shape of a sample as the networks take it."""
         return self._row_shape
 
-    def _latent_dim(self):
+    def _latent_dim(self) -> int:
         """Return the length of a latent code."""
         return self._value("latent_dim")
 
-    def _own_networks(self):
-        """Return the networks that the user gives, by role."""
+    def _own_networks(self) -> dict[str, Builder]:
+        """Return the networks of the user by role."""
         return self.architecture if isinstance(self.architecture, dict) else {}
 
-    def _record(self, **nets):
-        """Add to ``history_`` what the last run of each net, given by stage, left."""
+    def _record(self, **nets: AlternatingNet) -> None:
+        """Add the last run of each net, given by stage, to ``history_``."""
         if any(net.interrupted_ for net in nets.values()):
             self.interrupted_ = True
             warn(
-                "Training was interrupted; the detector is what it was at that time.",
+                "Training was interrupted; the detector is as it was at that time.",
                 FitInterruptedWarning,
             )
         self.history_ = self.history_ + [
@@ -461,53 +532,59 @@ class BaseDeepDetector(
 
     # Scores -------------------------------------------------------------------------
 
-    def _compute(self, function, X):
-        """Return what `function` makes of each row of X, batch by batch."""
+    def _compute(self, function: BatchFunction, X: ArrayLike) -> NDArray[Any]:
+        """Check samples, and apply a function of batches to them."""
         return self._computed(function, self._checked_rows(X))
 
-    def _checked_rows(self, X):
+    def _checked_rows(self, X: ArrayLike) -> NDArray:
         check_is_fitted(self)
-        self._validate_params()  # some may be changed after ``fit``
+        self._validate_params()  # some can be changed after ``fit``
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
         return X
 
-    def _computed(self, function, X):
-        with self._computing(self.net_.device), self._at_rest():
+    def _computed(self, function: BatchFunction, X: NDArray) -> NDArray[Any]:
+        with self._computing(), self._at_rest():
             rows = DeviceDataset(X, self.scaler_, self.net_.device, max_bytes=0)
             return self._map_rows(function, rows, self._given_shape())
 
     @contextmanager
-    def _computing(self, device):
-        """Have torch compute as detectors expect it."""
+    def _computing(self, device: str | None = None) -> Iterator[None]:
+        """Set torch's precision, threads and modes for a device, or that of the net."""
         # Small networks are faster with one thread.
         threads = one_thread() if self._kind.family == "mlp" else nullcontext()
-        with single_precision(), threads, without_modes(torch.device(device).type):
+        type_of_device = torch.device(device or self.net_.device).type
+        with single_precision(), threads, without_modes(type_of_device):
             yield
 
-    def _scores_of(self, X):
-        """Return the scores that the networks give rows, wherever these are."""
+    def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
+        """Score checked samples by the networks alone, in or out of range."""
         scores = self._computed(self._score_batch, X).astype(np.float64)
         scores[~np.isfinite(scores)] = np.finfo(np.float32).min
         return scores
 
-    def _score_rows(self, rows):
+    def _score_rows(self, rows: DeviceDataset) -> NDArray[np.float64]:
         with self._at_rest():
             scores = self._map_rows(self._score_batch, rows, self._given_shape())
         return scores.astype(np.float64)
 
-    def _given_shape(self):
-        """Return the shape of a row as the networks are given it."""
+    def _given_shape(self) -> tuple[int, ...]:
+        """Return the shape of a sample after the net's preparation."""
         return self._row_shape
 
-    def _at_rest(self):
-        """Return a context in which nets may keep what all rows have in common."""
+    def _at_rest(self) -> AbstractContextManager[Any]:
+        """Return a context in which nets may keep results that all batches share."""
         return nullcontext()
 
     @staticmethod
-    def _map_rows(function, rows, shape=None):
+    def _map_rows(
+        function: BatchFunction,
+        rows: DeviceDataset,
+        shape: tuple[int, ...] | None = None,
+    ) -> NDArray[Any]:
+        """Apply a function of batches to all samples."""
         n = len(rows)
-        # Batches of one size make a row's score the same to the bit in all of them.
+        # With batches of one size, a sample's score is the same to the bit in all.
         size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, 256))
         parts = []
         with torch.inference_mode():
@@ -517,27 +594,27 @@ class BaseDeepDetector(
                 parts.append(batch[: n - start].numpy(force=True))
         return np.concatenate(parts)
 
-    def _unscaled(self, rows):
-        """Return scaled rows in the units and the shape of the training data."""
+    def _unscaled(self, rows: NDArray) -> NDArray[Any]:
+        """Return scaled samples in the units and the shape of the training data."""
         if self.scaler_ is not None:
             rows = self.scaler_.inverse_transform(rows)
         is_flat = self._fitted_ndim == TABLE.ndim
         return rows.reshape(len(rows), -1) if is_flat else rows
 
     @staticmethod
-    def _check_finite(scores):
+    def _check_finite(scores: NDArray) -> None:
         if not np.isfinite(scores).all():
             raise TrainingDivergedError(
-                "The scores of some training rows are not finite."
+                "The scores of some training samples are not finite."
             )
 
-    def _set_threshold(self, scores):
-        """Set ``offset_`` by the scores of the training rows."""
+    def _set_threshold(self, scores: NDArray[np.float64]) -> None:
+        """Set ``offset_`` by the scores of the training samples."""
         if np.ptp(scores) == 0:
             warn(
-                f"All {len(scores)} training rows have the same score: this detector "
-                "tells nothing apart. Do the rows of X differ, and by more than "
-                "rounding leaves of it once they are scaled?",
+                f"All {len(scores)} training samples have the same score. Do the "
+                "samples of X differ, and by more than rounding leaves once they are "
+                "scaled?",
                 ConstantScoresWarning,
             )
         if self.contamination == "auto":
@@ -546,8 +623,8 @@ class BaseDeepDetector(
             self.offset_ = float(np.quantile(scores, self.contamination))
         self._set_by = self.contamination, self.offset_
 
-    def _check_contamination(self):
-        """Warn if the threshold is that of another `contamination`."""
+    def _check_contamination(self) -> None:
+        """Warn if `contamination` was changed after it set the threshold."""
         given, offset = getattr(self, "_set_by", (self.contamination, None))
         if self.contamination != given and self.offset_ == offset:
             warn(
@@ -557,6 +634,8 @@ class BaseDeepDetector(
             )
 
 
-def _ensembles(n_estimators, builders):
+def _ensembles(
+    n_estimators: int, builders: Mapping[str, Builder]
+) -> dict[str, Builder]:
     """Return builders of ensembles, from builders of members."""
     return {k: partial(Ensemble.of, n_estimators, b) for k, b in builders.items()}

@@ -1,17 +1,22 @@
-"""What detectors are given, and what they say when it is not what it has to be."""
+"""Checks of the input of detectors: shapes, labels, units, ranges."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from math import log1p, prod
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import DataConversionWarning
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from .engine import DeviceDataset
 from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
 from .utils._domains import share_of_other_units
@@ -25,33 +30,61 @@ from .utils._warnings import warn
 
 __all__ = ["FEWEST", "InputMixin"]
 
-FEWEST = 2  # rows to learn from
-_COLOURS = 4  # red, green, blue, and transparency
-_MOST_OF_A_CHECK = 100  # rows that scikit-learn's checks give with two labels
-_ENOUGH, _NUMBERS = 1000, 2**22  # rows, and numbers, to see whether units are the same
-_MOST = 1e15  # of scaled numbers whose squares can be summed in single precision
+#: Samples to learn from, at least.
+FEWEST = 2
+#: Channels of colours: red, green, blue and transparency.
+_COLOURS = 4
+#: Samples in the two-class checks of scikit-learn, at most.
+_MOST_OF_A_CHECK = 100
+#: Samples, and numbers, that are enough to compare units.
+_ENOUGH, _NUMBERS = 1000, 2**22
+#: Bound of scaled numbers whose squares can be summed in single precision.
+_MOST = 1e15
 
 
-class InputMixin:
-    """For detectors: checks of X and y, and of the units that they are in.
+class InputMixin(ABC):
+    """Checks of X and y, and of their units and ranges.
 
     A child declares the kinds of X that it takes, by `_auto_values`, and whether it
     reads y, by `_reads_labels`.
     """
 
+    # Of the class
     _auto_values: ClassVar[ByKind]
     _reads_labels: ClassVar[bool]
+    # Parameters
+    image_shape: tuple[int, ...] | None
+    scaling: Literal["auto", "minmax", "standard"] | None
+    # Set by ``fit``
+    scaler_: ImageScaler | MinMaxScaler | StandardScaler | None
+    image_shape_: tuple[int, ...] | None
+    offset_: float
+    _fitted_ndim: int
     _row_shape: tuple[int, ...]
+    _range: tuple[NDArray, NDArray, NDArray]
+    _usual_scores: tuple[float, float]
+
+    @abstractmethod
+    def _goes_on(self) -> bool:
+        """Return whether ``fit`` continues an earlier one."""
+
+    @abstractmethod
+    def _clipping(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the clipping of scaled columns."""
+
+    @abstractmethod
+    def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
+        """Score checked samples by the networks alone."""
 
     @property
     def _kind(self) -> Kind:
-        """The kind of data that the detector was fitted on."""
+        """Kind of the data that the detector is fitted on."""
         kind = kind_of(1 + len(self._row_shape), self._auto_values)
         assert kind is not None, self._row_shape
         return kind
 
-    def _check_rows(self, X, *, reset, fewest=1):
-        """Return X as an array (n, d) or (n, c, h, w): floats, or uint8 images."""
+    def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> NDArray:
+        """Return X as an array of its kind: of floats, or of bytes for images."""
         X = as_numbers(X)
         ndim = len(X.shape)
         if not reset:
@@ -69,7 +102,7 @@ class InputMixin:
             )
         is_flat = self.image_shape is not None and ndim == TABLE.ndim
         if 0 in X.shape[1:]:
-            raise ValueError(f"X has shape {X.shape}: its rows hold no numbers.")
+            raise ValueError(f"X has shape {X.shape}: its samples hold no numbers.")
         if kind_of(ndim, self._auto_values) is None and not is_flat:
             expected = " or ".join(kind.shape for kind in self._auto_values)
             raise ValueError(
@@ -83,7 +116,7 @@ class InputMixin:
             way_out = (
                 "channels come first: np.moveaxis(X, -1, 1) brings them there."
                 if tuple(self.image_shape) == (n_last, *sides)
-                else "it is for images in flat rows."
+                else "it is for images whose pixels are the columns of a table."
             )
             raise ValueError(
                 f"X holds images of shape {X.shape[1:]}, and image_shape="
@@ -96,16 +129,16 @@ class InputMixin:
         self._check_image_shape(X.shape)
         return X
 
-    def _check_like_fitted(self, shape):
+    def _check_like_fitted(self, shape: tuple[int, ...]) -> None:
         if (ndim := len(shape)) >= TABLE.ndim and ndim != self._fitted_ndim:
-            fitted = kind_of(self._fitted_ndim, (*self._auto_values, TABLE))
+            fitted = TABLE if self._fitted_ndim == TABLE.ndim else self._kind
             raise ValueError(
                 f"X has {ndim} dimensions, but {type(self).__name__} was fitted on "
                 f"{fitted.shape}."
             )
         self._check_image_shape(shape)
 
-    def _check_image_shape(self, shape):
+    def _check_image_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) > TABLE.ndim and shape[1:] != self.image_shape_:
             raise ValueError(
                 f"{self._name_of(shape[1:])} of shape {shape[1:]}, but "
@@ -113,16 +146,16 @@ class InputMixin:
                 f"{self.image_shape_}."
             )
 
-    def _name_of(self, shape):
-        """Return the kind of data with samples of that shape, as a message begins."""
+    def _name_of(self, shape: tuple[int, ...]) -> str:
+        """Return the name of the kind with samples of that shape, capitalised."""
         kind = kind_of(1 + len(shape), self._auto_values)
         return kind.name.capitalize() if kind else "Samples"
 
-    def _refuse_channels_last(self, shape, said):
-        """Raise an error if images look as if their last axis were the channels.
+    def _refuse_channels_last(self, shape: tuple[int, ...], said: bool) -> None:
+        """Raise an error if the last axis of images seems to be the channels.
 
-        Warn if they may be either. `said` tells whether `image_shape`, if it is given,
-        confirms the shape of X; for flat rows nothing else tells it.
+        Warn in case of doubt. `said` is whether a given `image_shape` confirms the
+        shape of X; for images in flat rows it is the only statement of the shape.
         """
         if not _has_short_last(shape) or (said and self.image_shape is not None):
             return
@@ -148,31 +181,32 @@ class InputMixin:
             f"channels of {' x '.join(map(str, others))}, {way_out}."
         )
 
-    def _checked_image_shape(self, n_columns):
-        shape = tuple(self.image_shape)
+    def _checked_image_shape(self, n_columns: int) -> tuple[int, ...]:
+        shape = tuple(self.image_shape or ())
         kinds = [kind for kind in self._auto_values if kind.has_channels]
         counts = all(COUNT.is_satisfied_by(n) for n in shape)
         known = kind_of(1 + len(shape), kinds)
         if not counts or known is None or prod(shape) != n_columns:
-            axes = " or ".join(f"({', '.join(kind.axes)})" for kind in kinds)
+            axes = [f"({', '.join(kind.axes)})" for kind in kinds]
             raise ValueError(
-                f"image_shape={self.image_shape} has to be {axes}, integers with a "
+                f"image_shape={self.image_shape} has to be "
+                f"{' or '.join(['None'] * (not axes) + axes)}, integers with a "
                 f"product of {n_columns}, the number of columns of X."
             )
         return tuple(map(int, shape))
 
-    def _check_labels(self, y, n_rows):
-        """Return which rows are known to be anomalous."""
+    def _check_labels(self, y: ArrayLike | None, n_rows: int) -> NDArray[np.bool_]:
+        """Return the mask of known anomalies."""
         nothing = np.zeros(n_rows, dtype=bool)
         if y is None or not self._reads_labels:
             return nothing
         column = self._label_column(y, n_rows)
-        complete_column(y, "y, where 0 marks an unlabelled row,")
+        complete_column(y, "y, where 0 marks an unlabelled sample,")
         anomalous = column == -1
         if not (anomalous.any() and np.isin(column, (-1, 0, 1)).all()):
             complaint = (
-                "Nothing is taken as known to be anomalous: y marks such rows by -1, "
-                "normal ones by 1, others by 0, and it holds "
+                "Nothing is taken as known to be anomalous: y marks known anomalies "
+                "by -1, normal samples by 1, others by 0, and it holds "
                 f"{_shortened(column)}.{_conversion(column)}"
             )
             if self._expects_labels() and not _may_be_any_target(column):
@@ -181,47 +215,54 @@ class InputMixin:
             return nothing
         if (n_left := n_rows - anomalous.sum()) < FEWEST:
             raise ValueError(
-                f"{n_left} of {n_rows} rows are not marked as anomalies (y == -1); "
+                f"{n_left} of {n_rows} samples are not marked as anomalies (y == -1); "
                 f"{type(self).__name__} learns what is normal from at least {FEWEST}."
             )
         return anomalous
 
-    def _expects_labels(self):
-        """Return whether labels that mark no anomaly are a mistake."""
+    def _expects_labels(self) -> bool:
+        """Return whether labels without anomalies are a mistake."""
         return self._reads_labels
 
     @staticmethod
-    def _label_column(y, n_rows):
-        """Return y as an array (n,), after a check of its shape."""
-        shape = getattr(y, "shape", ())
-        if len(shape) > 1 and tuple(shape[1:]) != (1,):
+    def _label_column(y: Any, n_rows: int) -> NDArray:
+        """Return y as an array of shape (n_samples,), after a check of its shape."""
+        shape: tuple[int, ...] = tuple(getattr(y, "shape", ()))
+        if len(shape) > 1 and shape[1:] != (1,):
             raise ValueError(
-                f"y has shape {tuple(shape)}, and holds a label for each row. Where a "
-                "detector takes other rows, a parameter is named for them."
+                f"y has shape {shape}, and has to hold a label for each sample. "
+                "Where a detector takes further samples, a parameter is named for them."
             )
         if len(shape) > 1:
-            # That of column_or_1d would not name the user's line.
+            # The warning of column_or_1d would not name the user's line.
             warn(
-                f"y is a column of shape {tuple(shape)}, and taken as one of shape "
+                f"y is a column of shape {shape}, and taken as one of shape "
                 f"({shape[0]},).",
                 DataConversionWarning,
             )
         y = column_or_1d(y)
         if len(y) != n_rows:
-            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows.")
+            raise ValueError(f"y has {len(y)} labels, but X has {n_rows} samples.")
         return y
 
-    def _check_units(self, rows, base, what, others, factor):
-        """Warn if rows are hardly in the units of those that the scaling comes from.
+    def _check_units(
+        self,
+        rows: DeviceDataset,
+        base: DeviceDataset,
+        what: str,
+        others: str,
+        factor: float,
+    ) -> None:
+        """Warn if samples and those that the scaler was fitted on have other units.
 
-        They may be so far out that they are cut when scaled, or so close together that
-        scaling leaves nothing of them; or their columns are apart by a factor.
+        Signs are that most numbers are clipped once they are scaled, and columns whose
+        spreads or locations differ by the factor. `what` and `others` name the samples.
         """
         if rows.X.dtype == np.uint8:
             return
         cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
         some, some_others = (part.raw(part.spread_indices(n)) for part in (rows, base))
-        if self._kind.has_channels:  # which have one unit for all pixels
+        if self._kind.has_channels:  # one unit for all pixels
             some, some_others = some.reshape(-1, 1), some_others.reshape(-1, 1)
         else:
             scaled = rows[rows.spread_indices(n)]
@@ -243,9 +284,9 @@ class InputMixin:
                 f"are apart by a factor of more than {factor:g}. {hint}"
             )
 
-    def _check_scaled(self, *sets):
-        """Raise an error if scaling makes no numbers of rows that nets compute with."""
-        # Scaled columns are cut, and any number will do.
+    def _check_scaled(self, *sets: DeviceDataset) -> None:
+        """Raise an error if scaled samples are too large for the networks."""
+        # Scaled columns are clipped, and may be any number.
         largest = torch.finfo(torch.float32).max
         most = _MOST if self._kind.has_channels else largest
         for rows in sets:
@@ -264,7 +305,7 @@ class InputMixin:
                         "of ten."
                     )
 
-    def _check_pixels(self, X):
+    def _check_pixels(self, X: NDArray) -> None:
         """Warn if images are of another scale than those of the first fit."""
         if isinstance(self.scaler_, ImageScaler) and not self.scaler_.suits(X):
             kinds = "floats", "bytes (uint8)"
@@ -279,8 +320,8 @@ class InputMixin:
             )
 
     @staticmethod
-    def _report_pixels(left_out):
-        """Warn if the scaling was learned without some pixels."""
+    def _report_pixels(left_out: str | None) -> None:
+        """Warn if the scaler was fitted without some pixels."""
         if left_out is not None:
             warn(
                 f"{left_out} The smaller range is taken for the scaling, and pixels "
@@ -291,39 +332,54 @@ class InputMixin:
 
     # The range of training ----------------------------------------------------------
 
-    def _rows_in_range(self, X, apart, X_apart):
-        """Return pairs of rows, and which of them may be normal."""
-        return [(X, ~apart)]
+    def _samples_in_range(
+        self,
+        X: NDArray,
+        is_reference: NDArray[np.bool_],
+        X_reference: NDArray | None,
+    ) -> list[tuple[NDArray, NDArray[np.bool_]]]:
+        """Return arrays, each with a mask of the samples that may be normal."""
+        return [(X, ~is_reference)]
 
-    def _learn_range(self, X, apart, X_apart, scores):
-        """Learn where the training rows lie, and what scores they have.
+    def _learn_range(
+        self,
+        X: NDArray,
+        is_reference: NDArray[np.bool_],
+        X_reference: NDArray | None,
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Learn the range of the training samples, and return their bounded scores.
 
-        Networks may do anything with rows unlike all that they were trained on: a
-        critic without bounds finds some of them more normal than any normal one.
+        The networks are arbitrary on samples unlike all training samples: a critic
+        without bounds may score some of them higher than any normal sample.
         """
         clip = getattr(self.scaler_, "clip_", None)
-        learned = ValueRange.of(self._rows_in_range(X, apart, X_apart), clip)
+        sets = self._samples_in_range(X, is_reference, X_reference)
+        learned = ValueRange.of(sets, clip)
         if self._goes_on() and hasattr(self, "_range"):
             learned = learned.joined(ValueRange(*self._range))
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
         spread = high - low or np.ptp(scores) or 1.0
-        self._range, self._usual_scores = tuple(learned), (middle, spread)
-        # Training rows are inside, unless some of their pixels are cut off.
-        return scores if clip is None else self._kept_in_range(scores, X[~apart])
+        self._range = learned.low, learned.high, learned.unit
+        self._usual_scores = middle, spread
+        # Training samples are inside, unless some of their pixels are clipped.
+        return scores if clip is None else self._kept_in_range(scores, X[~is_reference])
 
-    def _reach_threshold(self):
-        """Make the unit of what is taken off so large that rows far out are outliers.
+    def _reach_threshold(self) -> None:
+        """Choose the unit of the deduction such that samples far out are outliers.
 
-        A critic that tells little apart has scores close together, all of them far
-        above its threshold: their spread alone would leave any image an inlier.
+        The scores of a critic that separates little are close together, and all far
+        above its threshold: by their spread alone, any image would be an inlier.
         """
         middle, spread = self._usual_scores
         needed = (middle - self.offset_) / log1p(self._kind.far_out)
         self._usual_scores = middle, max(spread, needed)
 
-    def _kept_in_range(self, scores, X):
-        """Return scores of which no row beyond the range of training has a high one."""
-        if not hasattr(self, "_range"):  # in files that know of none
+    def _kept_in_range(
+        self, scores: NDArray[np.float64], X: NDArray
+    ) -> NDArray[np.float64]:
+        """Lower the scores of samples beyond the range of training."""
+        if not hasattr(self, "_range"):  # of a file without ranges
             return scores
         learned = ValueRange(*self._range)
         excess = learned.excess(X)
@@ -335,28 +391,28 @@ class InputMixin:
         return scores
 
 
-def _has_short_last(shape):
-    """Return whether the last axis of rows is the shortest, as that of channels is."""
+def _has_short_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last axis of samples is the shortest, as channels are."""
     return len(shape) > 1 and shape[-1] < min(shape[:-1])
 
 
-def _has_channels_last(shape):
-    """Return whether the last axis of rows is likely to be that of channels.
+def _has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last axis of samples is likely to be the channels.
 
-    It is the shortest, and has as many numbers as colours with transparency at most,
-    or the two before it are a square: many channels beside narrow images are rare.
+    It is the shortest, and no longer than that of colours with transparency, or the two
+    before it are equal: narrow images with many channels are rare.
     """
     return _has_short_last(shape) and (
         shape[-1] <= _COLOURS or shape[-3:-2] == shape[-2:-1]
     )
 
 
-def _may_be_any_target(y):
-    """Return whether labels without a known anomaly may be meant as they are.
+def _may_be_any_target(y: NDArray) -> bool:
+    """Return whether labels without a known anomaly may be intended.
 
-    Numbers of one value, or of three and more, may be anything. The common tests of
-    scikit-learn give detectors numbers of two values too, in at most 100 rows of which
-    about half have either: as few normal rows as that are no training set.
+    Numbers of one value, or of three or more, may be anything. The common tests of
+    scikit-learn also pass numbers of two values to detectors, with up to 100 samples,
+    about half of each value. As a training set of normal samples that is too few.
     """
     counts = Counter(y.tolist())
     numbers = all(isinstance(v, Real) and not isinstance(v, bool) for v in counts)
@@ -366,15 +422,15 @@ def _may_be_any_target(y):
     return len(counts) != 2 or few
 
 
-def _conversion(y):
-    """Return how to mark the rarer of two values as the anomaly, as a sentence."""
+def _conversion(y: NDArray) -> str:
+    """Return advice on marking the rarer of two values as the anomaly."""
     counts = Counter(y.tolist())
     if len(counts) != 2 or -1 in counts:
         return ""
     if y.dtype.kind == "b":
         return " Where True is an anomaly: np.where(y, -1, 1)."
-    rarer, other = sorted(counts, key=counts.get)
-    if counts.keys() == {0, 1}:  # of as many, 1 is the anomaly by custom
+    rarer, other = sorted(counts, key=counts.__getitem__)
+    if counts.keys() == {0, 1}:  # if equally rare, 1 is the anomaly by custom
         rarer = 0 if counts[0] < counts[1] else 1
     which = "" if counts[rarer] == counts[other] else ", the rarer one,"
     return (
@@ -383,7 +439,7 @@ def _conversion(y):
     )
 
 
-def _shortened(y):
-    """Return the values of y in a few words."""
+def _shortened(y: NDArray) -> str:
+    """Return the first distinct values of y as text."""
     values = list(dict.fromkeys(map(repr, y.tolist())))
     return ", ".join(values[:4] + ["..."] * (len(values) > 4))

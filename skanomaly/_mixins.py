@@ -178,7 +178,7 @@ class ReconstructionMixin(EncodingMixin):
                 f"X has {codes.shape[1]} columns; latent codes of this "
                 f"{type(self).__name__} have {self._n_features_out}."
             )
-        with self._computing(self.net_.device), self._at_rest():
+        with self._computing(), self._at_rest():
             dataset = DeviceDataset(codes, None, self.net_.device, max_bytes=0)
             samples = self._map_rows(self._decode_flat, dataset, self._given_shape())
         return self._unscaled(self._finite(samples))
@@ -304,7 +304,7 @@ class SamplingMixin(Detector):
         n_per_member = ceil(n_samples / self.net_.n_estimators)
         chosen = self.random_state if random_state is None else random_state
         seed = own_random_state(chosen).randint(2**31 - 1)
-        with self._computing(self.net_.device):
+        with self._computing():
             samples = self._draw_rows(n_per_member, seed)
         rows = samples.transpose(0, 1).flatten(0, 1)[:n_samples]
         return self._unscaled(rows.numpy(force=True))

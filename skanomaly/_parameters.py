@@ -24,9 +24,9 @@ __all__ = ["CommonParameters"]
 
 
 class CommonParameters(Declared):
-    """What every detector can be told.
+    """Parameters that all detectors have.
 
-    ``{name}`` in a text is filled in by the detectors, see
+    Detectors replace ``{name}`` in a text, see
     :func:`~skanomaly.utils._docstring.describe`.
     """
 
@@ -34,15 +34,15 @@ class CommonParameters(Declared):
         AUTO_COUNT,
         default="auto",
         doc="""
-        Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the
-        number of rows, and the rest of a pass that has begun; where a single pass would
-        be longer, an epoch is cut after that many.
+        Passes over the data. "auto" makes {auto_steps} optimiser steps for any number
+        of samples, and completes the last pass. If a single pass would be longer, an
+        epoch ends after that many steps.
         """,
     )
     batch_size: int = parameter(
         [Interval(Integral, 2, None, closed="left")],
         default=32,
-        doc="Rows per optimiser step, at least 2.{auto_batch}",
+        doc="Samples per optimiser step, at least 2.{auto_batch}",
     )
     lr: float | Auto = parameter(
         AUTO_POSITIVE,
@@ -56,16 +56,17 @@ class CommonParameters(Declared):
         "minmax" maps the range of the training data to [-1, 1]: column by column for
         tables, over all pixels for images, where uint8 has the range 0 to 255.
         "standard" gives each column, or channel, mean 0 and variance 1. "auto" is
-        "standard" for tables and "minmax" for images; None leaves the numbers alone.
+        "standard" for tables and "minmax" for images; None does not scale.
         """,
     )
     image_shape: tuple[int, ...] | None = parameter(
         [tuple, list, None],
         default=None,
         doc="""
-        ``(c, h, w)``: reads each row of a table as an image, so that a detector for
-        images can follow steps that work on tables; ``(c, t, h, w)`` as a clip, where
-        the detector takes these. Arrays of such a shape need no hint.
+        ``(channels, height, width)`` reads each row of a table as an image, so that
+        images can pass through pipeline steps for tables; ``(channels, frames, height,
+        width)`` reads it as a clip, if the detector takes clips. Arrays of such a shape
+        do not need it.
         """,
     )
     architecture: Literal["auto", "mlp", "conv"] | dict[str, Callable] = parameter(
@@ -89,45 +90,46 @@ class CommonParameters(Declared):
         ],
         default="auto",
         doc="""
-        Sets ``offset_``, below which a score means an outlier. A float in (0, 0.5] is
-        the share of the training rows to fall below it; 0 takes the lowest training
-        score; "auto" takes {auto_offset}.
+        Sets ``offset_``; lower scores mean outliers. A float in (0, 0.5] is the share
+        of training samples below it; 0 takes the lowest training score; "auto" takes
+        {auto_offset}.
         """,
     )
     device: str = parameter(
         [str],
         default="auto",
         doc="""
-        "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU where there is one.
+        "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU if there is one.
         """,
     )
     precision: Literal["float32", "bfloat16"] = parameter(
         [StrOptions({"float32", "bfloat16"})],
         default="float32",
         doc="""
-        Number format of the training steps. Scores are float64 made from float32.
+        Number format of the training steps. Scores are computed in float32, and
+        returned as float64.
         """,
     )
     callbacks: list[Callback] | None = parameter(
         [list, tuple, None],
         default=None,
-        doc="Called in every stage of the training.",
+        doc="They are called in every stage of the training.",
     )
     on_interrupt: Literal["raise", "keep"] = parameter(
         [StrOptions({"raise", "keep"})],
         default="raise",
         doc="""
-        What becomes of an interrupt from the keyboard (Ctrl-C) during training. "raise"
-        lets it out, and the detector stays what it was before ``fit``; "keep" ends the
-        training and keeps what there is, with a
-        :class:`~skanomaly.exceptions.FitInterruptedWarning`. Not for a search: the fit
-        that was cut short would take part as a whole one.
+        Reaction to an interrupt from the keyboard (Ctrl-C) during training. "raise"
+        raises it, and leaves the detector as before ``fit``. "keep" ends the training
+        and keeps the networks as they are, with a
+        :class:`~skanomaly.exceptions.FitInterruptedWarning`. Do not use "keep" in a
+        search, which would treat the interrupted fit as a complete one.
         """,
     )
     warm_start: bool = parameter(
         ["boolean"],
         default=False,
-        doc="Whether another ``fit`` goes on where the last one ended.",
+        doc="Whether another ``fit`` continues where the last one ended.",
     )
     verbose: int = parameter(
         ["verbose"],
@@ -139,6 +141,6 @@ class CommonParameters(Declared):
         default=None,
         doc="""
         An int makes two fits on the same machine equal to the bit. The global states of
-        NumPy and torch are never moved; a RandomState instance is.
+        NumPy and torch never change; that of a RandomState instance does.
         """,
     )

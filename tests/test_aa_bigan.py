@@ -421,9 +421,9 @@ def test_other_labels_are_not_misread_in_silence(data):
 
 def test_labels_of_the_wrong_kind_are_named(data):
     X, y = data
-    with pytest.raises(ValueError, match="119 labels, but X has 120 rows"):
+    with pytest.raises(ValueError, match="119 labels, but X has 120 samples"):
         AABiGAN(**SMALL).fit(X, y[1:])
-    with pytest.raises(ValueError, match="0 of 120 rows are not marked"):
+    with pytest.raises(ValueError, match="0 of 120 samples are not marked"):
         AABiGAN(**SMALL).fit(X, -np.ones(120))
     with pytest.raises(ValueError, match=r"y has shape \(120, 2\)"):
         AABiGAN(**SMALL).fit(X, np.c_[y, y])

@@ -590,7 +590,7 @@ def test_a_contamination_that_was_changed_after_fit_is_no_threshold(cls, X):
 def test_training_rows_that_all_score_the_same_are_noticed(cls, X):
     for rows in (np.ones_like(X), 1e-200 * X):
         with pytest.warns(
-            skanomaly.exceptions.ConstantScoresWarning, match="All 80 training rows"
+            skanomaly.exceptions.ConstantScoresWarning, match="All 80 training samples"
         ):
             short(cls).fit(rows)
 

@@ -182,11 +182,11 @@ def test_how_axes_are_read_is_said_where_the_last_is_the_shortest(cls, shape):
 
 
 def test_an_image_shape_with_channels_first_names_channels_last():
-    """It was said that image_shape is for flat rows, and nothing of the cause."""
+    """It was said that image_shape is for flat images, and nothing of the cause."""
     images = np.random.default_rng(0).uniform(size=(60, 8, 8, 4))
     with pytest.raises(ValueError, match=r"come first: np\.moveaxis\(X, -1, 1\)"):
         short(ADRA, image_shape=(4, 8, 8)).fit(images)
-    with pytest.raises(ValueError, match="it is for images in flat rows"):
+    with pytest.raises(ValueError, match="it is for images whose pixels are"):
         short(ADRA, image_shape=(8, 4, 8)).fit(images)
 
 

@@ -75,7 +75,7 @@ def test_what_becomes_numbers(X, expected):
         (iter(ROWS), "X is of type"),
         ({1.0, 2.0}, "X is of type set"),
         ({"a": ROWS}, "X is of type dict"),
-        ([[1.0, 2.0], [1.0]], "X has rows of different lengths"),
+        ([[1.0, 2.0], [1.0]], "X has samples of different lengths"),
         (np.array([["cat", "1"]]), "X has to hold numbers: .*'cat'.*encode text"),
         (np.array([["cat", 1]], object), "X has to hold numbers: .*'cat'"),
         (np.array([[{}, 1]], object), "X has to hold numbers: float.*not 'dict'"),

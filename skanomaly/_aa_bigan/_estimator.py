@@ -211,7 +211,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         n_known = self._given("known_per_batch")
         if n_known == "auto":
             n_known = max(self._value("batch_size") // 4, 1)
-        k = self._side_by_side()
+        k = self._ensemble_size()
         net = AnomalyAwareBiGAN(
             self._builders(k),
             latent_dim=self._latent_dim(),

@@ -399,7 +399,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
                 "is a table; 'auto' has a network for either."
             )
-        n_estimators, (n_columns,) = self._side_by_side(), shape
+        n_estimators, (n_columns,) = self._ensemble_size(), shape
         build = partial(stacked_mlps, n_estimators, n_columns, width)
         return Source(build, n_estimators)
 

@@ -264,7 +264,7 @@ class HistoryAD(BaseDeepDetector):
     # Networks
 
     def _make_nets(self, device, seed):
-        k = self._side_by_side(n_columns=512)
+        k = self._ensemble_size(n_columns=512)
         builders = self._builders(k)
         engine = self._engine(device, seed) | {"n_estimators": k}
         gan = HistoryGAN(
@@ -314,7 +314,7 @@ class HistoryAD(BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, others, seed):
+    def _train(self, rows, reference, seed):
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         first = self._plan("max_epochs", len(train))
@@ -419,7 +419,7 @@ class HistoryAD(BaseDeepDetector):
         pool = self._scaled_history()
         if not from_history:
             n_per_member = ceil(n_samples / self.gan_.n_estimators)
-            with self._computing(self.net_.device):
+            with self._computing():
                 pool = self.gan_.sample(n_per_member, seed=rng.randint(2**31 - 1))
             pool = pool.flatten(0, 1)
         chosen = torch.from_numpy(

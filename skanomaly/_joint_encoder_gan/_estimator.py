@@ -359,7 +359,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return Frame.of(self._row_shape) if self._kind == IMAGE else None
 
     def _make_nets(self, device, seed):
-        k, latent_dim = self._side_by_side(), self._latent_dim()
+        k, latent_dim = self._ensemble_size(), self._latent_dim()
         builders = self._builders(k)
         builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = JointNet(
@@ -399,7 +399,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, others, seed):
+    def _train(self, rows, reference, seed):
         self._check_cycle()
         self._check_criterion()
         net = self._nets_to_train(str(rows.device), seed)["net_"]

@@ -341,7 +341,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         SaturatedWeightsWarning
             If the weights of the target rows are nearly all 0, or all 1.
         """
-        with self._built_aside() as new:
+        with self._replaced_after_success() as new:
             new._beta_pair()
             X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
             y = None if y is None else new._label_column(y, len(X))
@@ -418,21 +418,20 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         refuse_other_scale("X_source", X_source, X)
         return X_source
 
-    def _rows_to_scale_by(self, X, apart, X_apart):
-        # Those of the source: anomalies among the others would hide by their spread.
-        if X_apart is not None:
-            return X_apart, np.ones(len(X_apart), dtype=bool)
-        return X, apart if apart.any() else ~apart
+    def _samples_to_scale_by(self, X, is_source, X_source):
+        # Anomalies in the target would hide by their own spread.
+        if X_source is not None:
+            return X_source, np.ones(len(X_source), dtype=bool)
+        return X, is_source if is_source.any() else ~is_source
 
-    def _rows_in_range(self, X, apart, X_apart):
-        # Those of both domains.
-        sets = [X] if X_apart is None else [X, X_apart]
+    def _samples_in_range(self, X, is_source, X_source):
+        sets = [X] if X_source is None else [X, X_source]
         return [(rows, np.ones(len(rows), dtype=bool)) for rows in sets]
 
     # Networks
 
     def _make_nets(self, device, seed):
-        k, latent_dim = self._side_by_side(), self._latent_dim()
+        k, latent_dim = self._ensemble_size(), self._latent_dim()
         builders = self._builders(k)
         builders["score"] = partial(AnomalyScore, k, latent_dim)
         net = TransferNet(
@@ -473,19 +472,19 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, others, seed):
+    def _train(self, rows, source, seed):
         self._check_criterion()
-        if len(others):
-            self._check_units(rows, others, "the target", "the source", _UNITS)
+        if len(source):
+            self._check_units(rows, source, "the target", "the source", _UNITS)
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
         # Without another domain this one is both, and eq. 7 that of an autoencoder.
-        domains = (others if len(others) else rows), rows
+        domains = (source if len(source) else rows), rows
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         n = max(map(len, domains))
         first = self._plan("max_epochs", n)
         second = self._plan("transfer_epochs", n, length=max(_LOOK_EVERY, n // 200))
-        if not len(others):
+        if not len(source):
             second["max_epochs"] = 0
         with self._progress(first, second) as callbacks:
             stage = pretrain, net, domains, self._value("lam"), first

@@ -1,4 +1,4 @@
-"""Rows that hold numbers, whatever they come in."""
+"""Samples as arrays of numbers, and arrays in parts."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from numpy.typing import NDArray
 
 __all__ = ["as_numbers", "parts_of", "slices_of"]
 
-#: Numbers to look at together.
+#: Numbers in a part of an array.
 _AT_ONCE = 2**24
 
+#: Advice on columns without numbers.
 _WAYS_OUT = "encode text and categories as numbers, or leave such columns out"
 _NO_NUMBERS = {"V": "named fields", "M": "dates", "m": "spans of time"}
 
 
 def as_numbers(X: Any, name: str = "X") -> Any:
-    """Return rows as what scikit-learn's checks take, or say why they cannot be that.
+    """Convert samples to a container that scikit-learn's checks take.
 
     Parameters
     ----------
-    X : array-like of shape (n, ...)
+    X : array-like of shape (n_samples, ...)
         An array, a tensor, a DataFrame of any library, or lists.
     name : str, default="X"
-        What to call it in an error.
+        Its name in errors.
 
     Returns
     -------
     ndarray, DataFrame or sparse matrix
-        What is numbers already is not copied, and DataFrames stay what they are, for
-        the names of their columns.
+        Numbers are not copied. DataFrames are kept, for the names of their columns.
 
     Raises
     ------
     TypeError, ValueError
-        If `X` is not made of rows, if they have different lengths, or if something in
-        them is neither a number nor the text of one.
+        If `X` does not consist of samples, if these have different lengths, or if they
+        hold anything other than numbers and the text of numbers.
     """
     if isinstance(X, torch.Tensor):
         return _of_tensor(X, name)
@@ -48,7 +48,7 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     if hasattr(X, "columns"):
         return _checked_columns(X, name)
     kind = getattr(X.dtype, "kind", None)
-    if kind == "c":  # in the words that scikit-learn's own checks look for
+    if kind == "c":  # the words that scikit-learn's common tests look for
         raise ValueError(f"Complex data not supported: {name} is of dtype {X.dtype}.")
     if kind in _NO_NUMBERS:
         raise TypeError(f"{name} holds {_NO_NUMBERS[kind]}, and has to hold numbers.")
@@ -60,34 +60,34 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     if kind is not None and kind in "OUS":
         return _converted(X, name)
     if kind == "f" and X.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # infinities are told of by those who look
+        with np.errstate(over="ignore"):  # infinities are errors of later checks
             return X.astype(np.float64)
     return X
 
 
 def _of_tensor(X, name):
     if X.is_meta or X.layout != torch.strided:
-        what = "without data" if X.is_meta else "that is sparse"
-        raise TypeError(f"{name} is a tensor {what}: give one with all numbers.")
+        defect = "without data" if X.is_meta else "that is sparse"
+        raise TypeError(f"{name} is a tensor {defect}: give one with all numbers.")
     if X.dtype == torch.bfloat16:  # which NumPy does not know
         X = X.float()
     return X.numpy(force=True)
 
 
-def _of_rows(X, name):
-    """Return lists, or whatever can be gone through, as an array."""
+def _of_rows(X: Any, name: str) -> np.ndarray:
+    """Convert lists and other sequences to an array."""
     if hasattr(X, "collect"):
         raise TypeError(f"{name} is a {type(X).__name__}: give {name}.collect().")
     try:
-        made = np.asarray(X)
+        array = np.asarray(X)
     except ValueError as error:
-        raise ValueError(f"{name} has rows of different lengths: {error}") from error
-    if made.ndim == 0 and made.dtype.kind in "OUS":
+        raise ValueError(f"{name} has samples of different lengths: {error}") from error
+    if array.ndim == 0 and array.dtype.kind in "OUS":
         raise TypeError(
             f"{name} is {_described(X)}, and has to be an array, a DataFrame or a list "
-            "of rows of numbers."
+            "of lists of numbers."
         )
-    return made
+    return array
 
 
 def _described(X):
@@ -95,7 +95,7 @@ def _described(X):
 
 
 def _converted(X, name):
-    """Return objects or text as numbers."""
+    """Convert objects or text to numbers."""
     try:
         return np.asarray(X).astype(np.float64)
     except (ValueError, OverflowError) as error:
@@ -107,7 +107,7 @@ def _converted(X, name):
 
 
 def _checked_columns(X, name):
-    """Refuse a DataFrame with columns that are no numbers, by their names."""
+    """Raise an error that names a column without numbers, or a repeated name."""
     for column, n in Counter(X.columns).most_common(1):
         if n > 1:
             raise ValueError(f"{name} has {n} columns of the name {column!r}.")

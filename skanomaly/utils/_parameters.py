@@ -1,4 +1,4 @@
-"""Parameters of estimators, each declared once: type, default, constraints, text.
+"""Parameters of estimators, each declared once: type, default, constraints, doc.
 
 A parameter is a field of its class, with an annotation for type checkers. The
 constructor, scikit-learn's ``_parameter_constraints`` and the documentation are made of
@@ -18,7 +18,7 @@ __all__ = ["Auto", "Declared", "entry", "parameter", "parameter_entries"]
 #: The word for a value that depends on the data.
 Auto = Literal["auto"]
 
-#: Words of annotations, as the documentation has them.
+#: Words of the documentation for parts of annotations.
 _WORDS = {
     "Auto": '"auto"',
     "RandomState": "RandomState instance",
@@ -37,14 +37,14 @@ def parameter(
     Parameters
     ----------
     constraints : iterable
-        What scikit-learn's ``validate_params`` takes.
+        Constraints as scikit-learn's ``validate_params`` takes them.
     default : object
         Immutable.
     doc : str
         A paragraph for the documentation. ``{name}`` in it is filled in by
         :func:`~skanomaly.utils._docstring.describe`.
     type_text : str
-        Its type in words, where those of the annotation will not do.
+        Type for the documentation, if the annotation does not describe it well.
     """
     about = {"constraints": list(constraints), "doc": doc, "type_text": type_text}
     return field(default=default, metadata=about)
@@ -56,14 +56,14 @@ def parameter(
 class Declared:
     """Base of estimators whose parameters are fields.
 
-    A subclass declares those that it adds. ``name: type = value`` gives a parameter of
-    its base another default.
+    A subclass declares those that it adds. ``name: type = value`` gives an inherited
+    parameter another default.
     """
 
     _parameter_constraints: ClassVar[dict[str, list]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the constructor and the constraints."""
+        """Create the constructor and the constraints."""
         super().__init_subclass__(**options)
         inherited = dict(getattr(cls, "__dataclass_fields__", {}))
         has_own_constructor = "__init__" in vars(cls)
@@ -83,7 +83,7 @@ class Declared:
 
 
 def _put_own_parameters_first(cls, inherited):
-    """Order the signature as documentation is read: what is special comes first."""
+    """Order the signature for readers: parameters of the class before common ones."""
     self, *rest = signature(cls.__init__).parameters.values()
     rest = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in rest]
     order = [p for p in rest if p.name not in inherited]
@@ -92,14 +92,14 @@ def _put_own_parameters_first(cls, inherited):
 
 
 def parameter_entries(cls: type, values: Mapping[str, str]) -> list[str]:
-    """Return what numpydoc wants of each parameter of a class.
+    """Return numpydoc's entry for each parameter of a class.
 
     Parameters
     ----------
     cls : type
-        With declared parameters.
+        A class with declared parameters.
     values : mapping of str to str
-        What stands for ``{name}`` in their text.
+        Replacements for ``{name}`` in their text.
     """
     fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return [_described(fields[name], values) for name in signature(cls).parameters]

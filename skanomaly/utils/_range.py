@@ -1,8 +1,9 @@
-"""Where training rows lie, and how far others are from there."""
+"""The range of the training samples, and the distance of others beyond it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ class ValueRange(NamedTuple):
 
     Attributes
     ----------
-    low, high : ndarray of shape (d,) or (c, 1, ...)
+    low, high : ndarray of shape (n_features,) or (channels, 1, ...)
         Bounds of the values.
     unit : ndarray of the same shape
         Half the width; 1 where all values are the same.
@@ -30,27 +31,31 @@ class ValueRange(NamedTuple):
     unit: NDArray
 
     @classmethod
-    def of(cls, sets, clip=None):
-        """Return the range of rows.
+    def of(
+        cls,
+        sets: Sequence[tuple[NDArray, NDArray[np.bool_]]],
+        clip: tuple[Any, Any] | None = None,
+    ) -> ValueRange:
+        """Return the range of samples.
 
         Parameters
         ----------
         sets : list of tuple of ndarray
-            Rows (n, d) or (n, c, ...), and which of them to look at, (n,) of bool.
-        clip : tuple of float or of ndarray of shape (c, 1, ...), or None
-            What bounds the range.
+            Samples (n_samples, ...), and the mask of those to look at, (n_samples,).
+        clip : tuple of float or of ndarray of shape (channels, 1, ...), or None
+            Bounds of the range.
 
         Returns
         -------
         ValueRange
-            That of bytes is 0 to 255, whatever values occur. Any other one is wider
-            than the values seen by a share of one in the root of their number, since
-            new values may lie beyond those of a small sample.
+            That of bytes is 0 to 255, whatever values occur. Others are wider than the
+            values seen, by one part in the root of their number, since new values may
+            lie beyond those of a small sample.
         """
         first, _ = sets[0]
         shape = (-1,) + (1,) * (first.ndim - 2)
         if first.dtype == np.uint8:
-            low, high = np.float64([[0], [255]]).reshape(2, *shape)
+            low, high = np.array([[0.0], [255.0]]).reshape(2, *shape)
             return cls(low, high, (high - low) / 2)
         axes = (0, *range(2, first.ndim))
         ends = [
@@ -58,40 +63,43 @@ class ValueRange(NamedTuple):
             for X, chosen in sets
             for part in parts_of(X, chosen)
         ]
-        low, high = (np.float64(values) for values in zip(*ends, strict=True))
-        low, high = low.min(0), high.max(0)
+        lows, highs = zip(*ends, strict=True)
+        low, high = (
+            np.array(lows, np.float64).min(0),
+            np.array(highs, np.float64).max(0),
+        )
         if clip is not None:
             bounds = [np.ravel(bound) for bound in clip]
             low, high = np.clip(low, *bounds), np.clip(high, *bounds)
         largest = np.maximum(np.abs(low), np.abs(high))
         with np.errstate(over="ignore"):
             width = high - low
-            apart = width > 10 * np.finfo(first.dtype).eps * largest
+            is_wide = width > 10 * np.finfo(first.dtype).eps * largest
             n_values = (
                 sum(chosen.sum() for _, chosen in sets) * first[0].size / len(low)
             )
             margin = width / n_values**0.5
-        unit = np.where(apart, width / 2, 1.0)
+        unit = np.where(is_wide, width / 2, 1.0)
         both = low - margin, high + margin, unit
         return cls(*(values.reshape(shape) for values in both))
 
-    def joined(self, other):
-        """Return the range that holds both."""
+    def joined(self, other: ValueRange) -> ValueRange:
+        """Return the smallest range that covers both."""
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return ValueRange(low, high, np.maximum(self.unit, other.unit))
 
-    def excess(self, X):
-        """Return how far the furthest value of each row is beyond the range.
+    def excess(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the distance of each sample's furthest value beyond the range.
 
         Parameters
         ----------
-        X : ndarray of shape (n, d) or (n, c, ...)
-            Rows.
+        X : ndarray of shape (n_samples, n_features) or (n_samples, channels, ...)
+            Samples.
 
         Returns
         -------
-        ndarray of shape (n,)
-            In units of half the width of the range, 0 for rows inside.
+        ndarray of shape (n_samples,)
+            In units of half the width of the range, 0 for samples inside.
         """
         beyond = np.zeros(len(X))
         if X.dtype == np.uint8 and self.low.max() <= 0 and self.high.min() >= 255:
@@ -108,32 +116,37 @@ class ValueRange(NamedTuple):
             start += len(part)
         return beyond
 
-    def cut(self, X):
-        """Return rows whose values are cut at the bounds."""
+    def cut(self, X: NDArray) -> NDArray:
+        """Return samples with values clipped at the bounds."""
         kind = np.float64 if X.dtype == np.uint8 else X.dtype
         return np.clip(X, self.low, self.high).astype(kind, copy=False)
 
 
-def kept_below(scores, inside, excess, median, unit):
-    """Return scores of rows beyond the range, none of which is more normal for it.
+def kept_below(
+    scores: NDArray[np.float64],
+    inside: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    median: float,
+    unit: float,
+) -> NDArray[np.float64]:
+    """Lower the scores of samples beyond the range.
 
     Parameters
     ----------
-    scores, inside : ndarray of shape (n,)
-        Scores of rows, and of the same rows cut at the bounds of the range.
-    excess : ndarray of shape (n,)
-        How far they are beyond.
+    scores, inside : ndarray of shape (n_samples,)
+        Scores of samples, and of the same samples clipped at the bounds of the range.
+    excess : ndarray of shape (n_samples,)
+        Distances beyond the range.
     median, unit : float
-        Middle of the scores of the training rows, and a unit: how far these are apart,
-        or more.
+        Median of the training scores, and their spread or more.
 
     Returns
     -------
-    ndarray of shape (n,)
-        The lower of the two scores. What it has above the median goes with the excess,
-        and is gone at 1; and `unit` times log(1 + excess) is taken off: columns with
-        heavy tails have normal rows far out too. At the bounds these are the scores
-        themselves.
+    ndarray of shape (n_samples,)
+        The lower of the two scores, less two terms that are 0 at the bounds. The part
+        above the median shrinks with the excess, to nothing at 1. And `unit` times
+        log(1 + excess) is subtracted, which grows slowly, since columns with heavy
+        tails have normal samples far out too.
     """
     kept = np.minimum(scores, inside)
     kept = kept - np.minimum(excess, 1) * np.maximum(kept - median, 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, Self
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
@@ -16,17 +19,17 @@ __all__ = [
     "refuse_other_scale",
 ]
 
-#: Scaled pixels so far out that they were hardly meant, where 1 is as far as any.
+#: Scaled pixels beyond this are hardly of the same scale; training pixels end at 1.
 _FAR = 10.0
 
-#: Where floats end that are bytes, if interpolation or noise has moved some.
+#: Bound of floats of the scale of bytes, which interpolation or noise has moved.
 _BYTES_BEYOND = 2 * 255
 
-#: Images that are enough to tell values that hardly any of them has, the share of
-#: images that may have them, and how far these are beyond the others, in their range.
+#: Rare pixel values: images needed to detect them, the share of images that may have
+#: them, and their distance beyond the others, in ranges of these.
 _ENOUGH_IMAGES, _RARE, _BEYOND = 20, 0.05, 2.0
 
-#: Where the pixels are, in scaled units, if float32 has no digits left for them.
+#: Offset of scaled pixels from which float32 loses the digits of the pixels.
 _SHIFTED = 2.0**10
 
 
@@ -42,80 +45,89 @@ class ImageScaler(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
-    scale_, min_ : ndarray of shape (c, 1, ...) or (1, ...)
-        A pixel ``x`` becomes ``x * scale_ + min_``, computed in float64: the digits of
-        float32 may all be those of the shift.
-    clip_ : tuple of float or of ndarray of shape (c, 1, ...), or None
-        Where pixels are cut first: the range without values that hardly any image has,
-        if there are such. That of "standard" is a range of each channel, without bounds
-        for those that have no such values.
+    scale_, min_ : ndarray of shape (channels, 1, ...) or (1, ...)
+        A pixel ``x`` becomes ``x * scale_ + min_``, computed in float64: in float32 a
+        large shift might use up all digits.
+    clip_ : tuple of float or of ndarray of shape (channels, 1, ...), or None
+        Bounds that pixels are clipped at first: the range without rare values. None
+        without rare values. "standard" has bounds for each channel, infinite ones for
+        channels without rare values.
     bytes_ : bool
         Whether the images were of dtype uint8.
     seen_ : tuple
-        What ``partial_fit`` goes on from: the least and the highest pixel, or number,
-        means and variances.
+        State of ``partial_fit``: the lowest and the highest pixel, or number, means and
+        variances.
     """
 
-    def __init__(self, method="minmax"):
+    def __init__(self, method: Literal["minmax", "standard"] = "minmax"):
         self.method = method
 
-    clip_ = None  # in files that know of none
+    clip_: tuple[Any, Any] | None = None  # files may lack it
+    seen_: tuple[Any, ...] | None
+    scale_: NDArray[np.float64]
+    min_: NDArray[np.float64]
 
-    def fit(self, X, y=None):
-        """Learn the map from images of shape (n, c, ...)."""
+    def fit(self, X: NDArray, y: object = None) -> Self:
+        """Learn the map from images of shape (n_samples, channels, ...)."""
         self.seen_ = None
         return self.partial_fit(X)
 
-    def partial_fit(self, X, y=None):
-        """Learn the map from these images and those before."""
+    def partial_fit(self, X: NDArray, y: object = None) -> Self:
+        """Learn the map from these images and the earlier ones."""
         self.bytes_ = X.dtype == np.uint8
         X = self._cut(X)
         seen = getattr(self, "seen_", None)
         if self.method == "standard":
-            self.seen_ = _moments(X, seen)
-            _, lower, variance = self.seen_
+            self.seen_ = _, lower, variance = _moments(X, seen)
             half = np.where(variance > 0, variance**0.5, 1.0)
         else:
-            self.seen_ = (0, 255) if self.bytes_ else _range(X, seen)
-            low, high = (np.atleast_1d(np.float64(bound)) for bound in self.seen_)
+            self.seen_ = ends = (0, 255) if self.bytes_ else _range(X, seen)
+            low, high = (np.atleast_1d(np.float64(bound)) for bound in ends)
             half = np.where(high > low, (high - low) / 2, 1.0)
             lower = (low + high) / 2
-        shape = (-1,) + (1,) * (X.ndim - 2)
+        shape = _of_channels(X)
         self.scale_ = (1 / half).reshape(shape)
         self.min_ = (-lower / half).reshape(shape)
         return self
 
-    def _cut(self, X):
+    def _cut(self, X: NDArray) -> NDArray:
         return X if self.clip_ is None else np.clip(X, *self.clip_)
 
-    def suits(self, X):
-        """Return whether pixels may well have the scale of those it was fitted on."""
+    def suits(self, X: NDArray) -> bool:
+        """Return whether images seem to have the scale of the training images."""
         if self.bytes_ and X.dtype == np.uint8:
             return True
         if self.bytes_:  # and X holds floats, of 0 to 255 or of 0 to 1
-            return 1 < X.max() <= _BYTES_BEYOND and X.min() >= 255 - _BYTES_BEYOND
-        # Both ends: what is far too dark is no more of one scale than too bright. Those
-        # of each channel, since channels may have scales of their own.
+            in_reach = X.min() >= 255 - _BYTES_BEYOND and X.max() <= _BYTES_BEYOND
+            return bool(in_reach and X.max() > 1)
+        # Both ends, since pixels may be far too dark or far too bright; of each
+        # channel, since channels may have scales of their own.
         axes = (0, *range(2, X.ndim))
-        ends = np.float64([X.min(axes), X.max(axes)])
-        ends = ends.reshape(2, -1, *[1] * (X.ndim - 2))
+        ends = np.array([X.min(axes), X.max(axes)], np.float64)
+        ends = ends.reshape(2, *_of_channels(X))
         return bool((np.abs(ends * self.scale_ + self.min_) < _FAR).all())
 
-    def transform(self, X):
-        """Return the scaled images, float32."""
-        made = np.empty(X.shape, np.float32)
+    def transform(self, X: NDArray) -> NDArray[np.float32]:
+        """Scale images, in float32."""
+        scaled = np.empty(X.shape, np.float32)
         for part in slices_of(X):
             rows = self._cut(X[part]).astype(np.float64)
-            with np.errstate(over="ignore"):  # what has no number scores as infinite
-                made[part] = rows * self.scale_ + self.min_
-        return made
+            with np.errstate(over="ignore"):  # overflows score as infinite
+                scaled[part] = rows * self.scale_ + self.min_
+        return scaled
 
-    def inverse_transform(self, X):
-        """Return scaled images to the range, and uint8 to bytes, of before."""
-        made = (X - self.min_) / self.scale_
+    def inverse_transform(self, X: NDArray) -> NDArray[Any]:
+        """Undo the scaling; images are bytes if the training images were."""
+        pixels = (X - self.min_) / self.scale_
         if self.bytes_:
-            return np.clip(np.rint(made), 0, 255).astype(np.uint8)
-        return made if np.abs(self.min_).max() > _SHIFTED else made.astype(X.dtype)
+            return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        is_shifted = np.abs(self.min_).max() > _SHIFTED
+        return pixels if is_shifted else pixels.astype(X.dtype)
+
+
+def _of_channels(X: NDArray) -> tuple[int, ...]:
+    """Return the shape in which values of the channels broadcast against samples."""
+    return -1, *[1] * (X.ndim - 2)
 
 
 def _range(X, before):
@@ -126,35 +138,35 @@ def _range(X, before):
 
 
 def _moments(X, before):
-    """Return the pixels, and the mean and the variance of each channel."""
+    """Return the number of pixels, and the mean and variance of each channel."""
     axes = (0, *range(2, X.ndim))
     n = X.size // X.shape[1]
     mean, variance = X.mean(axes, dtype=np.float64), X.var(axes, dtype=np.float64)
     if before is None:
         return n, mean, variance
     n_before, mean_before, variance_before = before
-    share, apart = n / (n + n_before), mean - mean_before
+    share, shift = n / (n + n_before), mean - mean_before
     variance = share * variance + (1 - share) * variance_before
-    variance += share * (1 - share) * apart**2
-    return n + n_before, mean_before + share * apart, variance
+    variance += share * (1 - share) * shift**2
+    return n + n_before, mean_before + share * shift, variance
 
 
-def fit_by_parts(scaler, X, chosen):
-    """Fit a new scaler on chosen rows, few at a time: X may be larger than the memory.
+def fit_by_parts(scaler: Any, X: NDArray, chosen: NDArray[np.bool_]) -> str | None:
+    """Fit a new scaler on chosen samples, few at a time.
 
     Parameters
     ----------
     scaler : transformer with ``partial_fit``, or None
-        What to fit, if there is anything.
-    X : ndarray of shape (n, ...)
-        Rows.
-    chosen : ndarray of shape (n,), bool
-        Which of them to fit it on.
+        Nothing is fitted if it is None.
+    X : ndarray of shape (n_samples, ...)
+        It may be larger than the memory.
+    chosen : ndarray of shape (n_samples,), bool
+        Samples to fit it on.
 
     Returns
     -------
     str or None
-        What the scaling was learned without, if there is such.
+        Description of rare pixel values that were left out, if there are any.
     """
     if scaler is None:
         return None
@@ -162,7 +174,7 @@ def fit_by_parts(scaler, X, chosen):
     if isinstance(scaler, ImageScaler) and X.dtype != np.uint8:
         by_channel = scaler.method == "standard"
         scaler.clip_, left_out = _usual_range(X, chosen, by_channel)
-    # Who scales looks at what comes of numbers whose squares are none.
+    # Squares of large numbers overflow; the detector checks the scaled samples.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for rows in parts_of(X, chosen):
             scaler.partial_fit(rows)
@@ -170,12 +182,12 @@ def fit_by_parts(scaler, X, chosen):
 
 
 def _usual_range(X, chosen, by_channel):
-    """Return the range of images without values that hardly any has, and what it lacks.
+    """Return the range of images without rare values, and a description of these.
 
-    One pixel that is a hundred times as bright as all others would leave these a
-    hundredth of the scaled range. It is images that are counted, and not pixels, since
-    a value in few pixels of every image is what these images are about. Channels that
-    are scaled each by itself may have different units, and are looked at one by one.
+    A single pixel a hundred times as bright as all others would compress these to a
+    hundredth of the scaled range. A value is rare if few images have it; a value in few
+    pixels of every image matters. Channels that are scaled separately may have
+    different units, and are examined one by one.
     """
     n_ranges = X.shape[1] if by_channel else 1
     ends = [
@@ -191,7 +203,7 @@ def _usual_range(X, chosen, by_channel):
     high = np.quantile(highs, 1 - _RARE, axis=0, method="lower")
     reach = _BEYOND * (high - low)
     usual = (lows >= low - reach) & (highs <= high + reach)
-    # Where most images are of one value, the others are all that there is to see.
+    # If most images have a single value, the others are not rare but the signal.
     spoilt = np.flatnonzero((reach > 0) & ~usual.all(0))
     if len(lows) < _ENOUGH_IMAGES or not len(spoilt):
         return None, None
@@ -210,11 +222,12 @@ def _usual_range(X, chosen, by_channel):
         left_out += f" {len(spoilt)} of {n_ranges} channels have such pixels."
     if n_ranges == 1:
         return (float(low), float(high)), left_out
-    shape = (-1,) + (1,) * (X.ndim - 2)
-    return tuple(bounds.reshape(shape) for bounds in clip), left_out
+    return tuple(bounds.reshape(_of_channels(X)) for bounds in clip), left_out
 
 
-def make_scaler(scaling, kind: Kind):
+def make_scaler(
+    scaling: Literal["auto", "minmax", "standard"] | None, kind: Kind
+) -> ImageScaler | MinMaxScaler | StandardScaler | None:
     """Return the unfitted scaler that `scaling` names, None for no scaling.
 
     Parameters
@@ -232,22 +245,21 @@ def make_scaler(scaling, kind: Kind):
     return MinMaxScaler((-1, 1)) if method == "minmax" else StandardScaler()
 
 
-def refuse_other_scale(name, others, X):
-    """Raise an error if two arrays of images hardly have one scale.
-
-    One holds bytes, and one does not; or the numbers of one are far larger.
+def refuse_other_scale(name: str, others: NDArray, X: NDArray) -> None:
+    """Raise an error if two arrays of images seem to have different scales.
 
     Parameters
     ----------
     name : str
-        What the user calls the others.
-    others, X : ndarray of shape (n, ...)
-        Rows that are going to be scaled alike.
+        Name of `others` for the user.
+    others, X : ndarray of shape (n_samples, ...)
+        Samples to be scaled alike. Tables pass.
 
     Raises
     ------
     ValueError
-        If so.
+        If one array holds bytes and the other does not, or if the numbers of one are
+        far larger.
     """
     if X.ndim == TABLE.ndim:
         return

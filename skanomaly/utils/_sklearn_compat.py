@@ -5,10 +5,10 @@ When scikit-learn moves one of these names, this is the only file to change.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _Scorer as Scorer
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -18,6 +18,17 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import Options as _Options
+
+if TYPE_CHECKING:
+    Method = TypeVar("Method", bound=Callable[..., Any])
+
+    def fit_context(
+        *, prefer_skip_nested_validation: bool
+    ) -> Callable[[Method], Method]:
+        """Decorate ``fit`` with the validation of parameters; it keeps its type."""
+
+else:
+    from sklearn.base import _fit_context as fit_context
 
 __all__ = [
     "AUTO",

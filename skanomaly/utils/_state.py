@@ -1,4 +1,4 @@
-"""One state of an object, whatever other threads make of it meanwhile."""
+"""Consistent state of an object that another thread may change."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def twin(instance: T) -> T:
-    """Return another object of the same class with the same attributes.
+    """Return a shallow copy of an object.
 
     Parameters
     ----------
     instance : object
-        One that keeps its attributes in ``__dict__``. These are shared, not copied.
+        Its attributes are in ``__dict__``. They are shared, not copied.
     """
     other = object.__new__(type(instance))
     vars(other).update(vars(instance))
@@ -26,15 +26,15 @@ def twin(instance: T) -> T:
 
 
 def of_one_state(method: Method) -> Method:
-    """Have a method work on the attributes that there were when it was called.
+    """Run a method on a shallow copy that is made when it is called.
 
-    A ``fit`` in another thread may put others in their place at any time: scores of
-    one fit with the threshold of the next one would be answers of no detector.
+    A ``fit`` in another thread may replace attributes at any time. The scores of one
+    fit and the threshold of the next one do not belong together.
 
     Parameters
     ----------
     method : callable
-        Sets no attribute.
+        It must not set attributes.
     """
 
     @wraps(method)

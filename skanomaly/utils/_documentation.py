@@ -1,0 +1,29 @@
+"""Addresses of the documentation."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, metadata
+
+__all__ = ["documentation_page"]
+
+
+def documentation_page(name: str) -> str:
+    """Return the address of the documentation page of a public object.
+
+    Parameters
+    ----------
+    name : str
+        Its full name.
+
+    Returns
+    -------
+    str
+        Empty if the metadata of the installed package names no documentation.
+    """
+    try:
+        entries = metadata("skanomaly").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    addresses = dict(entry.split(", ", 1) for entry in entries)
+    root = addresses.get("Documentation", "").rstrip("/")
+    return f"{root}/generated/{name}.html" if root else ""
