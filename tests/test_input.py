@@ -80,10 +80,10 @@ def test_labels_that_mark_no_anomaly_are_an_error(cls, X, case):
 def test_missing_labels_are_an_error(cls, X, missing):
     """One NaN among -1 and +1 made all known anomalies normal rows."""
     y = [-1] * 8 + [1] * 111 + [missing]
-    with pytest.raises(ValueError, match="unlabelled row, has missing"):
+    with pytest.raises(ValueError, match="unlabelled sample, has missing"):
         short(cls).fit(X, y)
     series = pd.Series(y, dtype=object if missing is not pd.NA else "Int64")
-    with pytest.raises(ValueError, match="unlabelled row, has missing"):
+    with pytest.raises(ValueError, match="unlabelled sample, has missing"):
         short(cls).fit(X, series)
 
 
@@ -109,7 +109,7 @@ def test_a_corpus_does_without_labels(X):
 def test_missing_labels_are_not_normal_rows_of_a_splitter():
     y = [-1, -1, 1, 1, np.nan]
     splitter = LeaveAnomalyKindOut(["a", "b", "c", "c", "c"])
-    with pytest.raises(ValueError, match="unlabelled row, has missing values"):
+    with pytest.raises(ValueError, match="unlabelled sample, has missing values"):
         list(splitter.split(np.zeros((5, 1)), y))
 
 
