@@ -265,7 +265,7 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
                 "y is needed: -1 for the known anomalies, whose kinds are left out in "
                 "turn."
             )
-        y = complete_column(y, "y, where 0 marks an unlabelled row,")
+        y = complete_column(y, "y, where 0 marks an unlabelled sample,")
         found = [
             self._kinds_of_anomalies(y, kinds, name)
             for name, kinds in (("groups", groups), ("kinds", self.kinds))
