@@ -126,7 +126,9 @@ def test_missing_labels_are_refused(rows):
     for nothing in (None, np.nan, pd.NA):
         known = y.astype(object)
         known[0] = nothing
-        with pytest.raises(ValueError, match="y, where 0 marks an unlabelled sample, has"):
+        with pytest.raises(
+            ValueError, match="y, where 0 marks an unlabelled sample, has"
+        ):
             LeaveAnomalyKindOut(kinds).split(y, known)
 
 
