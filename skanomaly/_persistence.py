@@ -1,13 +1,14 @@
-"""Detectors as files that hold numbers and names, never code.
+"""Detectors as files of numbers and names, without code.
 
-The format is safetensors: the tensors, and one JSON text in the header. A reader
-builds the networks anew from the parameters and fills in the tensors, so a file
-cannot make it run anything.
+The format is safetensors: the tensors, with one JSON text in the header. A reader
+builds the networks from the parameters and loads the tensors, so that a file cannot
+execute code.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from importlib import import_module
 from os import PathLike, fspath
@@ -31,7 +32,7 @@ from .utils._warnings import warn
 
 __all__ = ["load", "save"]
 
-#: 1 had no digest, and of the versions only those of skanomaly and torch.
+#: Format 1 had no digest, and no versions of scikit-learn and numpy.
 _FORMAT = 2
 _VERSIONS = {
     "skanomaly": __version__,
@@ -39,8 +40,8 @@ _VERSIONS = {
     "torch": torch.__version__,
     "numpy": np.__version__,
 }
-#: What a file that describes something else may lead to.
-_WRONG = (
+#: Errors that a file may lead to if it describes something else.
+_FILE_ERRORS = (
     ValueError,
     LookupError,
     TypeError,
@@ -50,43 +51,48 @@ _WRONG = (
 )
 _PLAIN = (bool, int, float, str, type(None))
 
+Json = dict[str, Any]
+Params = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+
 
 def save(
-    detector: BaseDeepDetector, path: str | PathLike, *, include_backbone: bool = True
+    detector: BaseDeepDetector,
+    path: str | PathLike[str],
+    *,
+    include_backbone: bool = True,
 ) -> None:
     """Write a fitted detector to a file.
 
-    An existing file is replaced in one step: whatever happens, there is either the old
-    one or the new one, and nothing besides. Permissions are those that the old one had,
-    or what the umask leaves. Of a link, the target is replaced.
+    An existing file is replaced in one step: at any time there is either the old or the
+    new file, and no other. The new file keeps the permissions of the old one, or has
+    those of the umask. A link stays, and its target is replaced.
 
-    The file holds the parameters, the scaling, the thresholds and the weights;
-    not the state of the optimisers: a detector with ``warm_start`` goes on with
-    fresh ones. Parameters that are no numbers or names (networks of your own,
-    callbacks, a joblib.Memory, a RandomState) are left out and have to be given to
-    :func:`load` again. Rows that a parameter holds, such as ``corpus``, are left out
-    too, and are None then.
+    The file holds the parameters, the scaling, the thresholds and the weights, but not
+    the state of the optimisers: a detector with ``warm_start`` goes on with fresh ones.
+    Parameters other than numbers and names (networks of your own, callbacks, a
+    joblib.Memory, a RandomState) are left out, and have to be given to :func:`load`.
+    Data in a parameter, such as ``corpus``, are left out and become None.
 
     Parameters
     ----------
     detector : BaseDeepDetector
         A fitted detector.
     path : str or path-like
-        Where to write.
+        The file to write.
     include_backbone : bool, default=True
-        Whether to write the weights of a frozen network too, if the detector has one,
-        as :class:`ADRA` has. Without them the file holds the adapters alone, and
-        :func:`load` has to be given the network as ``backbone``: one with the same
-        weights, which is checked.
+        Whether to write the weights of the frozen backbone of :class:`ADRA`. Without
+        them the file holds the adapters alone, and :func:`load` needs the network as
+        ``backbone``, with the same weights, which is checked.
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     TypeError
-        If it is no detector of this package; a subclass is none.
+        If it is no detector of this package, but of a subclass, for example.
     ValueError
-        If `include_backbone` is false, and the detector has no frozen network; if
+        If `include_backbone` is false and the detector has no frozen backbone, or if
         parameters of the networks were changed after ``fit``.
     OSError
         If the file cannot be written.
@@ -112,7 +118,7 @@ def save(
         )
     if _public(type(detector).__name__) is not type(detector):
         raise TypeError(
-            f"{type(detector).__name__} is a class of your own, which load could not "
+            f"{type(detector).__name__} is a class of your own, which load cannot "
             "find; joblib.dump keeps such a detector."
         )
     _check_path(path)
@@ -122,13 +128,13 @@ def save(
     left_out = () if include_backbone else detector._frozen_modules
     if not (include_backbone or left_out):
         raise ValueError(
-            f"include_backbone=False, but {type(detector).__name__} has no network "
-            "that stays as it was."
+            f"include_backbone=False, but {type(detector).__name__} has no frozen "
+            "backbone."
         )
     given, params = _given_params(detector)
-    unsaid = set(given) - set(params)
+    missing = set(given) - set(params)
     if not include_backbone:
-        unsaid.discard("architecture")  # what it made comes as the backbone
+        missing.discard("architecture")  # load is given its result, the backbone
     _check_unchanged(detector)
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
@@ -140,7 +146,7 @@ def save(
         **_VERSIONS,
         "class": type(detector).__name__,
         "params": _encode(params, "params", tensors, known),
-        "left_out": sorted(unsaid),
+        "left_out": sorted(missing),
         "fitted": _encode(fitted, "fitted", tensors, known),
     }
     try:
@@ -150,8 +156,8 @@ def save(
         raise OSError(error.errno, f"{path} cannot be written: {reason}") from error
 
 
-def _given_params(detector):
-    """Return all parameters of a detector, and those that a file holds."""
+def _given_params(detector: BaseDeepDetector) -> tuple[Params, Params]:
+    """Return all parameters of a detector, and those for the file."""
     given = {
         name: fspath(value) if isinstance(value, PathLike) else value
         for name, value in detector.get_params(deep=False).items()
@@ -164,8 +170,8 @@ def _given_params(detector):
     }
 
 
-def _check_unchanged(detector):
-    """Refuse a detector whose parameters are those of other networks than it has."""
+def _check_unchanged(detector: BaseDeepDetector) -> None:
+    """Raise an error if the parameters describe other networks than the fitted ones."""
     whole = {
         name: _Weights.of(net, ())
         for name, net in vars(detector).items()
@@ -175,12 +181,12 @@ def _check_unchanged(detector):
         _filled(detector, "cpu", whole)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            "The networks are not those that the parameters describe: these were "
-            f"changed after fit. Fit again. {error}"
+            "Parameters of the networks were changed after fit, and describe other "
+            f"networks. Fit again. {error}"
         ) from error
 
 
-def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
+def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
     """Read a detector that :func:`save` wrote.
 
     Parameters
@@ -188,31 +194,31 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     path : str or path-like
         The file.
     **params
-        Parameters to set: those that are code and could not be saved, and those
-        that are to be different, such as ``device``.
+        Parameters to set: those that the file could not hold, and any others that are
+        to differ, such as ``device``.
 
     Returns
     -------
     BaseDeepDetector
-        The fitted detector, on the device that its ``device`` parameter names.
+        The fitted detector, on the device of its parameter ``device``.
 
     Raises
     ------
     InvalidFileError
-        If the file is not one of ours, was changed, or holds anything that it should
-        not: a ValueError too.
+        If :func:`save` did not write the file, or it was changed since; also a
+        ValueError.
     ValueError
-        If the file is of a newer format; if a parameter that was left out is missing,
-        or one is given that the detector does not have, that cannot be what it is, or
-        that contradicts what was fitted, such as ``width`` or ``contamination``.
+        If the file has a newer format, or if a parameter is missing that was left out,
+        is unknown, has an invalid value, or contradicts the fitted state, as ``width``
+        or ``contamination`` may.
     OSError
-        If there is no such file, or it may not be read.
+        If there is no such file, or it cannot be read.
 
     Warns
     -----
     UserWarning
-        If the file is of a newer version of the package, or of an older one that did
-        not write a digest, so that changes would not be noticed.
+        If a newer version of the package wrote the file, or an older one without a
+        digest, so that changes of the file cannot be detected.
 
     See Also
     --------
@@ -229,7 +235,7 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     try:
         detector, held, saved = _described(header, tensors)
         left_out = set(header["left_out"])
-    except _WRONG as error:
+    except _FILE_ERRORS as error:
         raise _unusable(path, header, error) from error
     if missing := sorted(left_out - set(params)):
         given = ", ".join(f"{name}=..." for name in missing)
@@ -239,21 +245,21 @@ def load(path: str | PathLike, **params: Any) -> BaseDeepDetector:
     device = resolve_device(detector.device)
     try:
         nets = _filled(detector, device, saved)
-    except _WRONG as error:
+    except _FILE_ERRORS as error:
         makers = {*detector._fixed_by_fit, *detector._frozen_modules} & set(params)
         if not makers:
             raise _unusable(path, header, error) from error
         if isinstance(error, ValueError):
             raise
         raise ValueError(
-            f"The weights in {path} are for other networks than those that "
-            f"{' and '.join(sorted(makers))}, given to load, makes: {error}"
+            f"The weights in {path} do not fit the networks of "
+            f"{' and '.join(sorted(makers))}, given to load: {error}"
         ) from error
     vars(detector).update(nets)
     return detector
 
 
-def _check_path(path):
+def _check_path(path: object) -> None:
     if not isinstance(path, str | PathLike):
         raise TypeError(
             f"path is of type {type(path).__name__}, and has to be the name of a file, "
@@ -261,8 +267,8 @@ def _check_path(path):
         )
 
 
-def _check_writer(header, path):
-    """Refuse a newer format, and warn of a newer version, or one without a digest."""
+def _check_writer(header: Json, path: str | PathLike[str]) -> None:
+    """Check the format; warn of a newer version, or of one without a digest."""
     number, version = header.get("format"), header.get("skanomaly")
     if not isinstance(number, int) or ("sha256" not in header and number == _FORMAT):
         raise InvalidFileError(
@@ -275,8 +281,8 @@ def _check_writer(header, path):
         )
     if "sha256" not in header:
         warn(
-            f"{path} is of an older version, which did not write a digest: changes of "
-            "it cannot be noticed. Save the detector again."
+            f"{path} was written by an older version, without a digest: changes of it "
+            "cannot be detected. Save the detector again."
         )
     if _release(version) > _release(__version__):
         warn(
@@ -285,13 +291,15 @@ def _check_writer(header, path):
         )
 
 
-def _release(version):
-    """Return the numbers of a version, without what may follow them."""
+def _release(version: object) -> tuple[int, ...]:
+    """Return the release segment of a version: (1, 2) of "1.2.dev0"."""
     found = re.match(r"\d+(\.\d+)*", str(version))
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def _unusable(path, header, error):
+def _unusable(
+    path: str | PathLike[str], header: Json, error: Exception
+) -> InvalidFileError:
     written, here = (
         ", ".join(f"{name} {there[name]}" for name in _VERSIONS if name in there)
         for there in (header, _VERSIONS)
@@ -302,8 +310,10 @@ def _unusable(path, header, error):
     )
 
 
-def _described(header, tensors):
-    """Return a detector without its nets, its parameters in the file, and the nets."""
+def _described(
+    header: Json, tensors: Tensors
+) -> tuple[BaseDeepDetector, Params, dict[str, _Weights]]:
+    """Return a detector without nets, its parameters in the file, and the weights."""
     cls = _find_class(header["class"])
     known = _known_classes(cls)
     held = _decode(header["params"], tensors, known)
@@ -318,23 +328,23 @@ def _described(header, tensors):
     return detector, held, saved
 
 
-def _try_out(scaler):
-    """Use a scaler of scikit-learn, whose insides may differ between versions."""
+def _try_out(scaler: Any) -> None:
+    """Use a scaler of scikit-learn, whose attributes may differ between versions."""
     if isinstance(scaler, MinMaxScaler | StandardScaler):
         row = np.zeros((1, scaler.n_features_in_))
         try:
             scaler.inverse_transform(scaler.transform(row))
-        except _WRONG as error:
+        except _FILE_ERRORS as error:
             raise ValueError(
                 f"its {type(scaler).__name__} cannot be used: {error}"
             ) from error
 
 
-def _check_given(detector, held, params):
-    """Refuse parameters that contradict what was fitted."""
+def _check_given(detector: BaseDeepDetector, held: Params, params: Params) -> None:
+    """Raise an error if parameters contradict the fitted state."""
     for name in detector._fixed_by_fit:
         if name in params and name in held and not _alike(params[name], held[name]):
-            other = "; `offset_` of what load returns may be set"
+            other = ", or set `offset_` of the loaded detector"
             raise ValueError(
                 f"{name}={params[name]!r} was given to load, but the detector was "
                 f"fitted with {name}={held[name]!r}, and `fit` alone reads it: fit "
@@ -342,77 +352,79 @@ def _check_given(detector, held, params):
             )
 
 
-def _alike(one, other):
-    """Return whether two parameters say the same, in whatever they are kept."""
-    return _bare(one) == _bare(other)
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether two parameters have equal values, in containers of any type."""
+    return bool(_as_lists(one) == _as_lists(other))
 
 
-def _bare(value):
+def _as_lists(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    return [_bare(v) for v in value] if isinstance(value, list | tuple) else value
+    return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _filled(detector, device, saved):
-    """Return nets of a detector with weights, by the name of their attribute."""
-    made = detector._nets_to_fill(device, saved)
-    return {name: weights.poured_into(made[name]) for name, weights in saved.items()}
+def _filled(
+    detector: BaseDeepDetector, device: str, saved: dict[str, _Weights]
+) -> dict[str, AlternatingNet]:
+    """Return nets of a detector with saved weights, by the name of their attribute."""
+    nets = detector._nets_to_fill(device, saved)
+    return {name: weights.load_into(nets[name]) for name, weights in saved.items()}
 
 
-def _public(name):
+def _public(name: str) -> Any:
     public = import_module(__package__)
     return getattr(public, name) if name in public.__all__ else None
 
 
-def _find_class(name):
+def _find_class(name: str) -> type[BaseDeepDetector]:
     cls = _public(name)
     if not (isinstance(cls, type) and issubclass(cls, BaseDeepDetector)):
         raise ValueError(f"There is no detector {name!r} in skanomaly {__version__}.")
     return cls
 
 
-def _known_classes(cls):
+def _known_classes(cls: type[BaseDeepDetector]) -> dict[str, type]:
     known = (ImageScaler, MinMaxScaler, StandardScaler, *cls._kept_classes)
     return {known_class.__name__: known_class for known_class in known}
 
 
 class _Weights(NamedTuple):
-    """What a file holds of a net: of modules that are left out a checksum."""
+    """Step and weights of a net, with a checksum for modules that are left out."""
 
     step: int
     modules: dict[str, dict[str, torch.Tensor] | str]
 
     @classmethod
-    def of(cls, net: AlternatingNet, left_out: tuple[str, ...]):
+    def of(cls, net: AlternatingNet, left_out: tuple[str, ...]) -> _Weights:
         states = {name: getattr(net, f"{name}_").state_dict() for name in net.modules}
         short = {name: _checksum(states[name]) for name in left_out}
         return cls(net.step_, states | short)
 
-    def poured_into(self, net: AlternatingNet):
+    def load_into(self, net: AlternatingNet) -> AlternatingNet:
         net.initialize()
         net.step_ = self.step
         for name, state in self.modules.items():
             module = getattr(net, f"{name}_")
             if not isinstance(state, str):
-                _refuse_other_types(module.state_dict(), state)
+                _check_dtypes(module.state_dict(), state)
                 module.load_state_dict(state)
             elif state != _checksum(module.state_dict()):
                 raise ValueError(
-                    f"The weights of {name} are not those that the detector was "
-                    f"trained with: give the network, load(path, {name}=network)."
+                    f"The weights of {name} differ from those in the training of the "
+                    f"detector: give the network, load(path, {name}=network)."
                 )
         return net
 
 
-def _refuse_other_types(own, state):
-    """Refuse numbers of another type, which torch would convert."""
+def _check_dtypes(own: Tensors, state: Tensors) -> None:
+    """Raise an error if dtypes differ, which torch would convert."""
     for name in own.keys() & state.keys():
         given, wanted = (getattr(s[name], "dtype", None) for s in (state, own))
         if given != wanted:
             raise RuntimeError(f"{name} is of {given}, and has to be of {wanted}.")
 
 
-def _checksum(state):
+def _checksum(state: Tensors) -> str:
     digest = sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -420,14 +432,14 @@ def _checksum(state):
     return digest.hexdigest()
 
 
-# One JSON value per Python value: plain ones are themselves, every other one is an
-# object with a single key that says what it is.
+# A plain value is itself in JSON; any other value is an object with a single key, its
+# type.
 
 
-def _encode(value, path, tensors, known):
-    """Return `value` as JSON; tensors go to `tensors` under their path."""
+def _encode(value: Any, path: str, tensors: Tensors, known: dict[str, type]) -> Any:
+    """Return `value` as JSON, and put its tensors into `tensors` under their path."""
 
-    def inner(part, name):
+    def inner(part: Any, name: object) -> Any:
         return _encode(part, f"{path}.{name}", tensors, known)
 
     if isinstance(value, np.generic):
@@ -451,20 +463,20 @@ def _encode(value, path, tensors, known):
     raise TypeError(f"{path} is a {type(value).__name__}, which no file can hold.")
 
 
-def _decode(value, tensors, known):
-    """Return the Python value that :func:`_encode` was given; takes its tensors."""
+def _decode(value: Any, tensors: Tensors, known: dict[str, type]) -> Any:
+    """Return the value that :func:`_encode` encoded, and remove its tensors."""
 
-    def inner(part):
+    def inner(part: Any) -> Any:
         return _decode(part, tensors, known)
 
     if isinstance(value, _PLAIN):
         return value
     ((kind, content),) = value.items()
     if kind in known:
-        made = known[kind].__new__(known[kind])
-        vars(made).update(inner(content))
-        return made
-    readers = {
+        instance: Any = object.__new__(known[kind])
+        vars(instance).update(inner(content))
+        return instance
+    readers: dict[str, Callable[[], Any]] = {
         "net": lambda: _Weights(content[0], inner(content[1])),
         "names": lambda: np.array(content, dtype=object),
         "array": lambda: tensors.pop(content).numpy(),
@@ -476,7 +488,7 @@ def _decode(value, tensors, known):
     return readers[kind]()
 
 
-def _is_plain(value):
+def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return isinstance(value, (*_PLAIN, np.generic))

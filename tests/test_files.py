@@ -172,7 +172,7 @@ def test_places_that_cannot_be_written_or_read_are_named(path, tmp_path):
 @pytest.mark.parametrize("params", [{"width": 4}, {"n_estimators": 3}])
 def test_other_networks_than_the_parameters_are_not_saved(path, params, tmp_path):
     detector = load(path).set_params(**params)
-    with pytest.raises(ValueError, match=r"changed after fit\. Fit again"):
+    with pytest.raises(ValueError, match=r"changed after fit.*Fit again"):
         save(detector, tmp_path / "other.safetensors")
     save(
         detector.set_params(width=8, n_estimators="auto"),
@@ -303,7 +303,7 @@ def test_a_file_that_describes_no_detector_is_refused(path, change):
 
 def test_a_file_of_the_first_format_is_read():
     X = np.random.default_rng(0).normal(size=(60, 3))
-    with pytest.warns(UserWarning, match="older version, which did not write a digest"):
+    with pytest.warns(UserWarning, match="older version, without a digest"):
         detector = load(Path(__file__).parent / "data" / "format_1.safetensors")
     assert detector.criterion_ == "reconstruction"
     np.testing.assert_allclose(
@@ -318,7 +318,7 @@ def test_detectors_of_the_first_format_are_read(cls, X, tmp_path):
     detector, path = short(cls).fit(X), tmp_path / "detector"
     save(detector, path)
     as_format_1(path)
-    with pytest.warns(UserWarning, match="did not write a digest"):
+    with pytest.warns(UserWarning, match="without a digest"):
         other = load(path)
     np.testing.assert_array_equal(other.score_samples(X), detector.score_samples(X))
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that tell when they were changed."""
+"""Files that are written whole or not at all, with a digest of their content."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from torch import Tensor
 
 __all__ = ["pack", "read_packed", "replace_file"]
 
+Buffer = bytes | memoryview
+
 _KEY = "skanomaly"
-#: Stands for the digest while it is computed.
+#: In the place of the digest, for its own computation.
 _BLANK = "0" * 64
-#: Beginning of a header, as it stands in the file: text within text.
+#: The start of the header in the file, which is JSON within JSON.
 _BEGINNING = b'{\\"sha256\\": \\"'
 
 
-def replace_file(path: str | PathLike, parts: Iterable) -> None:
-    """Write a file beside another one, and put it in its place in one step.
+def replace_file(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
+    """Write a temporary file beside a file, and replace that in one step.
 
-    The file has the mode that the old one had, or what the umask leaves of a new one.
-    A link stays, and what it leads to is replaced. What is no file, such as a pipe, is
-    written to.
+    The file keeps the mode of the old one, or has that of the umask. A link stays, and
+    its target is replaced. A path that is no file, such as a pipe, is written to.
 
     Parameters
     ----------
     path : str or path-like
-        Where to write.
+        The file to write.
     parts : iterable of bytes-like
-        What to write.
+        Its content.
 
     Raises
     ------
     OSError
-        If it cannot be written. Nothing has changed then, and nothing is left behind.
+        If it cannot be written. The old file is unchanged then, and no temporary file
+        is left.
     """
     target = os.path.realpath(path)
     if os.path.isdir(target):
@@ -71,8 +73,8 @@ def replace_file(path: str | PathLike, parts: Iterable) -> None:
     _flush_folder(folder)
 
 
-def _flush_folder(folder):
-    """Have the new name outlast a loss of power, where there is a way to."""
+def _flush_folder(folder: str) -> None:
+    """Write the new name to the disk, on systems that can."""
     if os.name == "posix":
         with suppress(OSError):
             number = os.open(folder, os.O_RDONLY)
@@ -82,20 +84,20 @@ def _flush_folder(folder):
                 os.close(number)
 
 
-def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> list:
+def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> list[Buffer]:
     """Return a safetensors file, in parts, with a digest of all its bytes.
 
     Parameters
     ----------
     header : dict
-        Of what JSON has; without "sha256".
+        Values of JSON, without the key "sha256".
     tensors : dict of Tensor
         By name.
 
     Returns
     -------
     list of bytes-like
-        Parts of the file, in their order.
+        Parts of the file, in order.
     """
     text = json.dumps({"sha256": _BLANK, **header})
     packed = save(tensors, {_KEY: text})
@@ -105,30 +107,29 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> list:
     return [data[:start], digest, data[start + len(_BLANK) :]]
 
 
-def read_packed(path: str | PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_packed(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors of a file of :func:`pack`.
 
     Parameters
     ----------
     path : str or path-like
-        A file; with a header without "sha256", as older ones have it, nothing is
-        compared.
+        The file; the header of an older one has no "sha256", and is not checked.
 
     Returns
     -------
     header : dict
-        As it was packed, with "sha256".
+        The header, with "sha256".
     tensors : dict of Tensor
-        By name. They do not change, or fall, with the file.
+        By name, in memory of their own.
 
     Raises
     ------
     ValueError
-        If the file is not one of these, or has been changed since.
+        If :func:`pack` did not make the file, or it was changed since.
     OSError
         If it cannot be read.
     """
-    foreign = "is not a file that skanomaly.save wrote, or not any more"
+    foreign = "is no file of skanomaly.save, or is damaged"
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
@@ -145,8 +146,8 @@ def read_packed(path: str | PathLike) -> tuple[dict[str, Any], dict[str, Tensor]
         data = start + file.read()
     if digest is not None and digest != _digest(data, len(start), digest):
         raise ValueError(
-            "has been changed since skanomaly.save wrote it: its digest is another. "
-            "Copy it again from where it came, or save the detector again."
+            "was changed after skanomaly.save wrote it: its digest differs. Copy it "
+            "again from its origin, or save the detector again."
         )
     try:
         return header, load(data)
@@ -154,11 +155,12 @@ def read_packed(path: str | PathLike) -> tuple[dict[str, Any], dict[str, Tensor]
         raise ValueError(f"{foreign}: {error}") from error
 
 
-def _digest(data, length, said):
-    """Return the digest of a file, computed without the one that it has."""
+def _digest(data: bytes, length: int, stored: object) -> str:
+    """Return the digest of a file with a header of some length and a stored digest."""
     head = data[:length]
-    if isinstance(said, str):
-        head = head.replace(_BEGINNING + said.encode(), _BEGINNING + _BLANK.encode(), 1)
+    if isinstance(stored, str):
+        stored_text = _BEGINNING + stored.encode()
+        head = head.replace(stored_text, _BEGINNING + _BLANK.encode(), 1)
     digest = sha256(head)
     digest.update(memoryview(data)[length:])
     return digest.hexdigest()

@@ -479,7 +479,7 @@ def test_a_file_has_the_weights_of_a_network_by_name(torchvision, images, tmp_pa
     expected = detector.score_samples(images[0])
     nn.init.zeros_(next(network.parameters()))  # what is fetched now is another
     np.testing.assert_array_equal(load(whole).score_samples(images[0]), expected)
-    with pytest.raises(ValueError, match="are not those that the detector"):
+    with pytest.raises(ValueError, match="differ from those in the training"):
         load(adapters)
 
 
