@@ -1,4 +1,4 @@
-"""Networks that two methods or more are built from."""
+"""Networks of two methods or more, ensembles of them, and networks of users."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ Builders = dict[str, Callable[[], nn.Module]]
 
 
 class StackedMLP(nn.Module):
-    """Several perceptrons of one shape, computed as one.
+    """An ensemble of MLPs of one shape, computed together.
 
-    A small network costs more to call than to compute, so k of them in one batched
+    A small network costs more to call than to compute: k of them in one batched
     product cost little more than one.
 
     Parameters
     ----------
     n_estimators : int
-        Number of perceptrons, k.
+        Number of MLPs, k.
     sizes : sequence of int
-        Number of inputs, of units in each hidden layer, of outputs.
+        Number of inputs, of units of each hidden layer, of outputs.
     normalised : bool
-        Whether hidden layers have batch normalisation, each copy with statistics of
-        its own; running means take their place after training.
+        Whether hidden layers have batch normalisation, each MLP with statistics of its
+        own; running means take their place after training.
     slope : float
         Slope of the LeakyReLU left of zero.
     dropout : float
-        Share of the hidden units that are left out in training.
+        Share of the hidden units that training leaves out.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class StackedMLP(nn.Module):
 
     @torch.no_grad()
     def rescale(self, x: Tensor, spread: float) -> None:
-        """Give the outputs on `x` the spread `spread`, and the last bias 0.
+        """Scale the last layer so that outputs have a given spread; its bias becomes 0.
 
         Parameters
         ----------
         x : Tensor of shape (k, n, inputs)
-            Points to measure at.
+            Inputs.
         spread : float
-            Root mean square of the outputs' standard deviations.
+            Root mean square of the standard deviations of the outputs on `x`.
         """
         weight, bias = self._layers()[-1]
         now = self(x).var(1, keepdim=True).mean(2, keepdim=True).sqrt()
@@ -119,13 +119,13 @@ class StackedMLP(nn.Module):
 
 
 class StackedCritic(StackedMLP):
-    """Perceptrons without normalisation, with the gradient at their inputs."""
+    """MLPs without normalisation, with their gradient by the inputs."""
 
     def input_gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient of the first output at `x`, (k, n, inputs).
+        """Compute the gradient of the first output by `x`, (k, n, inputs).
 
-        Between its kinks the network is linear, so this gradient is a product of
-        weights: no backward pass makes it, and one suffices to differentiate it.
+        Between its kinks the network is linear, and this gradient is a product of
+        weights: it needs no backward pass, and one suffices to differentiate it.
         """
         *hidden, (last, _) = self._layers()
         slopes = []
@@ -141,7 +141,7 @@ class StackedCritic(StackedMLP):
 
 
 class Ensemble(nn.Module):
-    """Several modules of one kind, each given its own part of the input.
+    """Several modules of one kind, each with its own part of the input.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Ensemble(nn.Module):
         return cls(build() for _ in range(n_estimators))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map one (k, n, ...) or several to (k, n, ...), copy by copy."""
+        """Map one (k, n, ...) or several to (k, n, ...), member by member."""
         parts = zip(self.members, *inputs, strict=True)
         return torch.stack([member(*part) for member, *part in parts])
 
@@ -167,17 +167,17 @@ class Ensemble(nn.Module):
 def built_by(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
     """Return a copy of the network that a function of the user returns.
 
-    Of a copy, since it may be the same one each time, and no two detectors are to
+    The function may return the same network each time, and no two detectors are to
     train one network.
 
     Parameters
     ----------
     role : str
-        What the network is in ``architecture``.
+        Key of the network in ``architecture``.
     build : callable
         The function.
     *sizes : object
-        What it is called with.
+        Its arguments.
     """
     try:
         network = build(*sizes)
@@ -321,22 +321,22 @@ def _in_words(got, output) -> str:
 
 @torch.no_grad()
 def normalised_alike(network: nn.Module, usual: Tensor, other: Tensor):
-    """Return what a network makes of two batches, both normalised as the first is.
+    """Pass two batches through a network, both normalised as the first is.
 
-    Batch normalisation that takes the statistics of the batch would divide out that a
-    batch is wider than usual. Here it takes those of the usual one for both.
+    Batch normalisation by statistics of the batch would undo that a batch is wider
+    than usual. Here both batches are normalised by the statistics of the usual one.
 
     Parameters
     ----------
     network : torch.nn.Module
         Any, with batch normalisation or without.
     usual, other : Tensor of shape (..., d)
-        What it is given.
+        The batches.
 
     Returns
     -------
     pair of Tensor
-        What it makes of each.
+        The output for each.
     """
     found: dict[nn.Module, list] = {
         layer: []
@@ -372,12 +372,12 @@ def _normalised_by(layer, statistics, x):
 
 @contextmanager
 def running_statistics(network: nn.Module) -> Iterator[None]:
-    """Have batch normalisation take its running means, in training too.
+    """Have batch normalisation use its running statistics in training.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Any; layers that keep no running means are left alone.
+        Any; layers without running statistics are not changed.
     """
     layers = [
         layer
@@ -396,30 +396,30 @@ def running_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Return what a function of rows (m, ...) makes of rows side by side, (k, n, ...).
+    """Apply a function of samples (m, ...) to a batch of an ensemble, (k, n, ...).
 
     Parameters
     ----------
     function : callable
-        Treats each row by itself.
+        Treats each sample by itself.
     rows : Tensor of shape (k, n, ...)
-        The rows.
+        The batch.
 
     Returns
     -------
     Tensor of shape (k, n, ...)
-        What is made of them.
+        The results.
     """
     return function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
 
 
 def one_per_row(values: Tensor) -> Tensor:
-    """Return the numbers that a network gives to rows side by side.
+    """Remove the last axis of one number per sample, if there is one.
 
     Parameters
     ----------
     values : Tensor of shape (k, n) or (k, n, 1)
-        Networks of users end on either.
+        Outputs of networks of users have either shape.
 
     Returns
     -------
@@ -429,13 +429,13 @@ def one_per_row(values: Tensor) -> Tensor:
     Raises
     ------
     RuntimeError
-        If there is more than one for a row.
+        If there is more than one number for a sample.
     """
     return values.reshape(values.shape[:2])
 
 
 def n_halvings(shape: tuple[int, ...], coarsest: int = 7) -> int:
-    """Return how often an image is halved until its longer side is that short."""
+    """Return the number of halvings that bring the longer side down to `coarsest`."""
     longest, count = max(shape[1:]), 0
     while ceil(longest / 2**count) > coarsest:
         count += 1
@@ -450,7 +450,7 @@ def coarse_shape(shape: tuple[int, ...], coarsest: int = 7) -> tuple[int, int]:
 
 
 class ConvGenerator(nn.Module):
-    """Images from noise: transposed convolutions, batch normalisation, LeakyReLU.
+    """A generator of images: transposed convolutions, batch normalisation, LeakyReLU.
 
     Parameters
     ----------
@@ -461,13 +461,13 @@ class ConvGenerator(nn.Module):
     width : int
         Channels of the finest layer; each coarser one has twice as many.
     bounded : bool
-        Whether to end on tanh, for images in [-1, 1].
+        Whether the last layer is tanh, for images in [-1, 1].
     coarsest : int
         Longest side of the first, coarsest layer.
     running : bool
-        Whether batch normalisation takes running means after training, which make
-        one image independent of the others. Otherwise it takes the statistics of
-        the batch, which do not lag behind weights that are still moving.
+        Whether batch normalisation uses running statistics after training, so that
+        images do not depend on one another. Otherwise it uses those of the batch,
+        which do not lag behind weights that are still moving.
     slope : float
         Slope of the LeakyReLU left of zero; 0 makes it a ReLU.
     """
@@ -517,9 +517,9 @@ def _normalised(channels, running, slope):
 
 
 class ConvCritic(nn.Module):
-    """One number per image: convolutions, average pooling, two linear layers.
+    """A critic of images: convolutions, average pooling, two linear layers.
 
-    There is no batch normalisation: the gradient penalty is a matter of one image.
+    There is no batch normalisation: the gradient penalty is taken image by image.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
-r"""Losses, weights and figures of the papers, as pure functions of tensors.
+r"""Losses, weights and scores of the papers, as pure functions of tensors.
 
-Each names its equation. Numbers of equations are those of the paper that the
-section of this file names.
+Equation numbers are those of the paper that the section of this file names.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ __all__ = [
 
 
 def wasserstein_critic_loss(on_data: Tensor, on_generated: Tensor) -> Tensor:
-    r"""Return what the critic minimises (eq. 2), without the gradient penalty.
+    r"""Compute the loss of the critic (eq. 2), without the gradient penalty.
 
     .. math:: E_{x \sim P_{data}}[D(x)] - E_{x \sim P_G}[D(x)]
 
@@ -62,7 +61,7 @@ def wasserstein_critic_loss(on_data: Tensor, on_generated: Tensor) -> Tensor:
 
 
 def gradient_penalty(slope: Tensor) -> Tensor:
-    r"""Return how far a critic's slope is from 1 (Gulrajani et al. 2017, eq. 3).
+    r"""Compute the penalty on slopes other than 1 (Gulrajani et al. 2017, eq. 3).
 
     .. math:: E_{\hat x}[(\|\nabla_{\hat x} D(\hat x)\|_2 - 1)^2],
               \quad \hat x = u x + (1 - u) G(z)
@@ -81,7 +80,7 @@ def gradient_penalty(slope: Tensor) -> Tensor:
 
 
 def history_weights(times: Tensor, alpha: float, beta: float) -> Tensor:
-    r"""Return the share of each save point in the history (eqs 3 and 13).
+    r"""Compute the share of each save point in the history (eqs 3 and 13).
 
     .. math:: w_i \propto 1[t_i \ge \alpha] \, e^{-\beta t_i}
 
@@ -105,7 +104,7 @@ def history_weights(times: Tensor, alpha: float, beta: float) -> Tensor:
         If no save point lies at `alpha` or later.
     """
     times = times.double()
-    # As far as they are told apart: 9 / 11 of a run is not less than `alpha=9 / 11`.
+    # Up to rounding: 9 / 11 of a run is not less than `alpha=9 / 11`.
     counted = times >= alpha - 1e-9 * times.max()
     if not counted.any():
         raise ValueError(
@@ -116,7 +115,7 @@ def history_weights(times: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def total_variation_loss(on_data: Tensor, on_history: Tensor, lam: float) -> Tensor:
-    r"""Return the loss of the detector (eq. 10).
+    r"""Compute the loss of the detector (eq. 10).
 
     .. math:: E_{P_{data}}[D] - E_{P_{hist}}[D] + \lambda \,
               E_{(P_{data} + P_{hist})/2} [d(D, [-1, 1])^2]
@@ -144,16 +143,16 @@ def total_variation_loss(on_data: Tensor, on_history: Tensor, lam: float) -> Ten
 
 
 def coverage(data: Tensor, samples: Tensor) -> float:
-    """Return the share of `data` that lies within reach of `samples` (eq. 4).
+    """Compute the share of `data` within reach of `samples` (eq. 4).
 
-    The paper's hypothesis is that the history covers the data. Here a row is
-    covered if its nearest sample is no further away than the nearest neighbour of
-    most samples (of all but 5 % of them) is from these.
+    The paper's hypothesis is that the history covers the data. Here a data point is
+    covered if its nearest sample is within the 95th percentile of the distances of
+    the samples to their own nearest neighbours.
 
     Parameters
     ----------
     data : Tensor of shape (n, ...)
-        Rows that the generators have not seen.
+        Data that the generators have not seen.
     samples : Tensor of shape (m, ...)
         Samples of the history.
 
@@ -173,7 +172,7 @@ def coverage(data: Tensor, samples: Tensor) -> float:
 
 
 def least_squares_loss(values: Tensor, target: float) -> Tensor:
-    r"""Return one term of the least-squares games (eqs 15 and 16).
+    r"""Compute one term of the least-squares losses (eqs 15 and 16).
 
     .. math:: E[(D - t)^2]
 
@@ -182,7 +181,7 @@ def least_squares_loss(values: Tensor, target: float) -> Tensor:
     values : Tensor of shape (..., n)
         A discriminator's values.
     target : float
-        What they should be, t.
+        Their target, t.
 
     Returns
     -------
@@ -200,7 +199,7 @@ def anomaly_aware_loss(
     a: float,
     b: float,
 ) -> Tensor:
-    r"""Return what a discriminator minimises (eq. 15).
+    r"""Compute the loss of a discriminator (eq. 15).
 
     .. math:: E_{p^+}[(D - a)^2] + E_{p_G}[(D - b)^2]
               + E_{p^-}\Big[\Big(D - \frac{a + b}{2}\Big)^2\Big]
@@ -208,17 +207,17 @@ def anomaly_aware_loss(
     Its minimum over all functions is reached at
     :math:`D^* = (a p^+ + \frac{a + b}{2} p^- + b p_G) / (p^+ + p^- + p_G)`. The
     generator and the encoder then do best with :math:`p_G = p^+`, in spite of the
-    anomalies and whether or not these overlap the normal rows (Theorem 3).
+    anomalies, even if these overlap the normal samples (Theorem 3).
 
     Parameters
     ----------
     on_normal, on_generated : Tensor of shape (..., n)
-        The discriminator's values on normal rows, and on generated ones.
+        The discriminator's values on normal samples, and on generated ones.
     on_anomalies : Tensor of shape (..., m) or None
-        Its values on known anomalies. None leaves the third term out, which makes
-        a least-squares GAN.
+        Its values on known anomalies. None leaves out the third term, as for a
+        least-squares GAN.
     a, b : float
-        Targets of the normal and the generated rows.
+        Targets of normal and generated samples.
 
     Returns
     -------
@@ -236,35 +235,35 @@ def anomaly_aware_loss(
 # near 0 on the source, near 1 on the target.
 
 
-def reconstruction_loss(rows: Tensor, rebuilt: Tensor) -> Tensor:
-    r"""Return the mean squared error of each row (eq. 4).
+def reconstruction_loss(samples: Tensor, reconstruction: Tensor) -> Tensor:
+    r"""Compute the mean squared error of each sample (eq. 4).
 
     .. math:: L(x) = \|D(F(x)) - x\|^2 / d
 
     Parameters
     ----------
-    rows, rebuilt : Tensor of shape (k, n, ...)
-        Rows of d numbers and what k networks make of them.
+    samples, reconstruction : Tensor of shape (k, n, ...)
+        Samples of d numbers, and their reconstructions by k networks.
 
     Returns
     -------
     Tensor of shape (k, n)
         At least 0.
     """
-    return (rows - rebuilt).square().flatten(2).mean(2)
+    return (samples - reconstruction).square().flatten(2).mean(2)
 
 
 def transfer_loss(on_source: Tensor, on_target: Tensor, lam: float) -> Tensor:
-    r"""Return what encoder and decoder minimise (eqs 1, 7 and 8).
+    r"""Compute the loss of encoder and decoder (eqs 1, 7 and 8).
 
     .. math:: E_{p_s}[L] + \lambda E_{p_t}[w L]
 
     Parameters
     ----------
     on_source, on_target : Tensor of shape (..., n)
-        Losses of rows of each domain; those of the target times their weights.
+        Losses of samples of each domain; those of the target times their weights.
     lam : float
-        What the target counts, beside 1 for the source.
+        Weight of the target, beside 1 for the source.
 
     Returns
     -------
@@ -275,7 +274,7 @@ def transfer_loss(on_source: Tensor, on_target: Tensor, lam: float) -> Tensor:
 
 
 def importance_weights(loss: Tensor, eta: float, beta: float) -> Tensor:
-    r"""Return how far each row counts as a normal one (eq. 5).
+    r"""Compute the weight of each sample as a normal one (eq. 5).
 
     .. math:: \tilde w = \sigma(\eta L + \beta)
 
@@ -285,11 +284,11 @@ def importance_weights(loss: Tensor, eta: float, beta: float) -> Tensor:
     Parameters
     ----------
     loss : Tensor of shape (...)
-        The loss L of each row, or what stands for it.
+        The loss L of each sample, or an anomaly score in its place.
     eta : float
-        Below 0: the more, the steeper.
+        Slope, below 0.
     beta : float
-        Above 0. Rows with :math:`L = -\beta / \eta` have a weight of 1/2.
+        Above 0. Samples with :math:`L = -\beta / \eta` have a weight of 1/2.
 
     Returns
     -------
@@ -300,7 +299,7 @@ def importance_weights(loss: Tensor, eta: float, beta: float) -> Tensor:
 
 
 def effective_sample_size(weights: Tensor) -> float:
-    r"""Return how many equal weights are worth as much as these.
+    r"""Compute the effective number of weighted samples (Kish).
 
     .. math:: (\sum w)^2 / \sum w^2
 
@@ -324,7 +323,7 @@ def weighted_domain_loss(
     source_weight: Tensor | float,
     target_weight: Tensor,
 ) -> Tensor:
-    r"""Return what the classifier of domains minimises (minus eq. 6).
+    r"""Compute the loss of the classifier of domains (minus eq. 6).
 
     .. math:: -E_{p_t}[w \log C] - E_{p_s}[\log(1 - C)]
 
@@ -337,27 +336,27 @@ def weighted_domain_loss(
     on_source, on_target : Tensor of shape (..., n)
         The classifier's logits.
     source_weight, target_weight : Tensor of shape (n,), or float
-        What each row counts; the paper has 1 for the source.
+        Weight of each sample; the paper has 1 for the source.
 
     Returns
     -------
     Tensor of shape (...)
         At least 0.
     """
-    taken_for_target = source_weight * F.softplus(on_source)
-    taken_for_source = target_weight * F.softplus(-on_target)
-    return taken_for_target.mean(-1) + taken_for_source.mean(-1)
+    source_loss = source_weight * F.softplus(on_source)
+    target_loss = target_weight * F.softplus(-on_target)
+    return source_loss.mean(-1) + target_loss.mean(-1)
 
 
 def reverse_gradient(values: Tensor, strength: float) -> Tensor:
-    """Return `values`, the gradient of which is turned round on its way back.
+    """Return `values`, with a gradient that is reversed on its way back.
 
     Parameters
     ----------
     values : Tensor
         Any values.
     strength : float
-        What the gradient is multiplied with, besides -1.
+        Factor of the gradient, besides -1.
 
     Returns
     -------
@@ -368,7 +367,7 @@ def reverse_gradient(values: Tensor, strength: float) -> Tensor:
 
 
 def ramp(progress: float) -> float:
-    r"""Return how far a schedule has risen (the authors' code).
+    r"""Compute the height of a rising schedule (the authors' code).
 
     .. math:: 2 / (1 + e^{-p}) - 1
 
@@ -385,11 +384,11 @@ def ramp(progress: float) -> float:
     return math.tanh(progress / 2)
 
 
-# Where codes lie, and where errors are, for several methods.
+# Distances of latent codes and maps of errors, for several methods.
 
 
 def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
-    r"""Return how far points are from a centre, in units of the spread there.
+    r"""Compute the squared Mahalanobis distance of points from a centre.
 
     .. math:: (z - \mu)^T \Sigma^{-1} (z - \mu)
 
@@ -412,16 +411,16 @@ def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Te
 
 
 _UPPER, _BLOCK = 0.02, 3  # share of the blocks that count; their side in pixels
-_LEAST_ERROR = 0.1  # of what is usual, as a share of its mean over the pixels
+_LEAST_ERROR = 0.1  # added to the usual error, as a share of its mean over the pixels
 
 
 def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
-    r"""Return how far maps rise above what is usual, where they are highest.
+    r"""Compute the highest errors of each image, relative to usual errors.
 
     .. math:: \operatorname{mean}_{2 \%} B_3\Big(\frac{e}{u + 0.1 \, \bar u}\Big)
 
-    :math:`B_3` takes means of blocks of 3 x 3 pixels; the mean is over those 2 % of
-    them that are the highest of an image, so that a small defect is enough.
+    :math:`B_3` takes means of blocks of 3 x 3 pixels. The mean is over the highest
+    2 % of the blocks of an image, so that a small defect raises it.
 
     Parameters
     ----------
@@ -447,7 +446,7 @@ def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
 
 
 def drift(on_data: Tensor) -> Tensor:
-    r"""Return what keeps a critic's values from drifting away (Karras et al. 2017).
+    r"""Compute the penalty on the drift of a critic's values (Karras et al. 2017).
 
     .. math:: E_{x \sim p_{data}}[D(x)^2]
 
@@ -465,17 +464,17 @@ def drift(on_data: Tensor) -> Tensor:
 
 
 def cycle_loss(before: Tensor, after: Tensor) -> Tensor:
-    r"""Return what the encoder minimises (eq. 6, or with codes eq. 7).
+    r"""Compute the loss of the encoder (eq. 6, or with latent codes eq. 7).
 
     .. math:: d_I = \|G(z) - G(E(G(z)))\|_1, \quad d_z = \|z - E(G(z))\|_1
 
-    Norms are means here, as in the authors' code, and so of one size for all sizes of
+    Norms are means here, as in the authors' code, and do not depend on the size of
     images.
 
     Parameters
     ----------
     before, after : Tensor of shape (k, n, ...)
-        Images, or codes, and what a turn through encoder and generator leaves.
+        Images, or latent codes, before and after encoder and generator.
 
     Returns
     -------
@@ -486,7 +485,7 @@ def cycle_loss(before: Tensor, after: Tensor) -> Tensor:
 
 
 def min_max_normalised(images: Tensor) -> Tensor:
-    r"""Return images of which each has the range [0, 1] (eq. 3).
+    r"""Scale each image to the range [0, 1] (eq. 3).
 
     .. math:: w(X) = \frac{X - \min(X)}{\max(X) - \min(X)}
 
@@ -502,47 +501,47 @@ def min_max_normalised(images: Tensor) -> Tensor:
     """
     flat = images.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    # What float32 cannot tell from a constant image is one.
+    # An image that is constant up to rounding counts as constant.
     size = torch.maximum(low.abs(), high.abs())
     constant = high - low <= 1e-6 * size
     scaled = (flat - low) / torch.where(constant, torch.inf, high - low)
     return scaled.view_as(images)
 
 
-def residual(images: Tensor, rebuilt: Tensor, norm: str) -> Tensor:
-    r"""Return how far each row is from its reconstruction (eq. 2 or 8).
+def residual(samples: Tensor, reconstruction: Tensor, norm: str) -> Tensor:
+    r"""Compute the distance of each sample from its reconstruction (eq. 2 or 8).
 
     .. math:: L_n = \frac{1}{N_X} \|w(Q) - w(G(E(Q)))\|_2
 
     Parameters
     ----------
-    images, rebuilt : Tensor of shape (n, ...)
-        Rows Q of :math:`N_X` numbers and their reconstructions; normalised by
+    samples, reconstruction : Tensor of shape (n, ...)
+        Samples Q of :math:`N_X` numbers and their reconstructions; normalised by
         :func:`min_max_normalised` for eq. 2, as they are for eq. 8.
     norm : {"paper", "rms"}
-        "paper" divides by :math:`N_X` as printed, "rms" by :math:`\sqrt{N_X}`, which
-        makes it a root mean square whatever the size.
+        "paper" divides by :math:`N_X` as printed, "rms" by :math:`\sqrt{N_X}`, for a
+        root mean square.
 
     Returns
     -------
     Tensor of shape (n,)
         At least 0.
     """
-    difference = (images - rebuilt).flatten(1)
+    difference = (samples - reconstruction).flatten(1)
     n_numbers = difference.shape[1]
     size = n_numbers if norm == "paper" else n_numbers**0.5
     return difference.norm(dim=1) / size
 
 
 def origin_distance(codes: Tensor) -> Tensor:
-    r"""Return minus how far each code is from the origin (eq. 4).
+    r"""Compute minus the distance of each latent code from the origin (eq. 4).
 
     .. math:: L_o = -\frac{1}{\sqrt{N_z}} \|\hat z\|_2
 
     Parameters
     ----------
     codes : Tensor of shape (..., l)
-        Codes of :math:`N_z` numbers.
+        Latent codes of :math:`N_z` numbers.
 
     Returns
     -------

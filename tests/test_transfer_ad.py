@@ -422,9 +422,12 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sample_domain": np.ones(200)}, "The target domain has 0 rows"),
-        ({"sample_domain": -np.ones(200)}, "The source domain has 0 rows"),
-        ({"sample_domain": np.repeat([1, -1], [1, 199])}, "source domain has 1 rows"),
+        ({"sample_domain": np.ones(200)}, "The target domain has 0 samples"),
+        ({"sample_domain": -np.ones(200)}, "The source domain has 0 samples"),
+        (
+            {"sample_domain": np.repeat([1, -1], [1, 199])},
+            "source domain has 1 ",
+        ),
         ({"sample_domain": np.repeat([0, 1], 100)}, r"np\.where\(is_target, -1, 1\)"),
         ({"sample_domain": np.full(200, np.nan)}, "above 0 for source"),
         ({"sample_domain": np.ones(7)}, "7 values, but X has 200 rows"),
@@ -855,7 +858,7 @@ def test_folds_that_ignore_the_domains_are_told_of_those_that_do_not(domains):
     both = {"params": {"sample_domain": domain}, "scoring": detector_roc_auc}
     with pytest.warns(UndefinedMetricWarning, match=r"two domains .*TargetKFold"):
         cross_val_score(short(), X, y, cv=KFold(4), **both)
-    with pytest.raises(ValueError, match=r"source domain has 0 rows.*TargetKFold"):
+    with pytest.raises(ValueError, match=r"source domain has 0 samples.*TargetKFold"):
         cross_val_score(short(), X, y, cv=KFold(2), error_score="raise", **both)
     cv = TargetKFold(domain, 2, random_state=0)
     assert np.isfinite(cross_val_score(short(), X, y, cv=cv, **both)).all()

@@ -27,7 +27,7 @@ from ._net import AnomalyAwareBiGAN, HeldOut
 from ._networks import image_networks, table_networks, working_shape
 
 _CRITERIA = "reconstruction", "latent_norm"
-#: Rows that are enough to judge by; the fewest epochs to wait for a better one.
+#: Held-out samples that suffice; the fewest epochs to wait for a better one.
 _ENOUGH, _PATIENCE = 1000, 10
 
 
@@ -47,22 +47,22 @@ _ENOUGH, _PATIENCE = 1000, 10
 class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     r"""Bidirectional GAN that keeps away from known anomalies.
 
-    A generator G and an encoder E learn the distribution of the normal rows, and
-    learn that the few collected anomalies have no share in it. Two discriminators
-    take part, of pairs (x, z) of rows and codes and of pairs (x, x') of rows and
-    reconstructions. They reduce (eq. 15)
+    A generator G and an encoder E learn the distribution of the normal samples, in
+    which the few collected anomalies have no share. There are two discriminators D, of
+    pairs (x, z) of samples and latent codes, and of pairs (x, x') of samples and
+    reconstructions. They minimise (eq. 15)
 
     .. math:: E_{p^+}[(D - a)^2] + E_{p_G}[(D - b)^2]
               + E_{p^-}\Big[\Big(D - \frac{a + b}{2}\Big)^2\Big]
 
-    where + are normal rows with their codes, - are anomalies with theirs, and G are
-    generated rows with the noise they were made from; generator and encoder bring
-    all of these to the value c (eq. 16). At the optimum the generated rows are
-    distributed as the normal ones are, whatever the anomalies look like, so that
-    anomalies of kinds which nobody has collected are far from them as well.
+    where + stands for normal samples with their codes, - for anomalies with theirs, and
+    G for generated samples with their noise. Generator and encoder bring the values of
+    all of these to c (eq. 16). At the optimum, generated samples are distributed as the
+    normal ones are, whatever the anomalies look like: anomalies of kinds that nobody
+    has collected are far from them as well.
 
-    Mark known anomalies by ``y == -1`` in :meth:`fit`; all other rows are taken for
-    normal ones. Without any, this is an unsupervised bidirectional GAN.
+    Mark known anomalies by ``y == -1`` in :meth:`fit`; all other samples count as
+    normal. Without any, this is an unsupervised bidirectional GAN.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     criterion_ : {"reconstruction", "latent_norm", "map"}
-        What the score is.
-    usual_error_ : ndarray of shape (h, w), float32
-        Of detectors of images: the mean of ``anomaly_map`` over training rows.
+        The score in use.
+    usual_error_ : ndarray of shape (height, width), float32
+        For images: the mean of ``anomaly_map`` over training samples.
     %(common_attributes)s
 
     See Also
@@ -121,34 +121,33 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", *_CRITERIA, "map"})],
         default="reconstruction",
         doc=r"""
-        What makes a row anomalous. "reconstruction", the default, is the error of its
-        reconstruction, :math:`\|x - G(E(x))\|^2`; "latent_norm" the distance of its
-        code from the middle of the prior, :math:`\|E(x)\|^2`. For images it may be the
-        map where it is highest, which small defects raise, and the whole error may
-        miss: "map" takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3
-        pixels, and of these the logarithm of the mean of the highest 2 %
-        (:ref:`defects`). "auto" holds out a tenth of the training rows and of the known
-        anomalies, and takes the norm rather than the error if its AUROC on them is
-        higher by more than 0.01. Without known anomalies, or with a single one, it is
-        "reconstruction".
+        The score. "reconstruction" is the reconstruction error,
+        :math:`\|x - G(E(x))\|^2`; "latent_norm" the distance of the latent code from
+        the middle of the prior, :math:`\|E(x)\|^2`. For images, "map" finds small
+        defects that the whole error may miss: it divides ``anomaly_map`` by
+        ``usual_error_``, and takes the logarithm of the mean of the highest 2 % of the
+        means of 3 x 3 pixels (:ref:`defects`). "auto" holds out a tenth of the training
+        samples and of the known anomalies, and takes the norm if its AUROC on them
+        exceeds that of the error by more than 0.01. Without known anomalies, or with a
+        single one, it is "reconstruction".
         """,
     )
     a: float = parameter(
         [sk.FINITE],
         default=1.0,
-        doc="What the discriminators aim at for normal pairs (eq. 15).",
+        doc="Target of the discriminators for normal pairs (eq. 15).",
     )
     b: float = parameter(
         [sk.FINITE],
         default=0.0,
         doc="""
-        What they aim at for generated pairs; halfway to `a` for known anomalies.
+        Their target for generated pairs; that for known anomalies is (a + b) / 2.
         """,
     )
     c: float = parameter(
         [sk.FINITE],
         default=0.75,
-        doc="What generator and encoder want them to say of every pair (eq. 16).",
+        doc="Target of generator and encoder for all pairs (eq. 16).",
     )
     cycle_weight: float | Auto = parameter(
         sk.AUTO_NONNEGATIVE,
@@ -171,36 +170,36 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Games that are played side by side, each with networks of its own; the score
-        is the mean of theirs. "auto" is 1 for images; for tables 8, and fewer from 257
-        columns on (2048 / d).
+        Ensemble members, each with networks of its own; the score is their mean. "auto"
+        is 1 for images; for tables 8, and fewer from 257 columns on
+        (2048 / n_features).
         """,
     )
     averaging: float | Auto = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         default="auto",
         doc="""
-        In [0, 1): the share of itself that the moving average of the weights keeps
-        at each step. The average is what scores; 0 takes the last weights, as in the
-        paper. "auto" is 0.9 for tables, 0.98 for images.
+        Decay of the moving average of the weights, per step, in [0, 1). Scores come
+        from the average; 0 takes the last weights, as in the paper. "auto" is 0.9 for
+        tables, 0.98 for images.
         """,
     )
     early_stopping: bool = parameter(
         ["boolean"],
         default=False,
         doc="""
-        Whether to hold out a tenth of the training rows and of the known anomalies,
-        to stop when for a fifth of the epochs, and at least ten, these have not been
-        told apart better, and to keep the best epoch. Without known anomalies, the
-        error of reconstruction is what counts.
+        Whether to hold out a tenth of the training samples and of the known anomalies,
+        to stop when their AUROC has not risen for a fifth of the epochs, and at least
+        ten, and to keep the best epoch. Without known anomalies, the reconstruction
+        error is monitored instead.
         """,
     )
     latent_dim: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc=r"""
-        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
-        d columns, 100 for grey images and 128 for others.
+        Length of the latent codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables
+        with d columns, 100 for grey images and 128 for others.
         """,
     )
     batch_size: int = 64
@@ -234,7 +233,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return 100 if n == 1 else 128
 
     def _preparation(self):
-        """Return what is done to scaled rows: columns are clipped, images resized."""
+        """Return the preparation of scaled samples: clipped columns, resized images."""
         if self._kind.has_channels:
             return partial(_resized, sides=self._network_shape()[1:])
         return self._clipping()
@@ -255,8 +254,8 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _train(self, rows, known, seed):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         self._check_criterion()
-        by_map = self.criterion == "map"  # what stops early is the whole error then
-        criteria = _CRITERIA[:1] if by_map else (self.criterion,)
+        by_map = self.criterion == "map"  # early stopping is by the whole error then
+        criteria: tuple[str, ...] = _CRITERIA[:1] if by_map else (self.criterion,)
         if self.criterion == "auto":
             criteria = _CRITERIA
         held_out = None
@@ -285,7 +284,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         self._record(training=net)
 
     def _average(self, n_epochs):
-        """Return what averages the weights, and may stop early."""
+        """Return the callback that averages the weights, and may stop early."""
         decay = self._value("averaging")
         if not self.early_stopping:
             return AverageWeights(decay)
@@ -303,10 +302,10 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         anomalous = known.subset(torch.arange(0))
         if len(known) > 1:  # the only one is worth more in training
             known, anomalous = self._hold_out(known, seed)
-        parts = (part.head(_ENOUGH) for part in (normal, anomalous))
-        return rows, known, HeldOut(*parts, criteria)
+        held_out = HeldOut(normal.head(_ENOUGH), anomalous.head(_ENOUGH), criteria)
+        return rows, known, held_out
 
-    # Scores, codes, rows
+    # Scores, latent codes, samples
 
     def _score_batch(self, batch):
         if self.criterion_ == "map":
@@ -326,7 +325,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
 
 def _resized(rows: Tensor, sides: tuple[int, ...]) -> Tensor:
-    """Return images with those sides; tables, which have none, as they are."""
+    """Resize images; tables, which have no sides, stay as they are."""
     if not sides or rows.shape[2:] == sides:
         return rows
     return F.interpolate(rows, size=sides, mode="bilinear")

@@ -1,7 +1,7 @@
 """Encoders, generators and discriminators: for tables, grey images, colour images.
 
 Those for images of 32 x 32 pixels are the paper's; other sizes get more or fewer
-layers of the same kinds. Each function maps the size of a row to a module.
+layers of the same kinds. Each function maps sizes to a module.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class TwoTowers(nn.Module):
 
 
 class StackedPairs(nn.Module):
-    """Discriminators of pairs: perceptrons side by side.
+    """Discriminators of pairs: an ensemble of MLPs.
 
     Parameters
     ----------
     n_estimators, n_inputs, width : int
-        Number of perceptrons, length of a pair, units of the two hidden layers.
+        Number of MLPs, length of a pair, units of the two hidden layers.
     """
 
     def __init__(self, n_estimators: int, n_inputs: int, width: int):
@@ -80,7 +80,7 @@ class StackedPairs(nn.Module):
 
 
 def grey_encoder(shape, latent_dim: int, width: int) -> nn.Module:
-    """Return a module that halves images until one pixel is left."""
+    """Build an encoder that halves images down to one pixel."""
     layers: list[nn.Module] = []
     channels = shape[0]
     for k in range(n_halvings(shape, 1)):
@@ -93,14 +93,14 @@ def grey_encoder(shape, latent_dim: int, width: int) -> nn.Module:
 
 
 def grey_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Module:
-    """Return a module of transposed convolutions."""
+    """Build a generator of transposed convolutions."""
     return ConvGenerator(
         latent_dim, shape, max(width // 2, 1), bounded, _COARSEST, True, slope=0.0
     )
 
 
 def grey_tower(shape, width: int) -> tuple[nn.Module, int]:
-    """Return a module that maps images to features, and their number."""
+    """Build a module that maps images to features; return their number too."""
     layers: list[nn.Module] = []
     channels, wider = shape[0], 2 * width
     for k in range(n_halvings(shape, _COARSEST) + 1):
@@ -120,7 +120,7 @@ def _normalised(channels):
 
 
 def colour_tower(shape, width: int) -> tuple[nn.Module, int]:
-    """Return a module that maps images to features, and their number."""
+    """Build a module that maps images to features; return their number too."""
     layers: list[nn.Module] = []
     channels, n = shape[0], max(n_halvings(shape, _COARSEST), 1)
     for k in range(n):
@@ -133,13 +133,13 @@ def colour_tower(shape, width: int) -> tuple[nn.Module, int]:
 
 
 def colour_encoder(shape, latent_dim: int, width: int) -> nn.Module:
-    """Return the tower, and a linear map of its features to codes."""
+    """Build an encoder: the tower, and a linear map of its features to codes."""
     tower, n_features = colour_tower(shape, width)
     return nn.Sequential(tower, nn.Linear(n_features, latent_dim, bias=False))
 
 
 def colour_generator(latent_dim: int, shape, width: int, bounded: bool) -> nn.Module:
-    """Return a module of convolutions and nearest-neighbour upsampling."""
+    """Build a generator of convolutions and nearest-neighbour upsampling."""
     coarse, channels = coarse_shape(shape, _COARSEST), 8
     n_inputs = channels * prod(coarse)
     layers: list[nn.Module] = []
@@ -189,7 +189,7 @@ def image_networks(shape, latent_dim: int, width: int, bounded: bool) -> Builder
 
 
 def _channels_last(build):
-    """Return what `build` makes, in the memory format that convolutions like best."""
+    """Build a module in the fastest memory format for convolutions."""
     return build().to(memory_format=torch.channels_last)
 
 

@@ -2,7 +2,7 @@ r"""JointEncoderGAN: a progressive GAN whose encoder is trained along with it.
 
 The paper is A. Berg, M. Felsberg and J. Ahlberg, "Unsupervised adversarial learning
 of anomaly detection in the wild", 2019; equation numbers are its own. Q are images, z
-are codes.
+are latent codes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from joblib import Memory
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from .._base import BaseDeepDetector
@@ -31,14 +32,14 @@ from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
 from ._score import DISTANCES, AnomalyScore, Outputs
 
-#: Rows that are enough to learn from what is usual, and to compare norms on.
+#: Samples that suffice to fit the score, and to compare norms.
 _ENOUGH = 5000
 _ENOUGH_NORMS = 1000
-#: Share of the training rows without which the bulk of the codes is found.
+#: Share of the training samples that the estimate of the bulk of codes leaves out.
 _LEFT_OUT = 0.2
-#: Below this, the norm of codes points the other way.
+#: Below this AUROC, long codes are anomalous, and not short ones.
 _MISLEADS = 0.5
-#: Epochs of each phase in the paper, as at full resolution.
+#: Epochs of each phase in the paper.
 _PAPER_EPOCHS = 4
 
 
@@ -60,29 +61,30 @@ _PAPER_EPOCHS = 4
 class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     r"""Progressive GAN with a jointly trained encoder, for contaminated data.
 
-    A generator G learns, against a critic D, what rows look like; an encoder E learns
-    at the same time to find the noise from which G makes an image that looks the same
-    (eqs 1 and 6):
+    A generator G and a critic D learn the distribution of the data. At the same time
+    an encoder E learns to find the noise from which G reconstructs a sample (eqs 1 and
+    6):
 
     .. math:: \min_{G, E} \max_D \; E_x[D(x)] - E_z[D(G(z))]
               + E_z\big[\|G(z) - G(E(G(z)))\|_1\big]
 
     with a gradient penalty on D. For images, all three networks begin with few pixels
-    and grow: each finer resolution is faded in, then trained. Rare anomalies among the
-    training rows do little harm, since E learns from generated rows and G makes what
-    is frequent.
+    and grow: each finer resolution is faded in, then trained. Rare anomalies in the
+    training data do little harm: E learns from generated samples, and G generates
+    frequent ones.
 
-    The score weighs two terms (eq. 5): how far a row is from its reconstruction, images
-    seen without brightness and contrast (eqs 2 and 3), and where its code lies,
+    The score weighs two terms (eq. 5), the distance of a sample from its
+    reconstruction, for images without brightness and contrast (eqs 2 and 3), and a
+    distance L of its latent code,
 
     .. math:: a = \lambda \, \frac{1}{N_X} \|w(x) - w(G(E(x)))\|_2
               + (1 - \lambda) \, L(E(x))
 
-    By default L is the Mahalanobis distance of a code from the bulk of the codes of
-    training rows, and both terms are put on one scale. In the paper it is
-    :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are anomalous. Nothing in
-    the training moves the length of codes, since G sees their direction alone, and
-    which rows have short ones differs from data to data. `y` is not read.
+    By default L is the Mahalanobis distance from the bulk of the codes of training
+    samples, and both terms are standardised. In the paper it is
+    :math:`L = -\|E(x)\|_2 / \sqrt{N_z}` (eq. 4): short codes are anomalous. But the
+    training does not act on the length of codes, since G normalises it away, and which
+    samples have short ones differs between data sets. `y` is not read.
 
     Parameters
     ----------
@@ -91,32 +93,31 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     norm_auroc_ : float
-        Share of the pairs of a generated row and a training row, one of up to 1000, in
-        which the training row has the shorter code, in [0, 1]. The encoder learns from
-        generated rows alone. The paper's cue, short codes for what is unusual, wants
-        it above 0.5; but both kinds are mostly normal, so that it is no proof either
-        way.
-    usual_error_ : ndarray of shape (h, w), float32
-        Of detectors of images: the mean of ``anomaly_map`` over training rows.
+        AUROC in [0, 1] of short codes, for up to 1000 training samples against as many
+        generated ones, from which alone the encoder learns. The paper's cue, short
+        codes for unusual samples, needs it above 0.5. It is no proof, since samples of
+        both kinds are mostly normal.
+    usual_error_ : ndarray of shape (height, width), float32
+        For images: the mean of ``anomaly_map`` over training samples.
     %(common_attributes)s
 
     See Also
     --------
-    skanomaly.datasets.contaminate : Puts anomalies among training rows.
+    skanomaly.datasets.contaminate : Puts anomalies among training samples.
     skanomaly.metrics.TrainingHistoryDisplay : Shows the losses of all phases.
 
     Notes
     -----
-    Images grow from at most 8 pixels on the longer side, 28 x 28 for one in five
-    phases: 8, 16 fading in, 16, 32 fading in, 32. In each, `max_epochs` passes are made
-    over the data. A batch is twice as large at each coarser resolution, up to 32 rows,
-    or 128 with ``preset="paper"``. ``history_`` names the phase of each epoch as its
-    stage, "16 x 16, fading in" for one. Critic and encoder see how different the images
-    of groups of four are, so that `batch_size` had better be a multiple of 4.
+    Images grow from at most 8 pixels on the longer side. For 28 x 28 there are five
+    phases: 8, 16 fading in, 16, 32 fading in, 32, of `max_epochs` epochs each. A batch
+    is twice as large at each coarser resolution, up to 32 samples, or 128 with
+    ``preset="paper"``. ``history_`` has the phase of each epoch as its stage, such as
+    "16 x 16, fading in". Critic and encoder use the spread of images in groups of four:
+    `batch_size` should be a multiple of 4.
 
-    `lam`, `residual_norm`, `distance` and `standardize` are read when rows are scored.
-    Set on a fitted detector they change its scores, and not its ``offset_``: for
-    another threshold ``fit`` it again, which with `memory` trains nothing anew.
+    `lam`, `residual_norm`, `distance` and `standardize` are read when samples are
+    scored. Set on a fitted detector they change its scores, but not its ``offset_``:
+    for another threshold ``fit`` again, which with `memory` repeats no training.
 
     References
     ----------
@@ -206,20 +207,20 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", "paper", "rms"})],
         default="auto",
         doc=r"""
-        What the norm of a residual is divided by: "paper" is the number of pixels
-        :math:`N_X` (eq. 2), which makes it a thousand times smaller than the other
-        term; "rms" is :math:`\sqrt{N_X}`. It makes no difference once the terms are
-        standardised. "auto" is "rms", and "paper" with ``preset="paper"``.
+        Divisor of the norm of a residual: "paper" is the number of pixels :math:`N_X`
+        (eq. 2), which makes it a thousand times smaller than the other term; "rms" is
+        :math:`\sqrt{N_X}`. It makes no difference for standardised terms. "auto" is
+        "rms", and "paper" with ``preset="paper"``.
         """,
     )
     distance: Literal["auto", "mahalanobis", "origin"] = parameter(
         [sk.StrOptions({"auto", *DISTANCES})],
         default="auto",
         doc="""
-        What is measured on codes: the distance from the bulk of those of the training
-        rows, of which the furthest fifth, or `contamination` if that is more, is left
-        out; or how near they are to the origin (eq. 4). "auto" is "mahalanobis",
-        and "origin" with ``preset="paper"``. With "origin", a
+        Distance of latent codes: from the bulk of the codes of training samples, which
+        leaves out the furthest fifth, or `contamination` if that is more; or minus the
+        distance from the origin (eq. 4). "auto" is "mahalanobis", and "origin" with
+        ``preset="paper"``. With "origin", a
         :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
         to be the normal ones; the sign is never changed.
         """,
@@ -228,28 +229,27 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         ["boolean", sk.AUTO],
         default="auto",
         doc="""
-        Whether the terms are replaced by their logarithms, less the median and over
-        the interquartile range of training rows. "auto" is True, and False
-        with ``preset="paper"``.
+        Whether to replace the terms by their logarithms, less the median and over the
+        interquartile range of training samples. "auto" is True, and False with
+        ``preset="paper"``.
         """,
     )
     criterion: Literal["combined", "map"] = parameter(
         [sk.StrOptions({"combined", "map"})],
         default="combined",
         doc="""
-        What the score is made of: both terms (eq. 5); or, for images, the map where it
-        is highest, which small defects raise, and the sum may miss. "map" takes
-        ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of these
-        the mean of the highest 2 %. The score is minus its logarithm. A fitted detector
-        can be set to another one; its ``offset_`` stays what it was. See
-        :ref:`defects`.
+        The score: "combined" is both terms (eq. 5). For images, "map" finds small
+        defects that these may miss: it divides ``anomaly_map`` by ``usual_error_``, and
+        takes minus the logarithm of the mean of the highest 2 % of the means of 3 x 3
+        pixels (:ref:`defects`). It may be changed on a fitted detector, whose
+        ``offset_`` then stays the same.
         """,
     )
     encoder_loss: Literal["image", "latent"] = parameter(
         [sk.StrOptions({"image", "latent"})],
         default="image",
         doc=r"""
-        What the encoder minimises: the difference of images (eq. 6) or that of codes,
+        Loss of the encoder: the difference of images (eq. 6) or that of latent codes,
         :math:`\|z - E(G(z))\|_1` (eq. 7).
         """,
     )
@@ -257,58 +257,56 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"joint", "separate"})],
         default="joint",
         doc="""
-        "separate" trains the encoder when the game is over, on a generator that does
-        not change any more, as other methods do.
+        "separate" trains the encoder after the GAN, on a generator that does not change
+        any more, as other methods do.
         """,
     )
     cycle_updates_generator: bool = parameter(
         ["boolean"],
         default=False,
         doc="""
-        Whether the generator minimises the third term of eq. 1 too, as the equation
-        has it. The authors' code, and so the figures in the paper, have it for the
-        encoder alone.
+        Whether the generator minimises the third term of eq. 1 too, as printed. In the
+        authors' code, and so in the paper's results, the encoder alone does.
         """,
     )
     cycle_weight: float | Auto = parameter(
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc="""
-        Weight of the third term of eq. 1 in the loss of the generator, at least 0: of
-        the norm as printed, which is a sum over the numbers of an image. It needs
-        ``cycle_updates_generator=True``; the steps of the encoder, which has no other
-        term, do not depend on it. "auto" is 1 over those numbers, c h w at the
-        present resolution, which makes the term a mean; and 1, as printed, for images
-        with ``preset="paper"``.
+        Weight of the third term of eq. 1 in the loss of the generator, at least 0. The
+        norm is a sum over the numbers of an image, as printed. It needs
+        ``cycle_updates_generator=True``; the encoder, which has no other term, does not
+        depend on it. "auto" is 1 over those numbers, at the present resolution, which
+        makes the term a mean; and 1, as printed, for images with ``preset="paper"``.
         """,
     )
     n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Games that are played side by side, each with networks of its own; the score
-        is that of their mean terms. "auto" is 1 for images; for tables 8, and fewer
-        from 257 columns on (2048 / d).
+        Ensemble members, each with networks of its own; the score is that of their mean
+        terms. "auto" is 1 for images; for tables 8, and fewer from 257 columns on
+        (2048 / n_features).
         """,
     )
     averaging: float | Auto = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         default="auto",
         doc="""
-        In [0, 1): the share of itself that the moving average of the weights keeps at
-        each step of the last phase. The average is what scores. "auto" is 0.99, and
-        0.999 for images with ``preset="paper"``.
+        Decay of the moving average of the weights, per step of the last phase, in
+        [0, 1). Scores come from the average. "auto" is 0.99, and 0.999 for images with
+        ``preset="paper"``.
         """,
     )
     preset: Literal["paper"] | None = parameter(
         [sk.StrOptions({"paper"}), None],
         default=None,
         doc="""
-        "paper" makes "auto" stand for the paper's networks and score: codes of 512
-        numbers that end in a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
+        "paper" makes "auto" stand for the paper's networks and score: latent codes of
+        512 numbers after a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
         from 8 x 8, four epochs in each phase, eqs 2 to 5 as printed. On images of
-        32 x 32 these are 62 million parameters, for a GPU. For tables it is the score
-        alone.
+        32 x 32 these are 62 million parameters, for a GPU. For tables it changes the
+        score alone.
         """,
     )
     max_width: int | Auto = parameter(
@@ -323,9 +321,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         sk.MEMORY,
         default=None,
         doc="""
-        Where to keep the trained networks, so that fits which differ only in the
-        score (`lam`, `distance`, `standardize`, `residual_norm`, `criterion`) share
-        them. Needs an
+        Cache of the trained networks. Fits that differ in the score alone (`lam`,
+        `distance`, `standardize`, `residual_norm`, `criterion`) share them. Needs an
         integer `random_state`.
         """,
     )
@@ -333,14 +330,14 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Length of noise and codes. "auto" is 64, and 512 for images with
+        Length of noise and latent codes. "auto" is 64, and 512 for images with
         ``preset="paper"``.
         """,
     )
     batch_size: int | Auto = parameter(  # type: ignore[assignment]
         [sk.Interval(sk.Integral, 2, None, closed="left"), sk.AUTO],
         default="auto",
-        doc="Rows per optimiser step, at least 2.{auto_batch}",
+        doc="Samples per optimiser step, at least 2.{auto_batch}",
     )
 
     # Networks
@@ -355,7 +352,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return value
 
     def _frame(self):
-        """Return the frame of images, None of tables."""
+        """Return the frame of images, or None for tables."""
         return Frame.of(self._row_shape) if self._kind == IMAGE else None
 
     def _make_nets(self, device, seed):
@@ -378,7 +375,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return {"net_": net}
 
     def _clipping(self):
-        """Return what cuts columns, and what the generator makes of images."""
+        """Return the clipping of columns, and of generated images."""
         if self._kind.has_channels and self._bounded():
             return partial(torch.clamp, min=-1.0, max=1.0)
         return super()._clipping()
@@ -450,7 +447,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         """Return the phases that are left to train."""
         frame = self._frame()
         finest = frame.finest if frame else 0
-        # Networks of a user do not grow, and what plays with them does not either.
+        # Networks of a user do not grow, nor do the others beside them.
         grows = finest and not self._own_networks()
         first = min(self._setting("first_level"), finest) if grows else finest
         phases = [
@@ -498,13 +495,13 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         counts = self._value("distance") == "origin" and self._value("lam") < 1
         if counts and self.criterion == "combined" and self.norm_auroc_ < _MISLEADS:
             warn(
-                "Training rows have longer codes than generated ones (norm_auroc_ is "
-                f"{self.norm_auroc_:.2f}), while this score takes rows with short "
-                "codes for anomalies. distance='mahalanobis' or lam=1 do not.",
+                "Training samples have longer codes than generated ones (norm_auroc_ "
+                f"is {self.norm_auroc_:.2f}), but in this score short codes are "
+                "anomalous. Use distance='mahalanobis' or lam=1.",
                 NormDirectionWarning,
             )
 
-    # Scores, codes, rows
+    # Scores, latent codes, samples
 
     def _auto_offset(self, scores):
         low, middle = np.percentile(scores, [25, 50])  # of logarithms, with short tails
@@ -534,19 +531,25 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return self.net_.decode(codes).mean(0)
 
     @of_one_state
-    def score_terms(self, X):
-        """Return what the score is made of, before it is standardised and weighted.
+    def score_terms(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Compute both terms of the score, neither standardised nor weighted.
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, c, h, w)
-            Rows like those of ``fit``.
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples like those of ``fit``.
 
         Returns
         -------
-        ndarray of shape (n, 2), float32
-            Residual (eq. 2) and distance of the code (eq. 4, or Mahalanobis), both
-            higher for the more anomalous.
+        ndarray of shape (n_samples, 2), float32
+            Residual (eq. 2) and distance of the latent code (eq. 4, or Mahalanobis),
+            both higher for the more anomalous.
+
+        Raises
+        ------
+        ValueError
+            If a sample is so far out that its terms are not finite.
         """
         return self._finite(self._compute(self._terms_batch, X))
 

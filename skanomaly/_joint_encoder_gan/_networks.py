@@ -28,22 +28,22 @@ from ..networks import (
 
 _COARSEST = 4  # pixels of the longer side, at level 0
 _GAIN = 2**0.5  # of He initialisation
-GROUP = 4  # rows whose spread is one figure
-_MOMENTUM = 0.02  # of that figure's running mean
+GROUP = 4  # images in a group with one spread
+_MOMENTUM = 0.02  # of the running mean of spreads
 
 
 def upsampled(x: Tensor) -> Tensor:
-    """Return images (n, c, h, w) of twice the sides, each pixel four times."""
+    """Double the sides of images (n, c, h, w): each pixel becomes four."""
     return F.interpolate(x, scale_factor=2.0)
 
 
 def faded(new: Tensor, old: Tensor, share: float) -> Tensor:
-    """Return `new`, with that share of `old`."""
+    """Blend `new` with a share of `old`."""
     return torch.lerp(new, old, share)
 
 
 class Frame(NamedTuple):
-    """How images of any size become those of a level, and the way back.
+    """Sizes of images at each level, and the maps from the data to a level and back.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Frame(NamedTuple):
         return height, width
 
     def shrunk(self, images: Tensor, level: int) -> Tensor:
-        """Return images (n, c, h, w) at a level: edges repeated, means of pixels."""
+        """Bring images (n, c, h, w) to a level: repeat edges, average pixels."""
         (top, bottom), (left, right) = self._margins()
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom), mode="replicate")
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
         return F.avg_pool2d(images, factor) if factor > 1 else images
 
     def enlarged(self, images: Tensor, level: int) -> Tensor:
-        """Return images of a level in the size of the data."""
+        """Bring images of a level to the size of the data."""
         if level < self.finest:
             images = F.interpolate(images, scale_factor=2.0 ** (self.finest - level))
         (top, _), (left, _) = self._margins()
@@ -86,7 +86,7 @@ class Frame(NamedTuple):
         return images[..., top : top + height, left : left + width]
 
     def changes(self, level: int) -> bool:
-        """Return whether images of a level are others than those of the data."""
+        """Return whether images of a level have another size than the data."""
         return self.sides(level) != self.shape[1:]
 
     def _margins(self):
@@ -107,7 +107,7 @@ class EqualizedLinear(nn.Module):
     Parameters
     ----------
     n_inputs, n_outputs : int
-        Lengths of a row before and after.
+        Lengths of input and output.
     gain : float
         The weights are multiplied with ``gain / sqrt(n_inputs)``.
     bias : bool
@@ -150,9 +150,9 @@ class EqualizedConv(nn.Module):
 class PointwiseConv(EqualizedLinear):
     """A convolution of 1 x 1 pixels.
 
-    It is a linear map of channels, and computed as such: what comes out has the
-    channels last, while torch's convolution of images with a single channel forgets
-    that, and makes the next one twice as slow.
+    It is computed as a linear map of channels, so that the output has the channels
+    last. The output of torch's convolution of images with one channel has not, and
+    makes the next convolution twice as slow.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ class PointwiseConv(EqualizedLinear):
 class FusedConv(EqualizedConv):
     """A convolution together with a change of size, by one larger kernel.
 
-    Each weight of that kernel is the sum of up to four neighbours, so that one
-    product with a fixed matrix makes it.
+    Each weight of that kernel is the sum of up to four neighbours: the product with a
+    fixed matrix.
     """
 
     share = 1.0  # of each of the neighbours
@@ -182,7 +182,7 @@ class FusedConv(EqualizedConv):
 
 
 class UpConv(FusedConv):
-    """Twice the sides, then a convolution: both in one, with 4/9 of the products."""
+    """Doubling of the sides, and a convolution, in one: 4/9 of the products."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, n_inputs, h, w) to (n, n_outputs, 2 h, 2 w)."""
@@ -191,7 +191,7 @@ class UpConv(FusedConv):
 
 
 class DownConv(FusedConv):
-    """A convolution, then the mean of each 2 x 2 pixels: both in one."""
+    """A convolution, and means of 2 x 2 pixels, in one."""
 
     share = 0.25
 
@@ -203,13 +203,13 @@ class DownConv(FusedConv):
 class _PixelNorm(torch.autograd.Function):
     """Vectors of the last dimension with a mean square of 1.
 
-    The layer is short of memory's speed, not of arithmetic's: with its own gradient
-    it reads and writes images half as often as the same formula in tensors.
+    Its speed is that of the memory: with a gradient of its own it reads and writes
+    images half as often as the same formula in tensors.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        """Return x over its root mean square."""
+        """Divide x by its root mean square."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.autocast(x.device.type, enabled=False):
             squares = torch.linalg.vecdot(wide, wide).unsqueeze(-1)
@@ -221,14 +221,14 @@ class _PixelNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
-        """Return the part of the gradient that is at right angles to y, scaled."""
+        """Project the gradient on the plane at right angles to y, and scale it."""
         y, scale = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(y.shape[-1])
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 
 
 def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
-    """Return `x` with a mean square of 1 along `dim`: a norm of sqrt(its length)."""
+    """Normalise `x` to a mean square of 1 along `dim`."""
     return _PixelNorm.apply(x.movedim(dim, -1)).movedim(-1, dim)
 
 
@@ -241,10 +241,10 @@ class PixelNorm(nn.Module):
 
 
 class MinibatchStdDev(nn.Module):
-    """One more channel: how different the images of a group are.
+    """One more channel: the spread of the images of a group.
 
-    In training the figure is the mean standard deviation in groups of four images;
-    afterwards it is its running mean, so that images do not depend on each other.
+    In training it is the mean standard deviation in groups of four images. Afterwards
+    it is the running mean of that, so that images do not depend on each other.
     """
 
     spread: Tensor
@@ -260,26 +260,26 @@ class MinibatchStdDev(nn.Module):
             return torch.cat([x, self.spread.to(x.dtype).expand(n, 1, h, w)], 1)
         groups = x.float().unflatten(0, (-1, gcd(n, GROUP)))
         centred = groups - groups.mean(1, keepdim=True)
-        figure = (centred.square().mean(1) + 1e-8).sqrt().mean((1, 2, 3))
+        spread = (centred.square().mean(1) + 1e-8).sqrt().mean((1, 2, 3))
         with torch.no_grad():
-            self.spread.lerp_(figure.mean(), _MOMENTUM)
-        figure = figure.repeat_interleave(gcd(n, GROUP))
-        figure = figure.to(x.dtype)[:, None, None, None]
-        return torch.cat([x, figure.expand(n, 1, h, w)], 1)
+            self.spread.lerp_(spread.mean(), _MOMENTUM)
+        spread = spread.repeat_interleave(gcd(n, GROUP))
+        spread = spread.to(x.dtype)[:, None, None, None]
+        return torch.cat([x, spread.expand(n, 1, h, w)], 1)
 
 
 # Networks for images ----------------------------------------------------------------
 
 
 class Growing(nn.Module):
-    """A network that is used up to some level, and between two of them.
+    """A network that is used up to a level, or between two levels.
 
     Attributes
     ----------
     level : int
         The finest level in use; 0 is the coarsest.
     fade : float
-        In [0, 1]: share of the level below in what this one gives.
+        Share of the level below in the output, in [0, 1].
     """
 
     def __init__(self):
@@ -287,11 +287,11 @@ class Growing(nn.Module):
         self.level, self.fade = 0, 0.0
 
     def get_extra_state(self) -> list:
-        """Return how far the network has grown."""
+        """Return level and fade."""
         return [self.level, self.fade]
 
     def set_extra_state(self, state: list) -> None:
-        """Grow that far."""
+        """Set level and fade."""
         self.level, self.fade = state
 
 
@@ -304,7 +304,7 @@ def _normed(layer):
 
 
 class Generator(Growing):
-    """Images from noise.
+    """A generator of images.
 
     Parameters
     ----------
@@ -350,16 +350,16 @@ class Generator(Growing):
 
 
 class Tower(Growing):
-    """One row of numbers per image: the critic's features, or the encoder's codes.
+    """The encoder, and the critic without its last layer.
 
     Parameters
     ----------
     coarse, channels, n_colours
         As in :class:`Generator`.
     n_outputs : int
-        Length of a row.
+        Length of the output.
     rectified : bool
-        Whether it ends in a LeakyReLU.
+        Whether the last layer is a LeakyReLU.
     """
 
     def __init__(
@@ -396,7 +396,7 @@ class Tower(Growing):
 
 
 class Critic(nn.Sequential):
-    """One number per image."""
+    """A critic of images."""
 
     def __init__(self, coarse, channels, n_colours: int):
         tower = Tower(coarse, channels, n_colours, channels[0])
@@ -411,12 +411,12 @@ class Critic(nn.Sequential):
 
 
 class TableGenerator(nn.Module):
-    """Perceptrons from noise, of which only the direction counts.
+    """An ensemble of MLPs that generate samples from the direction of noise.
 
     Parameters
     ----------
     n_estimators : int
-        Number of perceptrons.
+        Number of MLPs.
     sizes : sequence of int
         Length of the noise, units of the hidden layers, columns.
     """
@@ -431,7 +431,7 @@ class TableGenerator(nn.Module):
 
 
 class TableCritic(StackedCritic):
-    """Perceptrons with one number per row."""
+    """An ensemble of MLPs with one output."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, columns) to (k, n)."""

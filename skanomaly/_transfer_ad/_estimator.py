@@ -1,8 +1,8 @@
-r"""TransferAD: normal rows of one domain help to find the anomalies of another.
+r"""TransferAD: normal samples of one domain help to find anomalies in another.
 
 The paper is C. Fan et al., "Importance weighted adversarial discriminative transfer for
 anomaly detection", 2021; equation numbers are its own. F is the encoder, D the
-decoder, C the classifier of domains; L is the loss of reconstruction.
+decoder, C the classifier of domains; L is the reconstruction loss.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import ceil, exp, log
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from joblib import Memory
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._base import BaseDeepDetector
@@ -34,13 +35,13 @@ from ._networks import conv_networks, natural_latent_dim, table_networks
 from ._score import AnomalyScore
 
 _CRITERIA = "combined", "reconstruction"
-#: Steps between two looks at the weights, if the length of an epoch is not given.
+#: Steps between two updates of the weights, if the length of an epoch is not given.
 _LOOK_EVERY = 50
-#: How far the columns of two domains are apart in other units.
+#: Factor between columns of two domains beyond which their units differ.
 _UNITS = 5.0
-#: Share of the target rows that are taken for normal, if nothing is said of it.
+#: Share of the target samples that count as normal with ``contamination="auto"``.
 _TRUSTED = 0.4
-#: Weights with a mean beyond these say nothing.
+#: Means beyond which weights hardly differ.
 _SATURATED = 0.01, 0.99
 
 
@@ -57,38 +58,38 @@ _SATURATED = 0.01, 0.99
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
-    auto_offset="the 65th percentile of the scores of the target rows less twice its "
-    "distance to their 90th, which holds for any share of anomalies up to a half; "
+    auto_offset="the 65th percentile of the scores of the target samples less twice "
+    "its distance to their 90th, which holds for any share of anomalies up to a half; "
     "without the second stage, where g is above its median by five times the distance "
     "from there to its third quartile",
 )
 class TransferAD(ReconstructionMixin, BaseDeepDetector):
     r"""Detector for a domain without labels, with the help of another domain.
 
-    Of the source domain there are normal rows; of the target domain, whose anomalies
-    are to be found, there is a mixture of normal rows and anomalies, of which nothing
-    is known. An autoencoder, encoder F and decoder D, is trained in two stages. The
-    first (eqs 1 and 7) is to rebuild source rows best and target anomalies worst:
+    The source domain has normal samples. The target domain, whose anomalies are to be
+    found, has an unlabelled mixture of normal samples and anomalies. An autoencoder,
+    encoder F and decoder D, is trained in two stages. The first (eqs 1 and 7) is to
+    reconstruct source samples best and target anomalies worst:
 
     .. math:: \min_{F, D} \; E_{source}[L] + \lambda E_{target}[L], \quad
               L(x) = \|D(F(x)) - x\|^2 / d
 
-    Then each target row gets a weight (eq. 5), near 1 if it looks normal, and the
-    second stage (eq. 8) rebuilds target rows as far as they count. A classifier C of
-    domains looks at the codes; the encoder tries to make source rows and weighted
-    target rows alike to it:
+    Then each target sample gets a weight (eq. 5), near 1 if it seems normal, and the
+    second stage (eq. 8) learns to reconstruct weighted target samples. A classifier C
+    learns to tell the domains by their latent codes; the encoder learns to make source
+    samples and weighted target samples alike to it:
 
     .. math:: w = \sigma(\eta g + \beta), \quad
               \min_{F, D} \; E_{source}[L] + \lambda' E_{target}[w L]
 
     .. math:: \min_F \max_C \; E_{target}[w \log C(F)] + E_{source}[\log(1 - C(F))]
 
-    In the paper g is the loss L, which is larger for busy rows than for plain ones.
-    For images and clips it is, by default, made of two terms: the loss as a share of
-    what one would lose by keeping but the means of square cells, about as many as a
-    code has numbers; and the Mahalanobis distance of the code from those of the target
-    rows as they are weighted. Their logarithms, each standardised among the weighted
-    rows, are averaged, and the exponential is g. The score is :math:`-\log g`.
+    In the paper g is the loss L, which is larger for busy images than for plain ones.
+    For images and clips it has, by default, two terms: the loss relative to that of
+    average pooling, to as many cells as a latent code has numbers; and the Mahalanobis
+    distance of the latent code from those of the weighted target samples. The logarithm
+    of g is the mean of their logarithms, each standardised among the weighted samples.
+    The score is :math:`-\log g`.
 
     Domains are given to :meth:`fit` by `sample_domain`, or by `X_source`. Without
     either, this is a plain autoencoder.
@@ -100,13 +101,13 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     sample_weight_ : ndarray of shape (n_target,), float32
-        Weights of the target rows, in their order; not divided by their mean. There
-        are none without a second stage.
+        Weights of the target samples, in their order; not divided by their mean. Only
+        with a second stage.
     tau_ : float
-        A quantile of g among the target rows. If `eta` is None a weight is 1/2 there;
-        with a given `eta` it is at -`beta` / `eta`.
-    usual_error_ : ndarray of shape (h, w) or (t, h, w), float32
-        Of detectors of images or clips: the mean of ``anomaly_map`` over target rows.
+        A quantile of g among the target samples. A weight is 1/2 there if `eta` is
+        None, and with a given `eta` at -`beta` / `eta`.
+    usual_error_ : ndarray of shape (height, width) or (frames, height, width), float32
+        For images or clips: the mean of ``anomaly_map`` over target samples.
     %(common_attributes)s
 
     See Also
@@ -117,7 +118,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     Notes
     -----
-    In ``history_`` each epoch of the second stage tells "effective_sample_size",
+    In ``history_`` each epoch of the second stage has "effective_sample_size",
     :math:`(\sum w)^2 / \sum w^2`, and "mean_weight".
 
     References
@@ -141,7 +142,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     array([ 1, -1])
     """
 
-    # Domains of rows are metadata, which pipelines and searches pass on.
+    # Domains of samples are metadata, which pipelines and searches pass on.
     __metadata_request__fit = {"sample_domain": True}  # noqa: RUF012
 
     _auto_values: ClassVar[ByKind] = {
@@ -184,7 +185,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc=r"""
-        What target rows count in the first stage, beside 1 for source rows
+        Weight of target samples in the first stage, beside 1 for source samples
         (:math:`\lambda` of eq. 1), at least 0. "auto" is 0.001 for tables, 0.1 for
         images, 0 for clips.
         """,
@@ -193,7 +194,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         [*sk.AUTO_NONNEGATIVE, None],
         default="auto",
         doc=r"""
-        What weighted target rows count in the second stage (:math:`\lambda'` above),
+        Weight of weighted target samples in the second stage (:math:`\lambda'` above),
         at least 0. None takes `lam`, as eq. 8 does. "auto" is 0.3 for tables, 1 for
         images and clips.
         """,
@@ -204,9 +205,9 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         doc=r"""
         Slope of the weights (eq. 5), below 0, per unit of g. None stands for
         ``-beta / tau_``, which makes the weights :math:`\sigma(\beta (1 - g/\tau))`,
-        whatever the unit: half the weight is at :math:`\tau`, the 40 % quantile of g
-        among the target rows. If `contamination` is a number, :math:`\tau` leaves that
-        share of them above it.
+        whatever the unit: a weight is 1/2 at :math:`\tau`, the 40 % quantile of g among
+        the target samples. If `contamination` is a number, that share of them lies
+        above :math:`\tau`.
         """,
     )
     beta: float | Sequence[float] = parameter(
@@ -214,8 +215,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         default=20.0,
         doc="""
         Position of the weights (eq. 5), or their sharpness if `eta` is None; above 0.
-        A pair is where beta starts and where it is going to: it comes 0.46 of the way,
-        as in the authors' code.
+        With a pair, beta starts at the first number and goes 0.46 of the way to the
+        second, as in the authors' code.
         """,
         type_text="float or pair of float",
     )
@@ -223,8 +224,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         [sk.NONNEGATIVE],
         default=5e-4,
         doc="""
-        Weight of the classifier's game in the loss of the encoder, at least 0. The
-        strength of the reversed gradient rises from 0 to 0.46 in the course of the
+        Weight of the classifier's loss in the loss of the encoder, at least 0. The
+        strength of its reversed gradient rises from 0 to 0.46 in the course of the
         stage.
         """,
     )
@@ -232,43 +233,42 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", *_CRITERIA})],
         default="auto",
         doc="""
-        What g is in the weights: both terms above, or the loss L. "auto" is
-        "reconstruction" for tables, "combined" for others.
+        The g of the weights: both terms above, or the loss L. "auto" is
+        "reconstruction" for tables, "combined" for images and clips.
         """,
     )
     criterion: Literal["auto", "combined", "reconstruction", "map"] = parameter(
         [sk.StrOptions({"auto", *_CRITERIA, "map"})],
         default="auto",
         doc="""
-        What g is in the score; "auto" as above. For images and clips it may be the map
-        where it is highest, which small defects raise, and the others may miss: "map"
-        takes ``anomaly_map`` over ``usual_error_``, in means of 3 x 3 pixels, and of
-        these the mean of the highest 2 % (:ref:`defects`). A fitted detector can be set
-        to another one; its ``offset_`` stays what it was.
+        The g of the score; "auto" as above. For images and clips, "map" finds small
+        defects that the others may miss: it divides ``anomaly_map`` by
+        ``usual_error_``, and takes the mean of the highest 2 % of the means of 3 x 3
+        pixels (:ref:`defects`). It may be changed on a fitted detector, whose
+        ``offset_`` then stays the same.
         """,
     )
     weight_source: bool = parameter(
         ["boolean"],
         default=False,
         doc="""
-        Whether source rows are weighted too, as the authors' code has it for digits.
+        Whether to weight source samples too, as the authors' code does for digits.
         """,
     )
     normalize_weights: bool = parameter(
         ["boolean"],
         default=False,
         doc="""
-        Whether the weights of the target are divided by their mean. The value of the
-        game is then a Jensen-Shannon divergence.
+        Whether to divide the weights of the target by their mean. The classifier then
+        measures a Jensen-Shannon divergence.
         """,
     )
     n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Autoencoders that are trained side by side; g is the mean of theirs. "auto"
-        is 1 for images and clips; for tables 8, and fewer from 257 columns on
-        (2048 / d).
+        Ensemble members, each an autoencoder; g is their mean. "auto" is 1 for images
+        and clips; for tables 8, and fewer from 257 columns on (2048 / n_features).
         """,
     )
     transfer_epochs: int | Auto = parameter(
@@ -277,15 +277,15 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         doc="""
         Passes over the larger domain in the second stage; 0 leaves it out. "auto" makes
         as many optimiser steps as that of `max_epochs`, which is for the first stage.
-        Weights are found anew at each epoch.
+        Weights are updated at each epoch.
         """,
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Where to keep the first stage, so that fits which differ only in parameters of
-        the second (a grid search over `eta` and `beta`, say) share it. Needs an integer
+        Cache of the first stage. Fits that differ in parameters of the second alone, as
+        in a grid search over `eta` and `beta`, share it. Needs an integer
         `random_state`.
         """,
     )
@@ -293,29 +293,40 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc=r"""
-        Length of the codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables with
-        d columns, and for others what the convolutions leave: 72 for 28 x 28 pixels.
+        Length of the latent codes. "auto" is :math:`\lceil \sqrt d \rceil` for tables
+        with d columns, and for others the number of outputs of the convolutions: 72 for
+        28 x 28 pixels.
         """,
     )
     batch_size: int = 32
 
     @sk.fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, sample_domain=None, X_source=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        sample_domain: ArrayLike | None = None,
+        X_source: ArrayLike | None = None,
+    ) -> Self:
         """Train the detector.
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, c, h, w) or (n, c, t, h, w)
-            Rows of both domains, which `sample_domain` tells apart, or rows of the
-            target domain alone, with `X_source` beside them.
-        y : array-like of shape (n,), default=None
-            Not used to train, since nothing is known of the target rows. A -1, an
-            anomaly, among the source rows is an error.
-        sample_domain : array-like of shape (n,), default=None
-            Above 0 for rows of the source domain, which have to be normal; below 0
-            for rows of the target domain, of which nothing is known.
-        X_source : array-like of shape (m, d), (m, c, h, w) or (m, c, t, h, w)
-            Normal rows of the source domain, at least two.
+        X : array-like of shape (n_samples, n_features), \
+                (n_samples, channels, height, width) or \
+                (n_samples, channels, frames, height, width)
+            Samples of both domains, with `sample_domain`; or of the target domain
+            alone, with `X_source`.
+        y : array-like of shape (n_samples,), default=None
+            Not used to train, since target samples are unlabelled. A -1, an anomaly,
+            for a source sample is an error.
+        sample_domain : array-like of shape (n_samples,), default=None
+            Above 0 for samples of the source domain, which have to be normal; below 0
+            for samples of the target domain.
+        X_source : array-like of shape (n_source_samples, ...), default=None
+            Normal samples of the source domain, at least two, of the shape of those
+            of `X`.
 
         Returns
         -------
@@ -325,36 +336,37 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         Raises
         ------
         ValueError
-            If an argument or a parameter is not what it has to be; if a domain has
-            fewer than two rows, or rows of another shape than the other. Nothing has
-            changed then.
+            If an argument or a parameter is invalid; if a domain has fewer than two
+            samples, or samples of another shape than the other. Nothing has changed
+            then.
         TrainingDivergedError
             If a loss or score became infinite or NaN. Nothing has changed then.
 
         Warns
         -----
         UserWarning
-            If neither `sample_domain` nor `X_source` is given: all rows are then of
+            If neither `sample_domain` nor `X_source` is given: all samples are then of
             one domain, and the detector is a plain autoencoder. If most numbers of the
-            target are so far from the source that they are cut off, or most columns are
-            hardly of one unit: of other spreads, or elsewhere.
+            target are so far from the source that they are clipped, or most columns
+            differ so much in spread or location that their units hardly agree.
         SaturatedWeightsWarning
-            If the weights of the target rows are nearly all 0, or all 1.
+            If the weights of the target samples are nearly all 0, or all 1.
         """
         with self._replaced_after_success() as new:
             new._beta_pair()
-            X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
-            y = None if y is None else new._label_column(y, len(X))
-            is_source = new._check_domains(len(X), y, sample_domain, X_source)
+            samples = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
+            n = len(samples)
+            labels = None if y is None else new._label_column(y, n)
+            is_source = new._check_domains(n, labels, sample_domain, X_source)
             if X_source is not None:
-                X_source = new._check_source(X_source, X)
-            new._fit(X, is_source, X_source)
+                X_source = new._check_source(X_source, samples)
+            new._fit(samples, is_source, X_source)
         return self
 
     # Domains
 
     def _check_domains(self, n_rows, y, sample_domain, X_source):
-        """Return which rows are of the source domain."""
+        """Return the mask of the samples of the source domain."""
         nothing = np.zeros(n_rows, dtype=bool)
         if sample_domain is not None and X_source is not None:
             raise ValueError("Give sample_domain or X_source, not both.")
@@ -362,30 +374,30 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             if X_source is None:
                 warn(
                     f"{type(self).__name__} was given no domains, and so takes all "
-                    "rows as one: it is a plain autoencoder. Give sample_domain "
-                    "(above 0 for source rows, below for target rows) or X_source. A "
-                    "search or cross-validation has to be given sample_domain too, to "
-                    "hand it on; cv=TargetKFold(sample_domain), of "
+                    "samples as one: it is a plain autoencoder. Give sample_domain "
+                    "(above 0 for source samples, below for target samples) or "
+                    "X_source. A search or cross-validation needs sample_domain too, "
+                    "to hand it on; cv=TargetKFold(sample_domain), of "
                     "skanomaly.model_selection, then tests on the target alone."
                 )
             return nothing
         domain = checked_domains(sample_domain)
         if len(domain) != n_rows:
             raise ValueError(
-                f"sample_domain has {len(domain)} values, but X has {n_rows} rows."
+                f"sample_domain has {len(domain)} values, but X has {n_rows} samples."
             )
         is_source = domain > 0
         for name, n in (("source", is_source.sum()), ("target", (~is_source).sum())):
             if n < 2:
                 sign = "above" if name == "source" else "below"
                 raise ValueError(
-                    f"The {name} domain has {n} rows, and at least 2 are needed: those "
+                    f"The {name} domain has {n} samples, and needs at least 2: those "
                     f"with sample_domain {sign} 0. In a cross-validation, TargetKFold "
                     "of skanomaly.model_selection keeps both in every training part."
                 )
         if y is not None and self._contradicts(y, is_source):
             raise ValueError(
-                "y marks rows of the source domain (sample_domain above 0) as "
+                "y marks samples of the source domain (sample_domain above 0) as "
                 "anomalies (-1), but these have to be normal. Are the signs of "
                 "sample_domain swapped?"
             )
@@ -393,18 +405,18 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     @staticmethod
     def _contradicts(y, is_source):
-        """Return whether labels say that source rows are anomalies."""
+        """Return whether labels mark source samples as anomalies."""
         anomalous = y == -1
-        # Nothing but -1 is how skada writes that it does not know.
+        # In skada, labels of -1 alone mean that nothing is known.
         return anomalous[is_source].any() and not anomalous.all()
 
     def _beta_pair(self):
-        """Return beta at the start, and where the ramp would be at 1."""
+        """Return beta for a ramp of 0, and for a ramp of 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
         if len(beta) != 2 or not all(map(sk.POSITIVE.is_satisfied_by, beta)):
             raise ValueError(
                 f"beta={self.beta} has to be a finite number above 0, or a pair of "
-                "such numbers: where it starts and where it is going."
+                "such numbers: its start and its goal."
             )
         return tuple(beta)
 
@@ -414,7 +426,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         except ValueError as error:
             raise ValueError(f"X_source does not go with X: {error}") from error
         if len(X_source) < 2:
-            raise ValueError("The source domain, X_source, has fewer than 2 rows.")
+            raise ValueError("The source domain, X_source, has fewer than 2 samples.")
         refuse_other_scale("X_source", X_source, X)
         return X_source
 
@@ -445,7 +457,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         return {"net_": net}
 
     def _preparation(self):
-        """Return what is done to scaled rows: columns are clipped, grey repeated."""
+        """Return the preparation of scaled samples: clipped columns, repeated grey."""
         if self._kind.has_channels:
             return partial(_repeated, n_channels=self._network_shape()[0])
         return self._clipping()
@@ -478,7 +490,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             self._check_units(rows, source, "the target", "the source", _UNITS)
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
-        # Without another domain this one is both, and eq. 7 that of an autoencoder.
+        # Without another domain this one is both, and eq. 7 trains an autoencoder.
         domains = (source if len(source) else rows), rows
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         n = max(map(len, domains))
@@ -515,28 +527,28 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         self._record(transfer=self.net_)
         self.tau_ = exp(min(self.net_.log_tau_, 700))
         self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
-        self.net_.sample_weight_ = None  # one place will do
+        self.net_.sample_weight_ = None  # it is kept once
         mean = self.sample_weight_.mean()
         if self.eta is not None and not _SATURATED[0] <= mean <= _SATURATED[1]:
             warn(
-                f"The weights of the target rows have a mean of {mean:.2g}, so that "
-                f"{'nothing' if mean < 0.5 else 'everything'} was learned from them. "
-                "A row has half the weight where its g (see `gate`) is -beta / eta, "
-                "which eta=None sets by the rows.",
+                f"The weights of the target samples have a mean of {mean:.2g}: "
+                f"{'none' if mean < 0.5 else 'all'} of them count. A weight is 1/2 "
+                "where g (see `gate`) is -beta / eta, which eta=None sets by the "
+                "samples.",
                 SaturatedWeightsWarning,
             )
 
     def _auto_offset(self, scores):
         if hasattr(self, "sample_weight_"):
-            # The better half is normal, with few anomalies or many.
+            # The better half is normal, whether anomalies are few or many.
             middle, best = np.percentile(scores, [65, 90])
             return float(middle - 2 * (best - middle))
         middle, low = np.percentile(scores, [50, 25])
         high = exp(-low) - exp(-middle)  # of g, above its median
-        # Where most rows are the same, not above all of these by a rounding.
+        # At most the median, in case most samples are equal up to rounding.
         return min(-log(exp(-middle) + 5 * high), float(middle))
 
-    # Scores, codes, rows
+    # Scores, latent codes, samples
 
     def _score_batch(self, batch):
         if self.criterion == "map":
@@ -555,5 +567,5 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
 
 def _repeated(rows: Tensor, n_channels: int) -> Tensor:
-    """Return images with that many channels."""
+    """Repeat grey images to that many channels."""
     return rows.expand(-1, n_channels, *rows.shape[2:])

@@ -130,7 +130,11 @@ class TransferNet(AlternatingNet):
         weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
         with self.temporary(domains_=domains, weights_=weights):
             self.run(domains, **plan)
-            self.weigh()
+            if weighting is None:
+                _, target = domains
+                self.score_.fit(self.outputs_of_all(target), self.weights_[1])
+            else:
+                self.weigh(weighting)
         return self
 
     def make_batches(self, dataset):
@@ -140,20 +144,17 @@ class TransferNet(AlternatingNet):
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)
         if self.weighting_ is not None:
-            self.weigh()
-            n = effective_sample_size(self.sample_weight_)
+            weights = self.weigh(self.weighting_)
+            n = effective_sample_size(weights)
             self.history.record("effective_sample_size", n)
-            self.history.record("mean_weight", float(self.sample_weight_.mean()))
+            self.history.record("mean_weight", float(weights.mean()))
 
-    def weigh(self) -> None:
+    def weigh(self, rule: Weighting) -> Tensor:
         """Fit the anomaly score to the present outputs, and weight samples by it."""
         source, target = self.domains_
-        outputs, rule = self.outputs_of_all(target), self.weighting_
-        weights, n_rounds = self.sample_weight_, 1
+        outputs, weights, n_rounds = self.outputs_of_all(target), self.sample_weight_, 1
         if weights is None:
             self.score_.fit(outputs, self.weights_[1])
-            if rule is None:
-                return
             # Distances of codes mean little as long as anomalies count like others.
             relative_loss = self.score_.terms(outputs)[0]
             weights, n_rounds = self.new_weights(relative_loss), _ROUNDS
@@ -167,6 +168,7 @@ class TransferNet(AlternatingNet):
         if rule.of_source:
             log_g = self.score_(self.outputs_of_all(source), rule.gate)
             self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)
+        return weights
 
     def new_weights(self, log_g: Tensor) -> Tensor:
         """Set tau by the target samples, and return their weights."""

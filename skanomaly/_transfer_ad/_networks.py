@@ -1,7 +1,7 @@
 """Encoders, decoders and classifiers of domains: for tables, images, clips.
 
 Those for images of 3 x 28 x 28 and for clips of 1 x 16 x 256 x 256 are the paper's.
-Each function maps the size of a row to a module; codes are vectors (n, l) throughout.
+Each function maps sizes to a module; latent codes are vectors (n, l) throughout.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Layers:
-    """What the layers of an encoder do to the sides of a row, one way and back.
+    """Sizes of the layers of an encoder, and modules for both directions.
 
     Parameters
     ----------
     shape : tuple of int
-        Shape (c, h, w) or (c, t, h, w) of one row.
+        Shape (c, h, w) or (c, t, h, w) of a sample.
     width : int
         Channels of the first layer.
 
@@ -65,11 +65,11 @@ class Layers:
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """Shape (c, ...) of what the last layer returns."""
+        """Shape (c, ...) of the output of the last layer."""
         return self.channels[-1], *self.sides[-1]
 
     def encoder(self, latent_dim: int) -> nn.Module:
-        """Return a module that maps rows, (n, c, ...), to codes, (n, latent_dim)."""
+        """Build a module that maps samples (n, c, ...) to codes (n, latent_dim)."""
         d = len(self.sides[0])
         modules: list[nn.Module] = []
         for (i, o), stride in zip(pairwise(self.channels), self.strides, strict=True):
@@ -81,7 +81,7 @@ class Layers:
         return _channels_last(nn.Sequential(*modules), d)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        """Return a module for the way back, (n, latent_dim) to (n, c, ...)."""
+        """Build a module that maps codes (n, latent_dim) to samples (n, c, ...)."""
         d = len(self.sides[0])
         modules: list[nn.Module] = []
         if latent_dim != prod(self.code_shape):
@@ -91,7 +91,7 @@ class Layers:
         back = zip(outputs, self.strides[::-1], self.sides[-2::-1], strict=True)
         i = self.channels[-1]
         for o, stride, sides in back:
-            # What a stride leaves over at the far end of each side.
+            # The rest that a stride leaves at the far end of each side.
             rest = tuple((n - 1) % s for n, s in zip(sides, stride, strict=True))
             modules.append(_TRANSPOSED[d](i, o, 3, stride, 1, output_padding=rest))
             modules += [_NORM[d](o), nn.LeakyReLU(SLOPE, inplace=True)]
@@ -99,7 +99,7 @@ class Layers:
         return _channels_last(nn.Sequential(*modules[:-2]), d)
 
     def classifier(self, latent_dim: int) -> nn.Module:
-        """Return a module that maps codes to logits, (n, latent_dim) to (n,)."""
+        """Build a module that maps codes (n, latent_dim) to logits (n,)."""
         pooled: list[nn.Module] = []
         n_features = latent_dim
         if len(self.sides[0]) == 3 and latent_dim == prod(self.code_shape):
@@ -120,14 +120,14 @@ def _hidden(n_inputs: int) -> list[nn.Module]:
 
 
 def _channels_last(module: nn.Module, n_sides: int) -> nn.Module:
-    """Return `module` in the memory format that convolutions like best."""
+    """Return `module` in the fastest memory format for convolutions."""
     if n_sides == 2:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 
 class StackedClassifier(StackedMLP):
-    """Classifiers of domains side by side, for the codes of tables."""
+    """An ensemble of classifiers of domains, for the latent codes of tables."""
 
     def __init__(self, n_estimators: int, n_inputs: int):
         sizes = n_inputs, _HIDDEN, _HIDDEN, 1
@@ -149,7 +149,7 @@ def table_networks(k: int, n_columns: int, latent_dim: int, width: int) -> Build
 
 
 def natural_latent_dim(shape: Sequence[int], width: int) -> int:
-    """Return the length of what the last layer returns for an image or a clip."""
+    """Return the number of outputs of the last layer for an image or a clip."""
     return prod(Layers(tuple(shape), width).code_shape)
 
 
