@@ -430,7 +430,7 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         ),
         ({"sample_domain": np.repeat([0, 1], 100)}, r"np\.where\(is_target, -1, 1\)"),
         ({"sample_domain": np.full(200, np.nan)}, "above 0 for source"),
-        ({"sample_domain": np.ones(7)}, "7 values, but X has 200 rows"),
+        ({"sample_domain": np.ones(7)}, "7 values, but X has 200 samples"),
         ({"sample_domain": 1}, r"sample_domain .* each row, got shape \(\)"),
         ({"sample_domain": np.ones((200, 2))}, r"sample_domain .* shape \(200, 2\)"),
         ({"y": np.ones(7)}, "y has 7 labels, but X has 200 rows"),
