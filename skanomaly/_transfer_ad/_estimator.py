@@ -358,9 +358,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             n = len(samples)
             labels = None if y is None else new._label_column(y, n)
             is_source = new._check_domains(n, labels, sample_domain, X_source)
-            if X_source is not None:
-                X_source = new._check_source(X_source, samples)
-            new._fit(samples, is_source, X_source)
+            source = None if X_source is None else new._check_source(X_source, samples)
+            new._fit(samples, is_source, source)
         return self
 
     # Domains
