@@ -107,9 +107,9 @@ class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Detector)
         lost = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
         if lost.any():
             raise ValueError(
-                f"{lost.sum()} rows of X, the first of them X[{lost.argmax()}], are so "
-                "far from those of fit that nothing finite comes of them. Such rows "
-                "have the lowest score there is."
+                f"{lost.sum()} samples of X, the first of them X[{lost.argmax()}], are "
+                "so far from those of fit that their outputs are not finite. Such "
+                "samples have the lowest score there is."
             )
         return outputs
 

@@ -1,4 +1,4 @@
-"""AABiGAN: the game, the networks of the paper, labels, scores."""
+"""AABiGAN: training, the networks of the paper, labels, scores."""
 
 import gc
 from functools import partial
@@ -36,7 +36,7 @@ def images():
     return rng.integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
 
 
-# The game ---------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------
 
 
 class Coder(nn.Sequential):
@@ -241,7 +241,7 @@ def test_discriminators_learn_on_fixed_pairs():
             assert weight.grad is None
 
 
-def test_known_anomalies_share_a_batch_with_the_other_rows(data):
+def test_known_anomalies_share_a_batch_with_normal_samples(data):
     X, y = data
     net = AABiGAN(**SMALL, batch_size=20).fit(X, y).net_
     seen = []
@@ -282,10 +282,10 @@ def test_columns_are_clipped_unless_scaling_is_off(data):
     assert not np.array_equal(one, other)
 
 
-def test_perceptrons_have_the_paper_s_slope(data):
+def test_mlps_have_the_paper_s_slope(data):
     net = AABiGAN(**SMALL).fit(data[0]).net_
-    perceptrons = [m for m in net.encoder_.modules() if isinstance(m, StackedMLP)]
-    assert [m.slope for m in perceptrons] == [0.1]
+    mlps = [m for m in net.encoder_.modules() if isinstance(m, StackedMLP)]
+    assert [m.slope for m in mlps] == [0.1]
     plain, x = StackedMLP(1, (1, 1, 1), slope=0.1), torch.ones(1, 1, 1)
     for weight in plain.parameters():
         nn.init.constant_(weight, -1.0)
@@ -447,7 +447,7 @@ def test_any_number_of_known_anomalies(data, n_known, criterion):
     assert np.isfinite(detector.score_samples(X)).all()
 
 
-def test_scaling_and_threshold_are_those_of_the_other_rows(data):
+def test_known_anomalies_have_no_part_in_scaling_and_threshold(data):
     X, y = data
     X[y == -1] *= 1e6
     detector = AABiGAN(**SMALL, contamination=0).fit(X, y)
@@ -548,7 +548,7 @@ def test_early_stopping_keeps_the_best_epoch(data, labelled):
     )
 
 
-def test_what_is_held_out_does_not_train(data):
+def test_held_out_samples_do_not_train(data):
     X, y = data
     detector = AABiGAN(**SMALL).fit(X, y)
     rows, known = DeviceDataset(X[y == 1]), DeviceDataset(X[y == -1])

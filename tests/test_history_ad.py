@@ -228,7 +228,7 @@ def test_no_weight_decays_unless_a_parameter_says_so(X):
             assert [group["weight_decay"] for group in groups] == [0]
 
 
-def test_a_run_that_ended_early_counts_for_what_it_was(X):
+def test_a_run_that_ended_early_counts_by_its_length(X):
     class Stop(Callback):
         def on_epoch_end(self, net, **kwargs):
             raise StopTraining
@@ -382,7 +382,7 @@ def test_images_of_wide_noise_are_those_of_usual_statistics(bounded):
     usual, same = normalised_alike(network, noise, noise)
     torch.testing.assert_close((usual, same), (first, first))
     wide = normalised_alike(network, noise, 5 * noise)[1]
-    # The first normalisation is given five times what is usual, less the usual mean.
+    # The first normalisation gets five times the usual input, less the usual mean.
     inner, x = network.layers[:2], network.layers[:2](noise)
     mean, std = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0)
     norm = network.layers[2]
@@ -524,7 +524,7 @@ def test_the_generator_plays_once_in_n_critic_steps(X):
         assert "".join(gan.seen) == turns
 
 
-def test_alpha_and_beta_of_a_run_are_told_in_its_unit():
+def test_alpha_and_beta_of_a_run_are_in_its_unit():
     for unit, length in (("run", 1), ("epoch", 10)):
         detector = HistoryAD(time_unit=unit)
         detector._row_shape = (1, 8, 8)
@@ -536,7 +536,7 @@ def test_alpha_and_beta_of_a_run_are_told_in_its_unit():
         assert (history.alpha, history.beta) == (0.2, 0.5)
 
 
-def test_rows_held_out_judge_the_detector_and_the_history(X, monkeypatch):
+def test_held_out_samples_validate_the_detector_and_the_history(X, monkeypatch):
     seen, train = {}, DetectorNet.train
 
     def watched(net, rows, **settings):
@@ -574,7 +574,7 @@ def test_an_interrupted_gan_ends_the_training(X):
     assert {record["stage"] for record in detector.history_} == {"history"}
 
 
-def test_rescaled_networks_have_the_spread_they_are_told():
+def test_rescaled_networks_have_the_given_spread():
     network, x = StackedMLP(2, (3, 8, 4)), torch.randn(2, 200, 3)
     network.rescale(x, 5.0)
     made = network(x)

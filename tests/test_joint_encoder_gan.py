@@ -119,7 +119,7 @@ def test_pixel_norm_s_gradient_is_right():
     assert torch.autograd.gradcheck(pixel_norm, x)
 
 
-def test_a_generator_sees_the_direction_of_noise_alone():
+def test_a_generator_depends_on_the_direction_of_noise_alone():
     # In float32 the normalisations of an untrained network make rounding visible.
     generator, z = grown(Generator(6, *SMALL), 2).double(), torch.randn(9, 6).double()
     torch.testing.assert_close(generator(5 * z), generator(z), rtol=1e-5, atol=1e-6)
@@ -189,7 +189,7 @@ def test_codes_are_rectified_or_not():
     torch.testing.assert_close(rectified, F.leaky_relu(codes, 0.2))
 
 
-def test_what_is_not_reached_yet_is_not_computed_and_not_moved():
+def test_finer_levels_are_neither_computed_nor_trained():
     tower = grown(Tower(*SMALL, 6), 1)
     tower(torch.randn(4, 1, 8, 8)).sum().backward()
     assert tower.blocks[1][0].weight.grad is None
@@ -375,7 +375,7 @@ def test_adam_without_momentum_is_adam_with_half_the_memory(eps):
     assert held == [36, 71]
 
 
-# The game -----------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------
 
 
 def make_net(**params):
@@ -562,7 +562,7 @@ def test_the_critic_s_loss_is_the_paper_s(n):
     torch.testing.assert_close(net.critic_loss(x, made), by_hand)
 
 
-def test_groups_of_the_critic_hold_one_kind_of_rows():
+def test_groups_of_the_critic_hold_one_kind_of_samples():
     net, seen = make_net(), []
     critic = net.critic_
     critic.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -707,7 +707,7 @@ def test_the_authors_average_is_that_of_the_generator_alone(preset, images):
     assert averaged == (["generator"] if preset else list(now))
 
 
-def test_all_rows_take_part_in_the_training(images, monkeypatch):
+def test_all_samples_take_part_in_the_training(images, monkeypatch):
     """Point 13: a tenth of them was held out, for a figure that needs none."""
     seen, judged = [], []
 
@@ -732,9 +732,7 @@ def test_all_rows_take_part_in_the_training(images, monkeypatch):
     ("how", "averaged"),
     [("joint", ["16 x 12"]), ("separate", ["16 x 12", "encoder"])],
 )
-def test_weights_are_averaged_when_nothing_grows_any_more(
-    how, averaged, images, monkeypatch
-):
+def test_weights_are_averaged_after_growth(how, averaged, images, monkeypatch):
     seen = []
 
     class Watched(_net.AverageWeights):
@@ -747,15 +745,15 @@ def test_weights_are_averaged_when_nothing_grows_any_more(
     assert seen == [(name, 0.7) for name in averaged]
 
 
-def test_a_separate_encoder_is_trained_when_the_game_is_over(images):
+def test_a_separate_encoder_is_trained_after_the_gan(images):
     detector = short(encoder_training="separate").fit(images)
-    games, alone = detector.history_[:3], detector.history_[3:]
-    assert [record["stage"] for record in games] == [
+    before, alone = detector.history_[:3], detector.history_[3:]
+    assert [record["stage"] for record in before] == [
         "8 x 6",
         "16 x 12, fading in",
         "16 x 12",
     ]
-    assert not any("encoder_loss" in record for record in games)
+    assert not any("encoder_loss" in record for record in before)
     assert all("critic_loss" not in record for record in alone)
     assert all(record["stage"] == "encoder" for record in alone)
     assert "encoder_loss" in alone[0]
@@ -807,7 +805,7 @@ def test_interrupted_between_phases_it_is_usable(images):
     assert [record["stage"] for record in detector.history_] == [*stages, "16 x 12"]
 
 
-def test_rows_are_shrunk_once_and_bytes_stay_bytes(images):
+def test_images_are_shrunk_once_and_bytes_stay_bytes(images):
     shrunk = partial(Frame.of(images.shape[1:]).shrunk, level=1)
     chosen = torch.arange(5, 20)
     small = TransformedDataset(DeviceDataset(images).subset(chosen), shrunk)
@@ -940,7 +938,7 @@ def test_networks_of_a_user_do_not_grow(images):
 
 @pytest.mark.parametrize("n_estimators", [1, 2])
 @pytest.mark.parametrize("ends", [nn.Flatten, nn.Identity])
-def test_a_user_s_critic_and_generator_play(n_estimators, ends, images):
+def test_a_user_s_critic_and_generator_are_trained(n_estimators, ends, images):
     def generator(latent_dim, shape):
         return nn.Sequential(
             nn.Linear(latent_dim, int(np.prod(shape))), nn.Unflatten(1, shape)
@@ -986,7 +984,7 @@ def test_the_threshold_without_a_known_contamination(images):
 
 
 @pytest.mark.parametrize("level", [-9.0, 9.0])
-def test_what_is_made_stays_in_the_range_of_the_data(level, images):
+def test_generated_images_stay_in_the_range_of_the_data(level, images):
     X = images / np.float32(255)
     detector = short().fit(X)
     for point in detector.net_.generator_.members[0].to_image:

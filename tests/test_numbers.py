@@ -195,7 +195,9 @@ def test_what_is_made_of_rows_is_finite_or_refused(cls):
     detector = tiny(cls).fit(X)
     X[3] *= 1e300
     for method in ("encode", "reconstruct", "anomaly_map"):
-        with pytest.raises(ValueError, match=r"1 rows of X, the first of them X\[3\]"):
+        with pytest.raises(
+            ValueError, match=r"1 samples of X, the first of them X\[3\]"
+        ):
             getattr(detector, method)(X)
     assert np.isfinite(detector.score_samples(X)).all()
 

@@ -123,7 +123,7 @@ def test_history_weights_at_the_ends():
         history_weights(times, 2, 3.0)
 
 
-# Anomaly-aware games: p of normal rows, q of anomalies, r of generated ones ----------
+# Anomaly-aware losses: p of normal samples, q of anomalies, r of generated ones -------
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_anomaly_aware_loss_is_least_at_the_weighted_mean_of_its_targets(
     torch.testing.assert_close(values.detach(), best.detach(), atol=1e-2, rtol=0)
 
 
-def value_of_the_game(p, q, r, a=1.0, b=0.0, c=0.75):
-    """Return eq. 16 at the best discriminator of eq. 15."""
+def value_of_the_generator(p, q, r, a=1.0, b=0.0, c=0.75):
+    """Compute eq. 16 at the best discriminator of eq. 15."""
     best = (a * p + (a + b) / 2 * q + b * r) / (p + q + r)
     samples = on_samples(best, torch.stack([p, q, r]))
     return sum(least_squares_loss(values, c) for values in samples)
@@ -172,12 +172,12 @@ def test_generators_do_best_when_they_match_the_normal_rows(three_pmfs):
     normal, odd, _ = three_pmfs
     bound = 3 * ((1.0 + 0.0) / 2 - 0.75) ** 2
     assert bound == 0.1875
-    reached = value_of_the_game(normal, odd, normal)
+    reached = value_of_the_generator(normal, odd, normal)
     torch.testing.assert_close(reached, torch.tensor(bound))
     rng = np.random.default_rng(1)
     for weights in rng.dirichlet(np.ones(9), size=20):
         other = torch.tensor(rng.multinomial(600, weights))
-        assert value_of_the_game(normal, odd, other) > bound + 1e-4
+        assert value_of_the_generator(normal, odd, other) > bound + 1e-4
 
 
 def test_without_anomalies_two_terms_are_left():

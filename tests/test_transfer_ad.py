@@ -1,4 +1,4 @@
-"""TransferAD: the paper's weights and games, its networks, and what it does."""
+"""TransferAD: the paper's weights and losses, its networks, and its behaviour."""
 
 import math
 from functools import partial
@@ -109,16 +109,16 @@ def test_the_best_classifier_and_the_value_of_the_game():
     assert (weights * p_t).sum() == pytest.approx(1)
     best = weights * p_t / (weights * p_t + p_s)
 
-    def game(logits):
+    def loss(logits):
         n = len(logits)  # means over places, put right by the densities
         return weighted_domain_loss(logits, logits, n * p_s, n * weights * p_t)
 
     logits = torch.logit(best).requires_grad_()
-    value = game(logits)
+    value = loss(logits)
     (slope,) = torch.autograd.grad(value, logits)
     torch.testing.assert_close(slope, torch.zeros(3, dtype=torch.float64))
     for change in torch.randn(20, 3, generator=torch.Generator().manual_seed(0)):
-        assert game(logits + change) > value
+        assert loss(logits + change) > value
     middle = (weights * p_t + p_s) / 2
     divergence = (p_s * (p_s / middle).log()).sum() / 2
     divergence += (weights * p_t * (weights * p_t / middle).log()).sum() / 2
@@ -127,7 +127,7 @@ def test_the_best_classifier_and_the_value_of_the_game():
     )
 
 
-def test_rows_of_weight_zero_play_no_part_and_of_weight_one_play_in_full():
+def test_samples_of_weight_zero_do_not_count_and_of_weight_one_count_in_full():
     on_source, on_target = torch.randn(2, 8, requires_grad=True)
     ones = torch.ones(8)
     none = weighted_domain_loss(on_source, on_target, 1.0, 0 * ones)
@@ -205,7 +205,7 @@ def test_clips_have_the_paper_s_networks():
     "shape", [(1, 4, 5), (3, 9, 12), (2, 33, 64), (3, 130, 70), (1, 5, 9, 12)]
 )
 @pytest.mark.parametrize("latent_dim", ["natural", 7])
-def test_rows_of_any_size_come_back(shape, latent_dim):
+def test_samples_of_any_size_are_reconstructed_in_that_size(shape, latent_dim):
     layers = Layers(shape, 12)
     if latent_dim == "natural":
         latent_dim = math.prod(layers.code_shape)
@@ -370,7 +370,7 @@ def test_cells_are_no_longer_than_images(short_axis):
 
 
 @pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning")
-def test_rows_that_are_mostly_the_same_are_normal(images):
+def test_samples_that_are_mostly_equal_are_normal(images):
     X = np.concatenate([images[0][:1]] * 80 + [images[0][:20]])
     for seed in range(8):
         assert (short(random_state=seed).fit_predict(X)[:80] == 1).all()
@@ -503,7 +503,7 @@ def test_target_anomalies_weigh_less(domains):
     assert np.mean(detector.predict(target)[y == 1] == 1) > 0.8
 
 
-def test_nearly_as_many_anomalies_as_normal_rows_do_no_harm(domains):
+def test_nearly_as_many_anomalies_as_normal_samples_do_no_harm(domains):
     source, target, y = domains
     normal, odd = target[y == 1][:73], target[y == -1]
     X = np.r_[normal, odd]
@@ -523,7 +523,7 @@ def test_weights_do_not_depend_on_the_unit(domains):
     np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-4)
 
 
-def test_all_target_rows_are_trusted_on_request(domains):
+def test_all_target_samples_count_on_request(domains):
     source, target, _ = domains
     detector = short(contamination=0).fit(target, X_source=source)
     assert (detector.sample_weight_ >= 0.5).all()
@@ -618,7 +618,7 @@ class Pairs(Callback):
             self.n_seen += len(torch.unique(weights))
 
 
-def test_rows_come_with_their_own_weights(domains):
+def test_samples_come_with_their_own_weights(domains):
     source, target, _ = domains
     pairs = Pairs()
     detector = short(callbacks=[pairs], weight_source=True, beta=3.0)
@@ -652,7 +652,7 @@ def test_the_first_weights_come_from_the_loss_alone(images, monkeypatch):
     assert seen[1:] == [[False, False]] * (len(seen) - 1)
 
 
-def test_history_tells_the_effective_sample_size(domains):
+def test_history_has_the_effective_sample_size(domains):
     source, target, _ = domains
     detector = short().fit(target, X_source=source)
     stages = [record["stage"] for record in detector.history_]
@@ -692,7 +692,7 @@ def test_without_a_part_in_the_loss_the_target_has_no_influence(domains):
 
 
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.SaturatedWeightsWarning")
-def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
+def test_samples_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
     source, target, _ = domains
     build = partial(
         short, architecture=plain_networks(), n_estimators=1, adversarial_weight=0.0
@@ -711,7 +711,7 @@ def test_rows_of_weight_zero_are_not_learned_and_of_weight_one_are(domains):
 
 
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.SaturatedWeightsWarning")
-def test_the_game_does_not_see_rows_of_weight_zero(domains):
+def test_the_classifier_ignores_samples_of_weight_zero(domains):
     source, target, _ = domains
     build = partial(
         short,
@@ -745,20 +745,20 @@ def test_the_game_counts_by_its_weight(domains, monkeypatch):
     monkeypatch.setattr(_net, "transfer_loss", spying)
     monkeypatch.setattr(TransferNet, "training_step", watched)
     short(adversarial_weight=0.3).fit(target, X_source=source)
-    games = [turn for turn in seen if not isinstance(turn[0], str)]
-    assert len(games) == len(seen) / 2
+    pairs = [turn for turn in seen if not isinstance(turn[0], str)]
+    assert len(pairs) == len(seen) / 2
     for (coders, classifier), loss in zip(
-        games, reconstructed[-len(games) :], strict=True
+        pairs, reconstructed[-len(pairs) :], strict=True
     ):
         assert (coders[0], classifier[0]) == ("coders", "classifier")
         torch.testing.assert_close(coders[1], loss.sum() + 0.3 * classifier[1])
 
 
-def test_thresholds_suit_what_is_known_of_the_training_rows():
+def test_the_threshold_depends_on_the_second_stage():
     detector, scores = TransferAD(), np.arange(101.0)
     detector.sample_weight_ = np.ones(101)
     assert detector._auto_offset(scores) == pytest.approx(65 - 2 * (90 - 65))
-    del detector.sample_weight_  # all rows are of one domain, and normal
+    del detector.sample_weight_  # all samples are of one domain, and normal
     losses = np.exp(-scores / 50)
     middle, high = np.percentile(losses, [50, 75])
     expected = -np.log(middle + 5 * (high - middle))

@@ -1,4 +1,4 @@
-"""AABiGAN: its networks, the game they play, the estimator."""
+"""AABiGAN: its networks, their training, the estimator."""
 
 from ._estimator import AABiGAN
 
