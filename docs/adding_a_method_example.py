@@ -1,4 +1,4 @@
-"""A detector in one file: rows that an autoencoder rebuilds badly are anomalies."""
+"""A detector in one file: an autoencoder, scored by its reconstruction error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Autoencoder"]
 
 
 def make_coder(n_columns: int, width: int, latent_dim: int) -> nn.Module:
-    """Return a perceptron with a narrow middle."""
+    """Return an MLP with a narrow middle."""
     return nn.Sequential(
         nn.Linear(n_columns, width),
         nn.LeakyReLU(0.2),
@@ -35,11 +35,11 @@ def make_coder(n_columns: int, width: int, latent_dim: int) -> nn.Module:
     )
 
 
-# 2. The net: who plays, and in which order ----------------------------------------
+# 2. The net: players and their losses ---------------------------------------------
 
 
 class AutoencoderNet(AlternatingNet):
-    """One player, whose loss is the error of reconstruction."""
+    """One player, whose loss is the reconstruction error."""
 
     def configure_optimizers(self):
         adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
@@ -49,8 +49,8 @@ class AutoencoderNet(AlternatingNet):
         yield "coder", self.error(batch).mean()
 
     def error(self, rows: Tensor) -> Tensor:
-        """Return the mean squared error of each row."""
-        return (self.coder_(rows) - rows).square().mean(1)
+        """Return the mean squared error of each sample."""
+        return (self.coder_(rows) - rows).square().flatten(1).mean(1)
 
 
 # 3. The estimator -----------------------------------------------------------------
@@ -65,7 +65,7 @@ class AutoencoderNet(AlternatingNet):
     "their first quartile",
 )
 class Autoencoder(BaseDeepDetector):
-    """Detector for tables: the error of an autoencoder's reconstruction.
+    """Detector for tables: the reconstruction error of an autoencoder.
 
     Parameters
     ----------
@@ -79,19 +79,22 @@ class Autoencoder(BaseDeepDetector):
     }
 
     latent_dim: int | Auto = parameter(
-        AUTO_COUNT, default="auto", doc="Length of the codes."
+        AUTO_COUNT, default="auto", doc="Length of the latent codes."
     )
 
     def _make_nets(self, device: str, seed: int):
-        sizes = *self._row_shape, self._value("width"), self._value("latent_dim")
         net = AutoencoderNet(
-            {"coder": partial(make_coder, *sizes)},
+            {"coder": self._coder()},
             lr=self._value("lr"),
             **self._engine(device, seed),
         )
         return {"net_": net}
 
-    def _train(self, rows: DeviceDataset, others: DeviceDataset, seed: int) -> None:
+    def _coder(self):
+        sizes = *self._row_shape, self._value("width"), self._value("latent_dim")
+        return partial(make_coder, *sizes)
+
+    def _train(self, rows: DeviceDataset, reference: DeviceDataset, seed: int):
         self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:

@@ -1,8 +1,10 @@
-"""The worked example of the documentation is a detector that keeps the contract."""
+"""The worked examples of the documentation are detectors that keep the contract."""
 
 import importlib
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import check_estimator
@@ -14,6 +16,23 @@ DOCS = Path(__file__).parents[1] / "docs"
 def Autoencoder(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     return importlib.import_module("adding_a_method_example").Autoencoder
+
+
+@pytest.fixture
+def SeriesAutoencoder(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module("adding_a_kind_example").SeriesAutoencoder
+
+
+@pytest.fixture
+def series():
+    """Return waves of two channels in three arrays: to train, normal, out of step."""
+    rng = np.random.default_rng(0)
+    phases = rng.uniform(0, 6, (3, 60, 1, 1))
+    lag = np.zeros((3, 60, 2, 1))
+    lag[2, :, 1] = rng.uniform(2, 4, (60, 1))
+    waves = np.sin(phases + lag + np.linspace(0, 12, 30))
+    return waves + 0.05 * rng.normal(size=waves.shape)
 
 
 def test_it_passes_scikit_learn_s_suite(Autoencoder):
@@ -28,3 +47,39 @@ def test_it_detects(Autoencoder, toy):
     assert (
         again.n_iter_ == 2 * detector.set_params(warm_start=False).fit(X_train).n_iter_
     )
+
+
+def test_a_fourth_kind_of_data(SeriesAutoencoder, series):
+    X_train, normal, anomalous = series
+    detector = SeriesAutoencoder(random_state=0).fit(X_train)
+    X_test, y_test = np.concatenate([normal, anomalous]), np.repeat([1, -1], 60)
+    scores = detector.score_samples(X_test)
+    assert scores.dtype == np.float64
+    assert roc_auc_score(y_test, scores) > 0.9
+    assert np.mean(detector.predict(normal) == 1) > 0.8
+    np.testing.assert_array_equal(
+        detector.predict(X_test), np.where(scores < detector.offset_, -1, 1)
+    )
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(again.score_samples(X_test), scores)
+    # Each channel has mean 0 and variance 1, and values far out are outliers.
+    scaled = detector.scaler_.transform(X_train)
+    np.testing.assert_allclose(scaled.std((0, 2)), 1, rtol=1e-5)
+    with pytest.warns(UserWarning, match="hardly have one scale"):
+        assert (detector.predict(200 * normal) == -1).all()
+
+
+def test_the_checks_know_the_fourth_kind(SeriesAutoencoder, series):
+    X, detector = series[0], SeriesAutoencoder(random_state=0, max_epochs=1)
+    flat = X.reshape(len(X), -1)
+    by_hint = detector.set_params(image_shape=(2, 30)).fit(flat).score_samples(flat)
+    detector.set_params(image_shape=None)
+    with pytest.raises(ValueError, match=r"takes \(n_samples, channels, length\)"):
+        detector.fit(flat)
+    np.testing.assert_array_equal(detector.fit(X).score_samples(X), by_hint)
+    with pytest.raises(ValueError, match=r"Series of shape \(2, 29\), but"):
+        detector.predict(X[..., :-1])
+    with pytest.raises(ValueError, match=r"Series .*30, 2\) look like 30 with 2 chan"):
+        detector.fit(X.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match=r"image_shape=.*has to be \(channels, length"):
+        detector.set_params(image_shape=(2, 5, 6)).fit(flat)

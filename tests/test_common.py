@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 from functools import partial
 from inspect import signature
 
@@ -120,6 +121,22 @@ def test_better_than_chance_with_the_defaults(cls, toy):
         > (TOY_AUROC[cls.__name__])
     )
     assert np.mean(detector.predict(X_train) == 1) > 0.8
+
+
+@pytest.mark.parametrize("address", ["https://example.org/docs/", None])
+@every_detector
+def test_the_html_representation_links_to_the_documentation(cls, address, monkeypatch):
+    """Without a published documentation there is no link, least of all a wrong one."""
+    about = Message()
+    about["Project-URL"] = "Source, https://example.org/source"
+    if address:
+        about["Project-URL"] = f"Documentation, {address}"
+    monkeypatch.setattr("skanomaly.utils._documentation.metadata", lambda name: about)
+    link = f"https://example.org/docs/generated/skanomaly.{cls.__name__}.html"
+    assert cls()._get_doc_link() == (link if address else "")
+    html = cls()._repr_html_()
+    assert (link in html) == bool(address)
+    assert 'href="https://scikit-learn.org' not in html
 
 
 # Scores ------------------------------------------------------------------------------
