@@ -1,4 +1,4 @@
-"""AABiGAN: tables, images, pollution, kinds that are known, what selection costs.
+"""AABiGAN: tables, images, pollution, known kinds, the cost of model selection.
 
 The CPU profile is sized for two cores and three quarters of an hour; the GPU profile
 has the sizes of the paper.
@@ -37,7 +37,7 @@ PAPER_IMAGES = {
     "fashion_mnist": {0.0: 0.930, 0.01: 0.944, 0.05: 0.946},
     "cifar10": {0.0: 0.650, 0.01: 0.802, 0.05: 0.815},
 }
-#: What the paper and the authors' code have for 32 x 32 grey images: 200 epochs.
+#: Settings of the paper and of the authors' code for 32 x 32 grey images: 200 epochs.
 PAPER_SETTING = {
     "batch_size": 200,
     "max_epochs": 200,
@@ -49,7 +49,7 @@ PAPER_SETTING = {
 
 
 def printed(detector, seed, name, gamma_l, **settings):
-    """Return what the paper prints; a run of ours if `detector` is not "Paper"."""
+    """Return the paper's number for the detector "Paper", else run the detector."""
     if detector != "Paper":
         return detect_labelled(
             detector=detector, seed=seed, name=name, gamma_l=gamma_l, **settings
@@ -59,13 +59,14 @@ def printed(detector, seed, name, gamma_l, **settings):
     return {"auroc": PAPER_IMAGES[name][gamma_l]}
 
 
-# What it costs not to select by labels of the test set --------------------------------
+# Model selection, with and without labels of the test set -----------------------------
 
 
 class Oracle(Callback):
-    """Remembers the epoch and the score that a labelled validation set likes best.
+    """Keeps the test AUROC of the epoch and score that are best on a validation set.
 
-    The paper takes for it a fifth of the test set, with anomalies of all kinds.
+    As in the paper, the validation set is a fifth of the test set, with labels and
+    anomalies of all kinds.
     """
 
     def __init__(self, X, y, seed):
@@ -97,9 +98,9 @@ SELECTION = {
 
 
 def select(variant, name, seed, gamma_l):
-    """Return the AUROC on four fifths of the test set, by how score and epoch come."""
+    """Return the AUROC on four fifths of the test set, for a way to select."""
     X, X_test, y, y_test = table(name, gamma_l, seed)
-    # As the detector does by itself: the oracle is to see what the networks see.
+    # As in the detector: the oracle needs samples as the networks get them.
     scaler = StandardScaler().fit(X[y == 1])
     X, X_test = (scaler.transform(part).clip(-10, 10) for part in (X, X_test))
     oracle = Oracle(X_test, y_test, seed)
@@ -123,7 +124,7 @@ def polluted(gamma_p, normal, seed, **settings):
 
 
 def several_kinds(n_kinds, normal, seed, gamma_l, **settings):
-    """Labels of 0 to 5 kinds, their number in all the same (Fig. 3)."""
+    """Labels of 0 to 5 kinds, always as many labels (Fig. 3)."""
     if n_kinds == 0:
         gamma_l, n_kinds = 0.0, None
     return detect_labelled(
@@ -155,15 +156,15 @@ def image_cells(names, detectors, gammas, pairs, **axes):
         seed=[0],
         **axes,
     )
-    made = []
+    unique = []
     for cell in cells:
         normal, anomaly = cell.pop("pair")
         if cell["gamma_l"] == 0:
             anomaly = None
         cell |= {"normal": normal, "anomaly": anomaly}
-        if cell not in made:
-            made.append(cell)
-    return made
+        if cell not in unique:
+            unique.append(cell)
+    return unique
 
 
 IMAGES = ["mnist", "fashion_mnist"]

@@ -1,9 +1,9 @@
 """A training step of AABiGAN against one written as the authors' script has it.
 
-The same networks and the same game on images of 32 x 32 pixels. The script's way runs
-forward and backward through every term of every loss, with gradients for whoever is
-in the graph, has an optimiser for each of three players, and looks at both batches
-after each step; it does so in torch's usual memory format.
+The same networks and losses on images of 32 x 32 pixels. The script's step runs forward
+and backward through every term of every loss, with gradients for all parameters in the
+graph, has an optimiser for each of three players, and evaluates both batches after each
+step; it uses torch's default memory format.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ A, B, C = 1.0, 0.0, 0.75
 
 
 class Script(nn.Module):
-    """The step by hand. `looks` says whether it evaluates both batches."""
+    """The step by hand; with `looks`, it evaluates both batches."""
 
     def __init__(self, networks, looks):
         super().__init__()
-        made = {role: build() for role, build in networks.items()}
-        self.networks = nn.ModuleDict(made).to(memory_format=torch.contiguous_format)
+        modules = {role: build() for role, build in networks.items()}
+        self.networks = nn.ModuleDict(modules).to(memory_format=torch.contiguous_format)
         self.looks = looks
         players = {
             "d": ("discriminator_xz", "discriminator_xx"),
@@ -52,7 +52,7 @@ class Script(nn.Module):
         }
 
     def step(self, x, known):
-        """Play one step, and return the numbers that a script would print."""
+        """Make one step, and return the numbers that a script would print."""
         e, g, d_xz, d_xx = (
             self.networks[role]
             for role in ("encoder", "generator", "discriminator_xz", "discriminator_xx")
@@ -60,19 +60,19 @@ class Script(nn.Module):
         optimizers, n = self.optimizers, len(x)
         noise = torch.randn(n, LATENT_DIM, device=x.device)
         z, z_known = e(torch.cat([x, known])).tensor_split([n])
-        rebuilt, made = g(torch.cat([z, noise])).chunk(2)
+        reconstruction, generated = g(torch.cat([z, noise])).chunk(2)
 
-        loss_d = mse(d_xz(x, z), A) + mse(d_xz(made, noise), B)
+        loss_d = mse(d_xz(x, z), A) + mse(d_xz(generated, noise), B)
         loss_d = loss_d + mse(d_xz(known, z_known), (A + B) / 2)
-        loss_d = loss_d + mse(d_xx(x, x), A) + mse(d_xx(x, rebuilt), B)
+        loss_d = loss_d + mse(d_xx(x, x), A) + mse(d_xx(x, reconstruction), B)
         loss_d = loss_d + mse(d_xx(known, known), (A + B) / 2)
         optimizers["d"].zero_grad()
         loss_d.backward(retain_graph=True)
         optimizers["d"].step()
 
-        cycle = mse(d_xx(x, x), C) + mse(d_xx(x, rebuilt), C)
+        cycle = mse(d_xx(x, x), C) + mse(d_xx(x, reconstruction), C)
         cycle = (cycle + mse(d_xx(known, known), C)) / 3
-        loss_g = mse(d_xz(made, noise), C) + cycle
+        loss_g = mse(d_xz(generated, noise), C) + cycle
         loss_e = mse(d_xz(x, z), C) + mse(d_xz(known, z_known), C) + cycle
         optimizers["g"].zero_grad()
         loss_g.backward(retain_graph=True)
@@ -105,8 +105,8 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
     torch.set_num_threads(n_threads)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_steps * batch_size, 1, 32, 32)).clip(-1, 1)
-    rows = DeviceDataset(X.astype(np.float32), device=device)
-    known = rows.subset(torch.arange(n_known, device=device))
+    dataset = DeviceDataset(X.astype(np.float32), device=device)
+    known = dataset.subset(torch.arange(n_known, device=device))
     networks = image_networks((1, 32, 32), LATENT_DIM, WIDTH, True)
     net = AnomalyAwareBiGAN(
         {k: partial(Ensemble.of, 1, build) for k, build in networks.items()},
@@ -125,9 +125,9 @@ def compare(batch_size, n_known, n_threads, n_steps, n_rounds, device="cpu"):
         "script without looks": Script(networks, looks=False).to(device),
     }
     data = {"known": known, "cycle_weight": 1 / 3}
-    ways = {"package": lambda: net.train(rows, **data, **plan(n_steps))}
+    ways = {"package": lambda: net.train(dataset, **data, **plan(n_steps))}
     for name, script in scripts.items():
-        ways[name] = lambda script=script: by_hand(script, rows, known, n_steps)
+        ways[name] = lambda script=script: by_hand(script, dataset, known, n_steps)
     seconds = interleaved(ways, n_rounds, device)
     result = milliseconds_per_step(seconds, n_steps)
     for name in scripts:
@@ -139,11 +139,11 @@ def plan(n_steps):
     return {"max_epochs": 1, "epoch_steps": n_steps}
 
 
-def by_hand(script, rows, known, n_steps):
-    order = torch.randperm(len(rows), device=rows.device)
-    negatives = known[torch.arange(len(known), device=rows.device)]
+def by_hand(script, dataset, known, n_steps):
+    order = torch.randperm(len(dataset), device=dataset.device)
+    negatives = known[torch.arange(len(known), device=dataset.device)]
     for index in order.chunk(n_steps):
-        script.step(rows[index], negatives)
+        script.step(dataset[index], negatives)
 
 
 SIZES = {"batch_size": [200], "n_known": [50]}

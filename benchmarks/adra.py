@@ -38,7 +38,7 @@ N_TASKS = 10
 
 
 def table(detector, **cell):
-    """Detect in a table, with defaults; UADRA is ADRA without a corpus."""
+    """Detect anomalies in a table, with defaults; UADRA is ADRA without a corpus."""
     if detector == "UADRA":
         return detect(detector="ADRA", params={"corpus": None}, **cell)
     return detect(detector=detector, **cell)
@@ -47,33 +47,33 @@ def table(detector, **cell):
 def disentanglement(detector, seed, n_views, max_epochs):
     """Shapes of one kind and colour are normal, all others the corpus (Fig. 3).
 
-    The codes of views of all kinds are reduced to their principal components, of one
-    number for all detectors: completeness depends on the number of codes, and forests
-    take their time for many.
+    The embeddings of views of all kinds are reduced to one number of principal
+    components for all detectors: completeness depends on the number of dimensions, and
+    forests are slow for many.
     """
     views = shapes.make_shapes(n_views, random_state=seed)
     kind = np.array([0, shapes.SHAPES.index("triangle")])
     places = [range(n) for n in list(shapes.FACTORS.values())[len(kind) :]]
-    seen = [[*kind, *place] for place in product(*places)]
+    normal = [[*kind, *place] for place in product(*places)]
     others = (views.target[:, : len(kind)] != kind).any(1)
     model = make_detector(detector, views.data[others], seed, max_epochs=max_epochs)
-    codes = model.fit(shapes.render(seen)).encode(views.data)
+    embeddings = model.fit(shapes.render(normal)).encode(views.data)
     pca = PCA(N_COMPONENTS, random_state=seed)
-    found = dci_scores(pca.fit_transform(codes), views.target, random_state=seed)
+    found = dci_scores(pca.fit_transform(embeddings), views.target, random_state=seed)
     scores = "disentanglement", "completeness", "informativeness"
     by_factor = zip(views.target_names, found.factor_informativeness, strict=True)
     return {
         **{name: float(found[name]) for name in scores},
         **{f"informativeness_{name}": float(value) for name, value in by_factor},
         "explained": float(pca.explained_variance_ratio_.sum()),
-        "n_train": len(seen),
+        "n_train": len(normal),
     }
 
 
 def memory(backbone, n_experts, n_images=16):
-    """Return what ten detectors around one network hold, in bytes (Fig. 3).
+    """Return the bytes of ten detectors around one network (Fig. 3).
 
-    Those that are fine-tuned have a network and a head each. Optimisers are left out.
+    Fine-tuned detectors have a network and a head each. Optimisers are left out.
     """
     network = {"MobileNetV2": mobilenet, "ResNet26": ResNet26}[backbone]()
     rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def memory(backbone, n_experts, n_images=16):
     heads = n_bytes(tensors_of(one.head for one in adapters))
     metrics = {
         "networks": n_bytes(tensors_of(net.backbone_ for net in nets)),
-        "corrections": n_bytes(tensors_of(one.layers for one in adapters)),
+        "adapters": n_bytes(tensors_of(one.layers for one in adapters)),
         "heads": heads,
         "together": n_bytes(tensors_of([*(net.backbone_ for net in nets), *adapters])),
         "fine-tuned": N_TASKS * n_bytes(tensors_of([network])) + heads,
@@ -116,12 +116,12 @@ def tensors_of(modules):
 
 
 def n_bytes(tensors):
-    """Return the bytes of tensors, of those that share memory only once."""
+    """Return the bytes of tensors, with shared memory counted once."""
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def embedded(name, normal, detector, seed):
-    """ADRA teaches a network of its own, by the corpus's classes or by rotations."""
+    """ADRA pretrains its own network, by the corpus's classes or by rotations."""
     X, X_test, y_test = one_class(name, normal)
     if detector == "IsolationForest":
         model = isolation_forest(seed, "images")
@@ -143,7 +143,7 @@ def tables(detector, seed):
     return grid(problem=["table"], name=TABLE_NAMES, detector=detector, seed=seed)
 
 
-def codes(detector, seed, max_epochs):
+def lengths(detector, seed, max_epochs):
     return grid(detector=detector, seed=seed, n_views=[2000], max_epochs=max_epochs)
 
 
@@ -169,14 +169,14 @@ EXPERIMENTS = [
     Experiment(
         "adra_disentanglement",
         disentanglement,
-        codes(TRAINED, [0], [2]) + codes(FROZEN, [0], [10]),
+        lengths(TRAINED, [0], [2]) + lengths(FROZEN, [0], [10]),
     ),
     Experiment(
         "adra_disentanglement",
         disentanglement,
-        codes(TRAINED, [0], [10])
-        + codes(TRAINED, [1, 2], [2, 10])
-        + codes(FROZEN, [1, 2], [10]),
+        lengths(TRAINED, [0], [10])
+        + lengths(TRAINED, [1, 2], [2, 10])
+        + lengths(FROZEN, [1, 2], [10]),
         profile="long",
     ),
     Experiment(
@@ -241,7 +241,7 @@ TABLES = [
                 Metric(key, f"{title}, MiB", "median", 2, unit=2**20)
                 for key, title in (
                     ("networks", "Network"),
-                    ("corrections", "Corrections"),
+                    ("adapters", "Adapters"),
                     ("heads", "Heads"),
                     ("together", "Together"),
                     ("fine-tuned", "Fine-tuned"),

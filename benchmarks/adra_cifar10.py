@@ -53,15 +53,15 @@ def same_source(
 ):
     """One class is anomalous, four are a corpus, five are normal (Table 2).
 
-    Every second of the nine other classes is kept apart. They are neither trained on as
-    normal nor tested; with a corpus from elsewhere they are not seen at all. Scores are
-    compared on the same rows whatever the corpus.
+    The corpus is every second of the nine other classes. They are neither normal nor in
+    the test set, and with another corpus they are not used at all, so that all corpora
+    have the same normal and test images.
     """
-    apart = [c for c in range(10) if c != anomaly][1::2]
+    corpus_classes = [c for c in range(10) if c != anomaly][1::2]
     X, X_test, _, y_test, others = datasets.hold_one_out(
         *images(name, "train"),
         anomaly,
-        corpus_class=apart,
+        corpus_class=corpus_classes,
         **dict(zip(("X_test", "y_test"), images(name, "test"), strict=True)),
     )
     given = {
@@ -81,11 +81,11 @@ def same_source(
 
 
 def source(detector, anomaly, seed, n_train, max_epochs, n_held_out=1500):
-    """Tell whether the source of normal images is learned, or what they show.
+    """Separate the source of normal images from their contents.
 
-    The classes that the corpus does not have are those of CIFAR-10, apart from
-    aeroplanes and horses, in images of the corpus's source. Where `anomaly` is one of
-    these two, they show what is normal.
+    The classes that the corpus lacks are those of CIFAR-10, apart from aeroplanes and
+    horses, in images of the corpus's source. If `anomaly` is one of these two, their
+    objects are normal.
     """
     X, X_test, _, y_test = without_class("cifar10", anomaly, n_train, seed)
     order = np.random.default_rng(seed).permutation(len(photographs()[0]))
@@ -94,19 +94,19 @@ def source(detector, anomaly, seed, n_train, max_epochs, n_held_out=1500):
     scores = model.fit(X).score_samples(X_test)
     normal, anomalous = scores[y_test == 1], scores[y_test == -1]
     elsewhere = model.score_samples(left_out())
-    apart = model.score_samples(corpus[:n_held_out])
+    of_corpus = model.score_samples(corpus[:n_held_out])
     return {
-        "auroc": told_apart(normal, anomalous),
-        "auroc_corpus": told_apart(normal, apart),
-        "auroc_elsewhere": told_apart(elsewhere, anomalous),
-        "auroc_elsewhere_corpus": told_apart(elsewhere, apart),
-        "auroc_source": told_apart(normal, elsewhere),
+        "auroc": auroc_between(normal, anomalous),
+        "auroc_corpus": auroc_between(normal, of_corpus),
+        "auroc_elsewhere": auroc_between(elsewhere, anomalous),
+        "auroc_elsewhere_corpus": auroc_between(elsewhere, of_corpus),
+        "auroc_source": auroc_between(normal, elsewhere),
         "n_train": len(X),
     }
 
 
-def told_apart(normal, anomalous):
-    """Return the AUROC of the scores of two groups of rows."""
+def auroc_between(normal, anomalous):
+    """Return the AUROC of two groups of scores."""
     labels = np.repeat([1, -1], [len(normal), len(anomalous)])
     return detector_roc_auc_score(labels, np.concatenate([normal, anomalous]))
 
@@ -114,8 +114,8 @@ def told_apart(normal, anomalous):
 def small_modes(detector, primary, secondary, ratio, seed, n_steps):
     """Images of a second class are normal too, but there are fewer (Fig. 2).
 
-    Each class is told from the eight that are not normal, of which a quarter of the
-    test images is enough. Passes are as many as come nearest to `n_steps`.
+    Each class is tested against the eight that are not normal, of which a quarter of
+    the test images is enough. The number of passes is the nearest to `n_steps`.
     """
     X, y = images("cifar10", "train")
     first, second = (X[y == c] for c in (primary, secondary))
@@ -129,9 +129,9 @@ def small_modes(detector, primary, secondary, ratio, seed, n_steps):
     model = make_detector(detector, photographs()[0], seed, max_epochs=epochs)
     scores, metrics = measured(model, X, X_test, np.where(normal, 1, -1))
     for name, c in (("primary", primary), ("secondary", secondary)):
-        rows = (y_test == c) | ~normal
-        labels = np.where(y_test[rows] == c, 1, -1)
-        metrics[f"auroc_{name}"] = detector_roc_auc_score(labels, scores[rows])
+        tested = (y_test == c) | ~normal
+        labels = np.where(y_test[tested] == c, 1, -1)
+        metrics[f"auroc_{name}"] = detector_roc_auc_score(labels, scores[tested])
     return metrics
 
 
@@ -186,7 +186,7 @@ def with_corpus(
 
 
 def digits(corpus, detector):
-    # With 32 pixels a side all features die, and all rows get one score.
+    # With 32 pixels a side all features die, and all samples get one score.
     cells = with_corpus(corpus, detector, 0, [4, 9], n_train=400, epochs=10, side=64)
     return [cell | {"name": "mnist"} for cell in cells]
 

@@ -1,10 +1,10 @@
-"""ADRA with one, two and four experts, where normal rows are of many kinds.
+"""ADRA with one, two and four experts, for normal samples of many kinds.
 
 The corpus is of the same source as all other images: classes that are neither normal
 nor anomalous. Two networks: MobileNetV2, pretrained on ImageNet, with CIFAR-10 at 64
 pixels a side; and ResNet20, pretrained on CIFAR-10 with its labels, for Fashion-MNIST
-at 16. Neither has seen the images. The gates of a fitted detector are replaced by their
-means over the test rows, to see how much of the ranking is theirs.
+at 16. Neither was pretrained on the images. To measure the effect of gates on the
+ranking, those of a fitted detector are replaced by their means over the test samples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .runner import Experiment, grid
 from .tables import AUROC, AVERAGE_PRECISION, Metric, Table
 
 EXPERTS = [1, 2, 4]
-#: By network: the images, their side, and what the network wants of pixels.
+#: By network: the images, their side, and the normalisation of pixels.
 SETTINGS = {
     "ResNet20": ("fashion_mnist", 16, pretrained.IMAGENET),
     "MobileNetV2": ("cifar10", 64, None),
@@ -52,13 +52,13 @@ def network_of(name):
 
 
 def chosen(rng, n, *arrays):
-    """Return some rows of arrays, the same of each."""
+    """Return the same random samples of each array."""
     index = rng.permutation(len(arrays[0]))[:n]
     return tuple(array[index] for array in arrays)
 
 
 def detector_of(network, corpus, n_experts, seed, n_steps, n_normal):
-    """Return a detector that makes about so many steps, of 64 rows each."""
+    """Return a detector that makes about `n_steps` steps of 64 samples each."""
     _, side, normalization = SETTINGS[network]
     return ADRA(
         backbone=network_of(network),
@@ -93,7 +93,7 @@ def many_modes(network, anomaly, n_experts, seed, n_train, n_steps, n_test=1200)
 
 
 def few_modes(modes, n_experts, seed, n_train, n_steps, ratio, network="ResNet20"):
-    """Images of two other classes are normal too, but there are few (Fig. 2)."""
+    """Images of two other classes are normal, too, but there are few (Fig. 2)."""
     rng = np.random.default_rng(seed)
     name = SETTINGS[network][0]
     first, others, odd = MODES[modes]
@@ -111,16 +111,18 @@ def few_modes(modes, n_experts, seed, n_train, n_steps, ratio, network="ResNet20
     labels = np.where(np.isin(y_test, odd), -1, 1)
     scores, metrics = fit_and_score(model, [normal], X_test, labels)
     for title, classes in (("primary", [first]), ("secondary", others)):
-        rows = np.isin(y_test, [*classes, *odd])
-        metrics[f"auroc_{title}"] = detector_roc_auc_score(labels[rows], scores[rows])
+        tested = np.isin(y_test, [*classes, *odd])
+        metrics[f"auroc_{title}"] = detector_roc_auc_score(
+            labels[tested], scores[tested]
+        )
     metrics["loss"] = model.history_[-1]["adapters_loss"]
     return metrics | {"gates": without_gates(model, X_test, scores)}
 
 
 def without_gates(model, X, scores):
-    """Return the rank correlation of scores with those of gates that are their means.
+    """Return the rank correlation of scores with those of averaged gates.
 
-    A single expert has no gates, and it is 1.
+    It is 1 for a single expert, which has no gates.
     """
     gates = [one.gate for one in model.net_.adapters_.layers if one.n_experts > 1]
 
@@ -136,7 +138,7 @@ def without_gates(model, X, scores):
 
 
 def table(n_experts, **cell):
-    """Detect in a table."""
+    """Detect anomalies in a table."""
     return detect(
         problem="table", detector="ADRA", params={"n_experts": n_experts}, **cell
     )

@@ -1,18 +1,18 @@
-"""ADRA in its experiments: data, the pretrained network, and what is compared.
+"""ADRA in its experiments: data, the pretrained network, the methods compared.
 
 The base network is MobileNetV2, mostly at 64 x 64 pixels, pretrained on ImageNet; the
 corpus is Tiny-ImageNet without the classes that CIFAR-10 has as well. Both are read
-from the folder that the environment variable `SKANOMALY_DATA` names. What ADRA is held
-against differs in nothing but what is trained, and has its head, loss, batches and
-schedule.
+from the folder that the environment variable `SKANOMALY_DATA` names. The methods for
+comparison differ from ADRA only in the trained weights, and have its head, loss,
+batches and schedule.
 
 Rates of the fully trained networks: 6e-3 for fine-tuning, with the penalty too, by the
 AUROC of CIFAR-10's classes 1, 3 and 7 on 2,000 test images (.908 at 3e-3, .915, .916 at
 12e-3, where class 3 fell to .73 with another seed); 1e-2 for random weights, by the
 loss of the second epoch on class 1 (.62 at 1e-3, .56, .67 at 3e-2). ADRA has its
 default. With 32 pixels a side and a corpus of the same source, fine-tuning diverged at
-6e-3. Corrections and fine-tuning have 2e-3 there, by the loss at the end with class 1
-held out: .41 for both, .43 and .57 at 6e-3, .71 for corrections at 2e-2.
+6e-3. Adapters and fine-tuning have 2e-3 there, by the loss at the end with class 1
+held out: .41 for both, .43 and .57 at 6e-3, .71 for adapters at 2e-2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from . import pretrained
 from .detection import fit_and_score, images
 from .tables import DETECTION, Metric
 
-#: Classes of Tiny-ImageNet that show what a class of CIFAR-10 shows, or nearly.
+#: Classes of Tiny-ImageNet that show (nearly) the same as a class of CIFAR-10.
 LEFT_OUT = {
     "n01641577": "bullfrog",
     "n01644900": "tailed frog",
@@ -63,9 +63,9 @@ LEFT_OUT = {
     "n04285008": "sports car",
 }
 TUNING_RATE, HSC_RATE = 6e-3, 1e-2
-#: Of all that is trained with a corpus at 32 pixels a side.
+#: Of all methods trained with a corpus at 32 pixels a side.
 SMALL_RATE = 2e-3
-#: The paper's; more would draw whole networks to zero, not to where they began.
+#: The paper's; more would draw whole networks to zero, not to their start.
 DECAY = 1e-4
 
 #: Of all tables with one column per detector.
@@ -85,7 +85,7 @@ def photographs():
 
     The stored images of CIFAR-10 were compressed by JPEG at quality 75, with a quarter
     of the colours. The corpus is compressed in the same way: a network would otherwise
-    learn to tell compression, not anomalies.
+    learn to detect compression, not anomalies.
     """
     X, y = datasets.fetch_tiny_imagenet(without=tuple(LEFT_OUT), return_X_y=True)
     return np.stack([compressed(image) for image in X]), y
@@ -93,7 +93,7 @@ def photographs():
 
 @cache
 def left_out():
-    """Return the images of the classes that the corpus does not have."""
+    """Return the images of the classes that the corpus lacks."""
     found = datasets.fetch_tiny_imagenet()
     chosen = np.isin(np.array(found.class_ids)[found.target], list(LEFT_OUT))
     return np.stack([compressed(image) for image in found.data[chosen]])
@@ -144,7 +144,7 @@ def one_class(name, normal):
 
 
 class FineTuning(ResidualAdaptation):
-    """All weights of a copy of the network are trained, and nothing beside them."""
+    """All weights of a copy of the network are trained, and no adapters."""
 
     penalty = 0.0
 
@@ -174,7 +174,7 @@ class FineTuning(ResidualAdaptation):
             yield player, loss
 
     def distance(self):
-        """Return the squared distance of the weights from those at the start."""
+        """Return the squared distance of the weights from the initial ones."""
         pairs = zip(self.backbone_.parameters(), self.start_, strict=True)
         return sum((now - before).square().sum() for now, before in pairs)
 
@@ -237,7 +237,7 @@ DETECTORS = {
     "TF": (FineTuned, {"lr": TUNING_RATE, "weight_decay": DECAY}),
     "L2-SP": (Anchored, {"lr": TUNING_RATE, "weight_decay": DECAY}),
     "HSC": (FineTuned, {"lr": HSC_RATE, "weight_decay": DECAY}),
-    # Of its own accord it makes few steps: with more, all embeddings become one.
+    # Its default is few steps: with more, all embeddings become equal.
     "UADRA": (ADRA, {"corpus": None, "max_epochs": "auto"}),
 }
 
@@ -265,11 +265,11 @@ def measured(model, X, X_test, y_test):
 
 # Tables -------------------------------------------------------------------------------
 
-#: These do not learn from the corpus, nor for a number of passes that a cell gives.
+#: These learn neither from the corpus nor for the number of passes of a cell.
 WITHOUT_CORPUS = "2-NN", "frozen", "UADRA"
 
 
 def without_passes(record):
-    """Return the record without a number of passes that its detector does not read."""
+    """Return the record without the number of passes, if its detector ignores it."""
     is_read = record["detector"] not in WITHOUT_CORPUS
     return record if is_read else record | {"max_epochs": None}

@@ -1,13 +1,13 @@
-"""ADRA's training step and its scoring, against what they are made from.
+"""ADRA's training step and its scoring, compared with those of the bare network.
 
-A step is held against one that trains all weights of the same network, with the same
-head, loss and optimiser, and statistics of batches where there is batch normalisation.
-Scoring with one expert is held against the bare network, both without the head, and
-also against the bare network in the memory format and with the portions of rows that
-corrections have. Rows are ready on the device: neither way prepares or augments them.
+A step is compared with one that trains all weights of the same network, with the same
+head, loss and optimiser, and batch statistics if there is batch normalisation. Scoring
+with one expert is compared with the bare network, both without the head, and also with
+the bare network in the memory format and the portions of a network with adapters.
+Samples are ready on the device: neither way prepares or augments them.
 
-How long the gradients of a kernel take is a matter of the vector instructions that a
-processor has, so that results are kept apart by these.
+The time for the gradients of a kernel depends on the vector instructions of a
+processor, so that results are separate for these.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .timing import interleaved, milliseconds_per_step, ratios
 SIDE, SHRINKAGE = 64, 0.1
 EXPERTS = 1, 2, 4
 
-#: What is compared: a way, and what it is held against.
+#: Comparisons: a way, and its reference.
 PAIRS = [
     *((f"K={n_experts}", "fine-tuning") for n_experts in EXPERTS),
     *((f"K={n_experts}", "K=1") for n_experts in EXPERTS[1:]),
@@ -52,8 +52,8 @@ def mobilenet():
 def normalised():
     """Return the same network with batch normalisation, as libraries have it.
 
-    In the weights at hand it is folded into the convolutions. Their biases become
-    those of the normalisation, which does nothing else before it is trained.
+    In the stored weights it is merged into the convolutions. Their biases become those
+    of the normalisation, which does nothing else before it is trained.
     """
     network = mobilenet()
     for part in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
@@ -70,7 +70,7 @@ def normalised():
     return network.eval()
 
 
-#: What builds a network, and where its corrections begin.
+#: The function that builds a network, and the first layer with adapters.
 NETWORKS = {
     "ResNet26": (ResNet26, 0),
     "MobileNetV2 with norms": (normalised, 0),
@@ -80,7 +80,7 @@ NETWORKS = {
 
 
 def adapted(network, adapt_from, n_experts, x):
-    """Return the network with corrections, these by themselves, and the head."""
+    """Return the network with adapters, their modules, and the head."""
     backbone = FrozenNetwork(network, x[:1], adapt_from)
     adapters = Adapters(backbone, n_experts, SHRINKAGE, unit=True).to(x.device)
     backbone.set_adapters(adapters.layers)
@@ -90,14 +90,14 @@ def adapted(network, adapt_from, n_experts, x):
 
 
 def step_of(network, head, trained, x):
-    """Return a function that makes one step; a half of the rows are the corpus."""
+    """Return a function that makes one step; half of the samples are the corpus."""
     parameters = list(trained.parameters())
     optimizer = OPTIMIZERS["sgd"](parameters, lr=1e-3, weight_decay=1e-4)
 
     def step():
         optimizer.zero_grad()
-        normal, apart = head(network(x)).chunk(2)
-        loss = hypersphere_classification_loss(normal, apart)
+        normal, corpus = head(network(x)).chunk(2)
+        loss = hypersphere_classification_loss(normal, corpus)
         loss.backward(inputs=parameters)
         optimizer.step()
 
@@ -106,14 +106,14 @@ def step_of(network, head, trained, x):
 
 @torch.inference_mode()
 def scored(network, x, at_rest, n_batches):
-    """Score batches as a detector does, which computes once what they share."""
+    """Score batches like a detector, which merges adapters once for all of them."""
     with at_rest():
         for _ in range(n_batches):
             network(x)
 
 
 def portioned(network, n_at_once):
-    """Return a function that gives a network so many rows at a time, if not fewer."""
+    """Return a function that applies a network to at most so many samples at a time."""
 
     def computed(x):
         return torch.cat([network(part) for part in x.chunk(ceil(len(x) / n_at_once))])
@@ -154,8 +154,8 @@ def compare(
 ):
     """Interleave all ways, and return the median ratios of their times.
 
-    A way makes `n_steps` in its turn, one after the other as in training. `vectors`
-    names the instructions of the processor.
+    A way makes `n_steps` consecutive steps in its turn, as in training. `vectors` names
+    the instructions of the processor.
     """
     torch.set_num_threads(n_threads)
     torch.manual_seed(0)
@@ -167,19 +167,19 @@ def compare(
         )
         for n in (batch_size, n_scored)
     )
-    made = {n: adapted(bare, adapt_from, n, x) for n in EXPERTS}
+    networks = {n: adapted(bare, adapt_from, n, x) for n in EXPERTS}
     steps = {
-        f"K={n_experts}": step_of(backbone, head, corrections, x)
-        for n_experts, (backbone, corrections, head) in made.items()
+        f"K={n_experts}": step_of(backbone, head, adapters, x)
+        for n_experts, (backbone, adapters, head) in networks.items()
     }
-    scoring, _, head = made[1]
+    scoring, _, head = networks[1]
     tuned, alike = (
         deepcopy(bare).to(memory_format=torch.channels_last) for _ in range(2)
     )
     steps["fine-tuning"] = step_of(tuned.train(), head, tuned, x)
     steps = {name: partial(repeated, step, n_steps) for name, step in steps.items()}
     scorings = scorings_of(scoring, bare, alike, many, n_batches)
-    # Apart, since what memory is at hand is a matter of what came before.
+    # Separately, since the free memory depends on earlier allocations.
     of_steps, of_scorings = (
         interleaved(ways, n_rounds, device) for ways in (steps, scorings)
     )
@@ -191,7 +191,7 @@ def compare(
     }
 
 
-#: As many rows are scored together as of images of 64 x 64 pixels.
+#: As many samples together as detectors score of images of 64 x 64 pixels.
 SCORED = {
     "n_scored": [85],
     "n_batches": [3],

@@ -1,7 +1,7 @@
-"""Small defects and strange contents: which of them maps and scores see.
+"""Small defects and images of other kinds: which of them maps and scores detect.
 
 Images of one kind are normal. Each of those held out is tested as it is and with one
-defect of each kind, at a place drawn at random; images of other kinds are tested too.
+defect of each kind, at a random place; images of other kinds are tested, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRAINING_VIDEOS = 12  # of 16; normal frames of the others are tested
 _CONTRAST = 1.5  # of spots and scratches: standard deviations of the image's pixels
 
 
-# Problems: normal images to train and to test, and images of other kinds --------------
+# Problems: normal images for training and test, and images of other kinds -------------
 
 
 def one_class(name, normal, seed):
@@ -40,7 +40,7 @@ def one_class(name, normal, seed):
 
 
 def walkway(seed):
-    """Return what a fixed camera sees: people on a walkway; cyclists and carts."""
+    """Return frames of a fixed camera: people on a walkway; cyclists and carts."""
     video = datasets.fetch_ucsd_ped2()
     last = video.videos > TRAINING_VIDEOS
     X_test, y_test = images("ucsd_ped2", "test")
@@ -55,24 +55,24 @@ def some_of(parts, seed):
 
 
 def coarser(frames):
-    """Return images of bytes with half the sides, of means of pixels."""
+    """Return uint8 images with half the height and width, by means of pixels."""
     n, c, h, w = frames.shape
     means = frames.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
     return np.rint(means).astype(np.uint8)
 
 
 def problem(name, normal, seed):
-    """Return images of a kind to train and to test, and images of other kinds."""
+    """Return normal images for training and test, and images of other kinds."""
     if name == "ucsd_ped2":
         return walkway(seed)
     return one_class(name, normal, seed)
 
 
-# Defects: each changes one image (c, h, w), float, in place --------------------------
+# Defects: each changes one float image (channels, height, width) in place -------------
 
 
 def spot(image, rng):
-    """Make a disc brighter, or darker, than what was there."""
+    """Make a disc brighter or darker."""
     _mark(image, _disc(image, rng, image.shape[2] / 16))
 
 
@@ -89,17 +89,17 @@ def scratch(image, rng):
 
 
 def hole(image, rng):
-    """Put a disc of the colour of the ground in place of what was there."""
+    """Replace a disc by the colour of the background."""
     image[:, _disc(image, rng, image.shape[2] / 8)] = _ground(image)
 
 
 def blur(image, rng):
-    """Put the whole image out of focus, by a Gaussian of one pixel."""
+    """Blur the whole image by a Gaussian of one pixel."""
     image[:] = gaussian_filter(image, (0, 1, 1))
 
 
 def missing_part(image, rng):
-    """Have nothing but the colour of the ground in a third, at one of the sides."""
+    """Replace a third, at one of the sides, by the colour of the background."""
     side, ground = rng.integers(4), _ground(image)
     turned = np.rot90(image, side, (1, 2))
     turned[:, : turned.shape[1] // 3] = ground[:, None]
@@ -115,15 +115,15 @@ DEFECTS = {
 
 
 def with_defect(images, defect, seed):
-    """Return images of bytes (n, c, h, w), each with a defect of one kind."""
-    rng, made = np.random.default_rng(seed), images.astype(np.float64)
-    for image in made:
+    """Return uint8 images, each with a defect of one kind."""
+    rng, changed = np.random.default_rng(seed), images.astype(np.float64)
+    for image in changed:
         DEFECTS[defect](image, rng)
-    return np.rint(made).astype(np.uint8)
+    return np.rint(changed).astype(np.uint8)
 
 
 def _place(image, rng):
-    """Return the middle of a defect, somewhere in the inner half of the image."""
+    """Return the centre of a defect, in the inner half of the image."""
     return [rng.uniform(side / 4, 3 * side / 4) for side in image.shape[1:]]
 
 
@@ -140,7 +140,7 @@ def _mark(image, mask):
 
 
 def _ground(image):
-    """Return the median colour of the edge of an image, (c, 1)."""
+    """Return the median colour of the edge of an image, (channels, 1)."""
     edge = np.concatenate(
         [
             image[:, [0, -1]].reshape(len(image), -1),
@@ -169,8 +169,8 @@ def fitted(detector, X, seed):
     return model, round(time.perf_counter() - start, 1)
 
 
-def abnormality(model, X):
-    """Yield each way to score images, and what it makes of them."""
+def anomaly_scores(model, X):
+    """Yield the name and the anomaly scores of each way to score images."""
     for criterion in CRITERIA[type(model).__name__]:
         if hasattr(model, "criterion_"):
             model.criterion_ = criterion  # of AABiGAN, which chooses it in fit
@@ -180,30 +180,30 @@ def abnormality(model, X):
     yield "maximum of anomaly_map", model.anomaly_map(X).max((1, 2))
 
 
-def seen(name, normal, detector, seed):
+def measure(name, normal, detector, seed):
     """Return the AUROC of each defect, by the way to score."""
-    X, X_test, others = problem(name, normal, seed)
+    X, X_test, other_kinds = problem(name, normal, seed)
     model, seconds = fitted(detector, X, seed)
-    usual = dict(abnormality(model, X_test))
+    usual = dict(anomaly_scores(model, X_test))
     metrics = {way: {"fit_seconds": seconds, "n_train": len(X)} for way in usual}
     odd = {defect: with_defect(X_test, defect, seed) for defect in DEFECTS}
-    for kind, images_of_kind in (odd | {"other kind": others}).items():
+    for kind, images_of_kind in (odd | {"other kind": other_kinds}).items():
         y = np.repeat([0, 1], [len(X_test), len(images_of_kind)])
-        for way, values in abnormality(model, images_of_kind):
+        for way, values in anomaly_scores(model, images_of_kind):
             metrics[way][kind] = roc_auc_score(y, np.r_[usual[way], values])
     for way in metrics:
         metrics[way]["mean"] = np.mean([metrics[way][k] for k in [*odd, "other kind"]])
     return metrics
 
 
-#: What the form of ``criterion="map"`` was chosen on, and what it was not.
+#: Data on which ``criterion="map"`` was chosen, and other data.
 DEVELOPMENT = {"fashion_mnist": [8], "ucsd_ped2": [None]}
 OTHER_DATA = {"fashion_mnist": [1], "cifar10": [1]}
 
 EXPERIMENTS = [
     Experiment(
         "defects",
-        seen,
+        measure,
         [
             cell
             for problems in (DEVELOPMENT, OTHER_DATA)

@@ -1,4 +1,4 @@
-"""Detection experiments: problems and detectors by name, and how they are measured."""
+"""Detection experiments: problems and detectors by name, and their metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE_NAMES = (
 
 
 def table(name, seed):
-    """60 % of the normal rows to train; the others and all anomalies to test."""
+    """60 % of the normal samples for training, the rest and all anomalies for test."""
     X, y = datasets.fetch_odds(name, return_X_y=True)
     return datasets.one_vs_rest(X, y, normal_class=1, random_state=seed)
 
@@ -79,20 +79,20 @@ PROBLEMS = {
 
 
 class Flat:
-    """A detector for tables, given images as rows; at most `most` rows to train."""
+    """A detector for tables, which flattens images; fits on at most `most` samples."""
 
     def __init__(self, detector, most=None):
         self.detector, self.most = detector, most
 
     def fit(self, X):
-        self.detector.fit(self._rows(X[: self.most]))
+        self.detector.fit(self._flattened(X[: self.most]))
         return self
 
     def decision_function(self, X):
-        return self.detector.decision_function(self._rows(X))
+        return self.detector.decision_function(self._flattened(X))
 
     @staticmethod
-    def _rows(X):
+    def _flattened(X):
         return X.reshape(len(X), -1)
 
 
@@ -104,7 +104,7 @@ def local_outlier_factor(seed, problem):
     lof = LocalOutlierFactor(novelty=True)
     # Columns of a table have units of their own, pixels have one in common.
     detector = make_pipeline(StandardScaler(), lof) if problem == "table" else lof
-    # Quadratic in the rows; 20,000 keep it in minutes.
+    # Its time is quadratic in the samples: 20,000 take minutes.
     return Flat(detector, most=20_000)
 
 
@@ -135,9 +135,9 @@ def detect(problem, detector, seed, params=None, **settings):
 
 
 def fit_and_score(model, train, X_test, y_test):
-    """Return the scores of the test set, and the metrics that follow from them.
+    """Return the scores of the test set, and the metrics.
 
-    `train` is what ``fit`` is given: rows, or rows and labels.
+    `train` has the arguments of ``fit``: samples, or samples and labels.
     """
     start = time.perf_counter()
     model.fit(*train)

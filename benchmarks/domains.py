@@ -1,7 +1,7 @@
-"""Detection across two domains: problems, detectors and how they are measured.
+"""Detection across two domains: problems, detectors and metrics.
 
-A problem is a :class:`Problem`: normal rows of the source, an unlabelled mixture of
-the target, and labelled rows of the target to test on.
+A problem is a :class:`Problem`: normal samples of the source, an unlabelled mixture of
+the target, and labelled samples of the target to test on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .detection import images
 
 
 class Problem(NamedTuple):
-    """Rows of two domains, and labels (+1 or -1) of those of the target."""
+    """Samples of two domains, and labels (+1 or -1) of those of the target."""
 
     source: np.ndarray
     target: np.ndarray
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, split):
-        """Return the problem that `datasets.across_domains` makes."""
+        """Return the problem of a split by `datasets.across_domains`."""
         X, X_test, y, y_test, domain = split
         target = domain < 0
         return cls(X[~target], X[target], y[target], X_test, y_test)
@@ -44,18 +44,18 @@ class Problem(NamedTuple):
 
 
 def digit_images(name, subset):
-    """Return MNIST or USPS as 28 x 28 pixels, the latter enlarged bilinearly."""
+    """Return MNIST or USPS with 28 x 28 pixels, the latter resized bilinearly."""
     X, y = images(name, subset)
     if X.shape[-1] != 28:
-        enlarged = F.interpolate(
+        resized = F.interpolate(
             torch.from_numpy(X).float(), size=(28, 28), mode="bilinear"
         )
-        X = enlarged.round().byte().numpy()
+        X = resized.round().byte().numpy()
     return X, y
 
 
 def digits(direction, normal, rate, seed):
-    """One digit of two data sets; all anomalies of the test split to test."""
+    """One digit of two data sets; all anomalies of the test split are tested."""
     source, target = direction.split(" to ")
     split = datasets.across_domains(
         *digit_images(source, "train"),
@@ -78,7 +78,7 @@ CHANGES = {"inverted": lambda X: 255 - X, "blurred": blurred}
 
 
 def fashion(change, normal, rate, seed):
-    """Halve Fashion-MNIST, and change one half: it is the target."""
+    """Halve Fashion-MNIST, and change one half, the target."""
     (X, y), (X_test, y_test) = (images("fashion_mnist", s) for s in ("train", "test"))
     half = np.random.default_rng(seed).random(len(X)) < 0.5
     change = CHANGES[change]
@@ -94,12 +94,12 @@ def fashion(change, normal, rate, seed):
 
 
 def table(name, shift, rate, seed):
-    """Halve the normal rows; the target half has a share `rate` of anomalies.
+    """Halve the normal samples; the target half has a share `rate` of anomalies.
 
-    With `shift` "another site" the halves are drawn at random, and each column of the
-    target is scaled and shifted by numbers drawn; with "by a column" one column
-    divides the rows at the median of the normal ones, and is dropped. Of the target,
-    40 % are held out to test. Where anomalies are too few, normal rows are left out.
+    With `shift` "another site" the halves are random, and each feature of the target is
+    scaled and shifted by random numbers; with "by a column" one feature divides the
+    samples at the median of the normal ones, and is dropped. Of the target, 40 % are
+    held out for the test. If there are too few anomalies, normal samples are left out.
     """
     rng = np.random.default_rng([seed, round(100 * rate), len(shift)])
     X, y = datasets.fetch_odds(name, return_X_y=True)
@@ -116,18 +116,20 @@ def table(name, shift, rate, seed):
         n_odd = len(odd)
         target = rng.permutation(target)[: round(n_odd * (1 - rate) / rate)]
     odd = rng.permutation(odd)[:n_odd]
-    X_source, rows = X[source], X[np.r_[target, odd]]
+    X_source, samples = X[source], X[np.r_[target, odd]]
     if shift == "another site":
         spread = X[normal].std(0)
         scale = np.exp(0.5 * rng.normal(size=X.shape[1]))
-        rows = rows * scale + rng.normal(size=X.shape[1]) * spread
+        samples = samples * scale + rng.normal(size=X.shape[1]) * spread
     held_out = np.concatenate([np.arange(n) >= 0.6 * n for n in (len(target), n_odd)])
     y = np.repeat([1, -1], [len(target), n_odd])
-    return Problem(X_source, rows[~held_out], y[~held_out], rows[held_out], y[held_out])
+    return Problem(
+        X_source, samples[~held_out], y[~held_out], samples[held_out], y[held_out]
+    )
 
 
 def divided(X, normal, odd, rng):
-    """Divide rows by a column at random; the target has more of the anomalies."""
+    """Divide samples by a random feature; the target has more of the anomalies."""
     rich = [j for j in range(X.shape[1]) if len(np.unique(X[normal, j])) >= 8]
     column = rng.choice(rich)
     values = X[:, column] + 1e-9 * X[:, column].std() * rng.normal(size=len(X))
@@ -147,7 +149,7 @@ PROBLEMS = {"digits": digits, "fashion": fashion, "table": table}
 class Autoencoder:
     """TransferAD without its second domain, trained as long as with it.
 
-    `stages` holds the rows of its first and of its second half.
+    `stages` holds the samples of its first and of its second half.
     """
 
     def __init__(self, *stages, **params):
@@ -157,8 +159,8 @@ class Autoencoder:
     def fit(self):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TransferAD was given no domains")
-            for rows in self.stages:
-                self.detector.fit(rows)
+            for samples in self.stages:
+                self.detector.fit(samples)
         return self.detector
 
 
@@ -175,8 +177,8 @@ def target_only(problem, **params):
 
 
 def pooled(problem, **params):
-    rows = np.concatenate([problem.source, problem.target])
-    return Autoencoder(rows, rows, **params).fit()
+    samples = np.concatenate([problem.source, problem.target])
+    return Autoencoder(samples, samples, **params).fit()
 
 
 def source_then_target(problem, **params):
@@ -184,8 +186,8 @@ def source_then_target(problem, **params):
 
 
 def target_normals(problem, **params):
-    rows = problem.target[problem.y_target == 1]
-    return Autoencoder(rows, rows, **params).fit()
+    samples = problem.target[problem.y_target == 1]
+    return Autoencoder(samples, samples, **params).fit()
 
 
 def isolation_forest(problem, random_state):
@@ -203,20 +205,20 @@ DETECTORS = {
     "target normals": target_normals,
 }
 AUTOENCODERS = ["source only", "target only", "pooled"]
-#: Those for which the share of anomalies in the target makes no difference.
+#: Detectors that do not depend on the share of anomalies in the target.
 WITHOUT_ANOMALIES = {"source only", "target normals"}
 
 
-# Measuring --------------------------------------------------------------------------
+# Metrics ----------------------------------------------------------------------------
 
 
 def detect(problem, detector, seed, params=None, **settings):
     """Fit, score, and return the AUROC by the default score and by the loss."""
     start = time.perf_counter()
     problem = PROBLEMS[problem](seed=seed, **settings)
-    made = DETECTORS[detector](problem, random_state=seed, **params or {})
+    model = DETECTORS[detector](problem, random_state=seed, **params or {})
     return {
-        **measure(made, problem),
+        **measure(model, problem),
         "n_source": len(problem.source),
         "n_target": len(problem.target),
         "fit_seconds": round(time.perf_counter() - start, 2),
@@ -227,8 +229,8 @@ def measure(detector, problem):
     """Return metrics of a fitted detector."""
     auroc = partial(detector_roc_auc_score, problem.y_test)
     if isinstance(detector, IsolationForest):
-        rows = problem.X_test.reshape(len(problem.X_test), -1)
-        return {"auroc": auroc(detector.score_samples(rows))}
+        samples = problem.X_test.reshape(len(problem.X_test), -1)
+        return {"auroc": auroc(detector.score_samples(samples))}
     metrics = {"auroc": auroc(detector.score_samples(problem.X_test))}
     for criterion in ("reconstruction", "combined"):
         detector.set_params(criterion=criterion)
@@ -243,11 +245,11 @@ def measure(detector, problem):
 
 
 def over_rates(problem, detector, seed, rates, **settings):
-    """Return the metrics by rate; what does not depend on it is trained once."""
-    found, made = {}, None
+    """Return the metrics by rate; a detector without anomalies is trained once."""
+    found, model = {}, None
     for rate in rates:
         part = PROBLEMS[problem](seed=seed, rate=rate, **settings)
-        if made is None or detector not in WITHOUT_ANOMALIES:
-            made = DETECTORS[detector](part, random_state=seed)
-        found[rate] = measure(made, part)
+        if model is None or detector not in WITHOUT_ANOMALIES:
+            model = DETECTORS[detector](part, random_state=seed)
+        found[rate] = measure(model, part)
     return found

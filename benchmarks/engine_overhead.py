@@ -1,4 +1,4 @@
-"""What the engine costs over a loop written by hand, on the same steps."""
+"""Overhead of the engine over a loop written by hand with the same steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_module():
 
 
 class Autoencoder(AlternatingNet):
-    """The least that a method can be: one player, one loss."""
+    """A minimal method: one player, one loss."""
 
     def configure_optimizers(self):
         return {"coder": Player(self.coder_, ADAM)}
@@ -40,7 +40,7 @@ class Autoencoder(AlternatingNet):
 
 
 def bare_loop(module, optimizer, data, batch_size, n_steps):
-    """One epoch as one writes it by hand, data on the device."""
+    """One epoch, written by hand, with data on the device."""
     order = torch.randperm(len(data))
     total = torch.zeros(())
     for start in range(0, n_steps * batch_size, batch_size):
@@ -56,14 +56,14 @@ def bare_loop(module, optimizer, data, batch_size, n_steps):
 def overhead(batch_size):
     """Interleave both ways, and return the median ratio of their times."""
     X = np.random.default_rng(0).normal(size=(N_STEPS * batch_size, N_COLUMNS))
-    rows = DeviceDataset(X)
+    dataset = DeviceDataset(X)
     net = Autoencoder({"coder": make_module}, batch_size=batch_size)
     module = make_module()
     optimizer = ADAM(module.parameters())
     ways = {
-        "engine": lambda: net.run(rows, max_epochs=1, epoch_steps=N_STEPS),
+        "engine": lambda: net.run(dataset, max_epochs=1, epoch_steps=N_STEPS),
         "bare": lambda: bare_loop(
-            module, optimizer, rows.resident, batch_size, N_STEPS
+            module, optimizer, dataset.resident, batch_size, N_STEPS
         ),
     }
     seconds = interleaved(ways, N_ROUNDS)

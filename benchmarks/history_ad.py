@@ -18,7 +18,7 @@ from .tables import DETECTION, DETECTION_COLUMNS, Metric, Table
 N_TRAIN = 8000  # images to train on, in the CPU profile
 EVERYONE = ["HistoryAD", "IsolationForest", "LocalOutlierFactor"]
 
-# What the paper prints, as far as it prints it.
+# The settings that the paper states.
 PAPER = {
     "time_unit": "epoch",
     "alpha": 1.0,
@@ -80,7 +80,7 @@ def noise(n_train, seed, params=None):
 
 def saves(n_saves, n_train, seed, params=None):
     """MNIST against KMNIST by the number of save points (Fig. 9)."""
-    # As many steps as by default: nine tenths of the rows train.
+    # As many steps as by default: nine tenths of the samples train.
     n_epochs = round(3000 / (0.9 * n_train // 32))
     params = {
         "max_epochs": n_epochs,
@@ -177,8 +177,8 @@ TABLES = [
         "params",
         DETECTION,
         "Digit",
-        description="HistoryAD on MNIST, with what the paper states of its settings, "
-        "on a GPU; what it does not state is our choice (:ref:`history_ad`).",
+        description="HistoryAD on MNIST, with the settings that the paper states, on a "
+        "GPU; the others are our choice (:ref:`history_ad`).",
     ),
     Table(
         "history_ad_kmnist_paper",
@@ -186,8 +186,8 @@ TABLES = [
         None,
         DETECTION_COLUMNS,
         "Detector",
-        description="HistoryAD on MNIST against Kuzushiji-MNIST, with what the paper "
-        "states of its settings, on a GPU.",
+        description="HistoryAD on MNIST against Kuzushiji-MNIST, with the settings "
+        "that the paper states, on a GPU.",
     ),
     Table(
         "history_ad_noise",

@@ -16,7 +16,7 @@ N_EPOCHS, EPOCH_STEPS, BATCH_SIZE = 5, 100, 64
 
 
 class Snapshots(Callback):
-    """Keeps both networks at every save point, as one would at first."""
+    """Keeps copies of both networks at every save point."""
 
     def __init__(self, every):
         self.every = every
@@ -49,7 +49,7 @@ def fit_and_measure(way, n_saves):
 
 
 def peak_memory(way, n_saves):
-    """Fit in a fresh process, since a peak is never forgotten."""
+    """Fit in a new process, since the peak of a process never falls."""
     with get_context("spawn").Pool(1) as pool:
         return {"peak_mib": pool.apply(fit_and_measure, (way, n_saves))}
 

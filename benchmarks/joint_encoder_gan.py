@@ -1,4 +1,4 @@
-"""JointEncoderGAN: contaminated images and tables, and what its parts are worth.
+"""JointEncoderGAN: contaminated images and tables, and the effect of its parts.
 
 The CPU profile takes about an hour on two cores.
 """
@@ -42,7 +42,7 @@ VARIANTS = {
 def contaminated(
     name, normal, contamination, seed, n_normal=N_NORMAL, n_others=N_OTHERS
 ):
-    """One class, with images of others among them; that class and others to test."""
+    """One class contaminated by others for training; that class and others for test."""
     X, y = images(name, "train")
     X_test, y_test = images(name, "test")
     pool = datasets.one_vs_rest(X, y, normal, test_size=0)
@@ -63,7 +63,7 @@ def contaminated(
 
 
 def auroc_of_terms(detector, X, is_anomaly):
-    """Return the AUROC of each term of the score, and of its sums, by one fit."""
+    """Return the AUROC of each term of the score and of sums of them, for one fit."""
     residuals, distances = detector.score_terms(X).T
     codes = detector.encode(X)
     origin = -np.linalg.norm(codes, axis=1) / codes.shape[1] ** 0.5
@@ -100,14 +100,14 @@ def flat(X):
 
 
 def baselines(X, X_test, is_anomaly, seed):
-    """Return the metrics of what users have already, on raw pixels."""
+    """Return the metrics of simple detectors on raw pixels."""
     X, X_test = flat(X), flat(X_test)
     forest = IsolationForest(random_state=seed).fit(X)
     pca = PCA(N_COMPONENTS, random_state=seed).fit(X)
-    rebuilt = pca.inverse_transform(pca.transform(X_test))
+    reconstructions = pca.inverse_transform(pca.transform(X_test))
     scores = {
         "IsolationForest": -forest.score_samples(X_test),
-        f"PCA, {N_COMPONENTS}": np.square(X_test - rebuilt).sum(1),
+        f"PCA, {N_COMPONENTS}": np.square(X_test - reconstructions).sum(1),
     }
     return {
         name: {"auroc": roc_auc_score(is_anomaly, score)}
@@ -136,7 +136,7 @@ CLASSES = {"fashion_mnist": [2, 6, 8], "mnist": [3, 4, 8]}
 
 
 def cells(variants, rates, seeds=(0,), **classes):
-    """Return the cells of some classes of each data set, which stand for its name."""
+    """Return the cells of some classes of each data set, given by its name."""
     axes = {"variant": variants, "contamination": rates, "seed": seeds}
     return [
         cell
@@ -150,7 +150,7 @@ IMAGES = [
     *cells(["separate"], [RATES[0], RATES[-1]], **CLASSES),
     *cells(["joint", "baselines"], [0.05], fashion_mnist=[0, 1, 3, 4, 5, 7, 9]),
     *cells(list(VARIANTS)[2:], [0.05], fashion_mnist=CLASSES["fashion_mnist"]),
-    # What contamination costs is a small difference, and wants another seed.
+    # Contamination makes a small difference, which needs another seed.
     *cells(["joint", "separate"], [RATES[0], RATES[-1]], [1], **CLASSES),
     # Random weights differ more than trained ones.
     *cells(["untrained"], [0.05], range(1, 5), fashion_mnist=CLASSES["fashion_mnist"]),

@@ -1,11 +1,11 @@
-"""A training step of JointEncoderGAN against one written the straightforward way.
+"""A training step of JointEncoderGAN against a straightforward one.
 
-The same networks, with the same numbers of parameters, and the same game. The
-straightforward way is the authors' graph in torch: upsampling and convolution, or
-convolution and pooling, one after the other; all resolutions computed at each step,
-with weights of zero for those that are not faded in; data shrunk and enlarged on the
-fly; gradients for whoever is in the graph; Adam with both moments; torch's usual
-memory format. Memory is what the optimisers hold.
+The same networks, with the same numbers of parameters, and the same losses. The
+straightforward step is the authors' graph in torch: separate upsampling and
+convolution, or convolution and pooling; all resolutions computed at each step, with
+weights of zero for those that are not faded in; data resized in each step; gradients
+for all parameters in the graph; Adam with both moments; torch's default memory format.
+The memory is that of the optimisers.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainTower(nn.Module):
-    """The way back, with the image at every resolution."""
+    """A critic or encoder, with the image at every resolution."""
 
     def __init__(self, channels, n_colours, n_outputs, last=None):
         super().__init__()
@@ -126,7 +126,7 @@ class PlainTower(nn.Module):
 
 
 class Straightforward:
-    """The game by hand, with the gradient penalty on a share of each batch."""
+    """The training by hand, with the gradient penalty on a share of each batch."""
 
     def __init__(self, latent_dim, channels, n_colours, device, penalised):
         self.penalised = penalised
@@ -148,19 +148,19 @@ class Straightforward:
 
         coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2)
         real = torch.lerp(real, coarse, blend)
-        made = g(noise(), blend).detach()
+        generated = g(noise(), blend).detach()
         k = round(n * self.penalised)
         share = torch.rand(k, 1, 1, 1, device=real.device)
-        points = torch.lerp(real[:k], made[:k], share).requires_grad_()
+        points = torch.lerp(real[:k], generated[:k], share).requires_grad_()
         value = d(points, blend).sum()
         slope = torch.autograd.grad(value, points, create_graph=True)[0]
         on_data = d(real, blend)
-        loss = d(made, blend).mean() - on_data.mean()
+        loss = d(generated, blend).mean() - on_data.mean()
         loss = loss + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()
         self.move("d", loss + 1e-3 * on_data.square().mean())
         self.move("g", -d(g(noise(), blend), blend).mean())
-        made = g(noise(), blend).detach()
-        self.move("e", (made - g(e(made, blend), blend)).abs().mean())
+        generated = g(noise(), blend).detach()
+        self.move("e", (generated - g(e(generated, blend), blend)).abs().mean())
 
     def move(self, player, loss):
         self.optimizers[player].zero_grad()
@@ -169,7 +169,7 @@ class Straightforward:
 
 
 def held_by(optimizers):
-    """Return the bytes that optimisers hold."""
+    """Return the bytes of the state of optimisers."""
     return sum(
         value.numel() * value.element_size()
         for optimizer in optimizers
@@ -196,7 +196,7 @@ def compare(
     X = np.random.default_rng(0).integers(
         0, 256, (n_steps * batch_size, n_colours, 32, 32), dtype=np.uint8
     )
-    rows = DeviceDataset(X.astype(np.float32) / 127.5 - 1, device=device)
+    dataset = DeviceDataset(X.astype(np.float32) / 127.5 - 1, device=device)
     net = JointNet(
         {role: partial(Ensemble.of, 1, build) for role, build in networks.items()},
         latent_dim=latent_dim,
@@ -220,11 +220,11 @@ def compare(
     phase = Phase(frame.finest, fading, batch_size, 1, n_steps, "32 x 32")
 
     def by_hand(way):
-        order = torch.randperm(len(rows), device=rows.device)
+        order = torch.randperm(len(dataset), device=dataset.device)
         for k, index in enumerate(order.chunk(n_steps)):
-            way.step(rows[index], 1 - k / n_steps if fading else 0.0)
+            way.step(dataset[index], 1 - k / n_steps if fading else 0.0)
 
-    ways = {"package": lambda: net.train(rows, phase=phase)}
+    ways = {"package": lambda: net.train(dataset, phase=phase)}
     ways |= {name: partial(by_hand, way) for name, way in plain.items()}
     seconds = interleaved(ways, n_rounds, device)
     metrics = milliseconds_per_step(seconds, n_steps)

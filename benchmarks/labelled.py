@@ -1,8 +1,8 @@
-"""Detection with a few labelled anomalies: problems, baselines and their measure.
+"""Detection with a few labelled anomalies: problems, baselines and metrics.
 
-A training set holds normal rows and known anomalies (-1 in ``y_train``). Everything
-else in it is +1, the unlabelled anomalies of a polluted one too: that is what a
-detector may know, as `skanomaly.datasets.labelled_anomalies` returns it.
+A training set has normal samples and known anomalies (-1 in ``y_train``). All other
+samples are +1, including the unlabelled anomalies of a contaminated set, as in the
+result of `skanomaly.datasets.labelled_anomalies`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from . import detection
 
 
 def table(name, gamma_l, seed):
-    """60 % to train, 40 % to test, with the share of anomalies of the whole.
+    """60 % for training, 40 % for test, with the same share of anomalies.
 
-    Of the anomalies to train on, those that make up `gamma_l` are known, and the
-    others dropped. At least one is, and at most all: `cover`, `http` and `smtp` have
+    As many anomalies of the training part as make up `gamma_l` are known, at least one,
+    and the others are dropped. All are known in `cover`, `http` and `smtp`, which have
     fewer than a hundredth.
     """
     X, y = datasets.fetch_odds(name, return_X_y=True)
@@ -54,11 +54,11 @@ def images(
 ):
     """One class is normal; a few images of other classes are known anomalies.
 
-    The normal images, `n_train` of them at most, are polluted to `gamma_p` by
-    unlabelled images of all other classes; `gamma_l` of the whole are then known, of
-    the classes `anomaly`, or of `n_kinds` of them drawn at random (with None, of all
-    classes). The test split stays whole. The classes of both sets come last: known
-    kinds are those of the training images with -1.
+    The normal images, `n_train` of them at most, are contaminated to `gamma_p` by
+    unlabelled images of all other classes; a share `gamma_l` of the whole is then
+    known, of the classes `anomaly`, or of `n_kinds` of them drawn at random (with None,
+    of all classes). The test split stays complete. The classes of both sets are
+    returned last: known kinds are those of the training images with -1.
     """
     X, y = detection.images(name, "train")
     X_test, y_test = detection.images(name, "test")
@@ -66,7 +66,7 @@ def images(
         datasets.one_vs_rest, X, y, normal_class=normal, return_kinds=True
     )
     official = one_vs_rest(X_test=X_test, y_test=y_test)
-    # What is drawn comes from the training split, so a pool stands in for the test.
+    # Anomalies are drawn from the training split: a pool replaces the test set.
     split = list(one_vs_rest(test_size=0))
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(split[0]))[:n_train]
@@ -93,67 +93,67 @@ PROBLEMS = {"table": table, "images": images}
 
 
 class Baseline:
-    """What they share: rows of images, and columns brought to one scale."""
+    """Base of the baselines: flattens images, and scales features."""
 
     def __init__(self, seed):
         self.seed = seed
 
     def fit(self, X, y=None):
         known = np.zeros(len(X), bool) if y is None else np.asarray(y) == -1
-        # Columns of a table have units of their own, pixels have one in common.
+        # Features of a table have different units, pixels have one in common.
         self.scaler_ = None if np.ndim(X) > 2 else StandardScaler().fit(X[~known])
-        self._fit(self._rows(X), known)
+        self._fit(self._prepared(X), known)
         return self
 
-    def _rows(self, X):
+    def _prepared(self, X):
         if self.scaler_ is None:
             return X.reshape(len(X), -1).astype(np.float32) / 127.5 - 1
         return np.clip(self.scaler_.transform(X), -10, 10).astype(np.float32)
 
 
 class Forest(Baseline):
-    """An isolation forest of the rows that are not known anomalies."""
+    """An isolation forest of the samples that are not known anomalies."""
 
-    def _fit(self, rows, known):
-        self.forest_ = IsolationForest(random_state=self.seed).fit(rows[~known])
+    def _fit(self, samples, known):
+        self.forest_ = IsolationForest(random_state=self.seed).fit(samples[~known])
 
     def decision_function(self, X):
-        return self.forest_.decision_function(self._rows(X))
+        return self.forest_.decision_function(self._prepared(X))
 
 
 class Boosting(Baseline):
-    """Gradient boosting of normal rows against known anomalies.
+    """Gradient boosting of normal samples against known anomalies.
 
-    Leaves of one row, and no rows held out to stop early: on 16 tables with a
-    hundredth of known anomalies, often fewer than ten, this was ahead on average of
-    leaves of 20 (the default), of class weights and of stochastic boosting. Among
-    tens of thousands of rows (`smtp`, `http`) the leaves' values then diverge, with
-    the defaults too, and areas fall below one half; a small penalty mends that, but
-    costs much where one anomaly is known among a hundred rows.
+    Leaves of one sample, and no early stopping: on 16 tables with a hundredth of known
+    anomalies, often fewer than ten, this was ahead on average of leaves of 20 (the
+    default), of class weights and of stochastic boosting. With tens of thousands of
+    samples (`smtp`, `http`) the leaves' values then diverge, with the defaults, too,
+    and areas fall below one half; a small penalty prevents that, but costs much with
+    one known anomaly among a hundred samples.
     """
 
-    def _fit(self, rows, known):
+    def _fit(self, samples, known):
         if not known.any():
             raise ValueError("GradientBoosting needs known anomalies: gamma_l > 0.")
         self.classes_ = HistGradientBoostingClassifier(
             min_samples_leaf=1,
             early_stopping=False,
-            l2_regularization=0.1 if len(rows) > 10_000 else 0.0,
+            l2_regularization=0.1 if len(samples) > 10_000 else 0.0,
             random_state=self.seed,
         )
-        self.classes_.fit(rows, ~known)
+        self.classes_.fit(samples, ~known)
 
     def decision_function(self, X):
-        return self.classes_.decision_function(self._rows(X))
+        return self.classes_.decision_function(self._prepared(X))
 
 
 class PushedAutoencoder(Baseline):
-    """An autoencoder that reconstructs normal rows, and known anomalies badly."""
+    """An autoencoder that reconstructs normal samples, and known anomalies badly."""
 
     n_steps, batch_size, lr = 1000, 128, 1e-3
 
-    def _fit(self, rows, known):
-        d = rows.shape[1]
+    def _fit(self, samples, known):
+        d = samples.shape[1]
         latent = int(np.ceil(np.sqrt(d)))
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(self.seed)
@@ -162,7 +162,7 @@ class PushedAutoencoder(Baseline):
                 *(nn.Linear(32, latent), nn.Linear(latent, 32), nn.ReLU()),
                 *(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, d)),
             )
-            normal, odd = (torch.as_tensor(rows[part]) for part in (~known, known))
+            normal, odd = (torch.as_tensor(samples[part]) for part in (~known, known))
             optimizer = torch.optim.Adam(self.net_.parameters(), self.lr)
             for _ in range(self.n_steps):
                 loss = self._errors(self._draw(normal)).mean()
@@ -172,33 +172,33 @@ class PushedAutoencoder(Baseline):
                 loss.backward()
                 optimizer.step()
 
-    def _draw(self, rows):
-        return rows[torch.randint(len(rows), (self.batch_size,))]
+    def _draw(self, samples):
+        return samples[torch.randint(len(samples), (self.batch_size,))]
 
-    def _errors(self, rows):
-        return (self.net_(rows) - rows).square().mean(1)
+    def _errors(self, samples):
+        return (self.net_(samples) - samples).square().mean(1)
 
     def decision_function(self, X):
         with torch.inference_mode():
-            parts = torch.as_tensor(self._rows(X)).split(8192)
+            parts = torch.as_tensor(self._prepared(X)).split(8192)
             return -torch.cat([self._errors(part) for part in parts]).numpy()
 
 
 class DevNet(Baseline):
-    """Deviation networks, from PyOD 3.6.7 with its loss put right.
+    """Deviation networks, from PyOD 3.6.7 with its loss corrected.
 
-    PyOD takes 1 for an anomaly and 0 for a normal row, and scores an anomaly higher.
+    PyOD takes 1 for an anomaly and 0 for a normal sample, and scores an anomaly higher.
     But ``fit`` calls ``deviation_loss(outputs, labels)``, which is defined as
-    ``deviation_loss(y_true, y_pred)``, and its (n, 1) outputs meet (n,) labels. What
-    it minimises is so a positive multiple of the mean output: the labels drop out,
-    all scores fall without bound, and most so far from the origin, hence areas below
-    one half. `as_shipped` keeps that. Otherwise the loss is that of the paper, and so
-    are the batches, half of which are known anomalies, and their number, 1000.
+    ``deviation_loss(y_true, y_pred)``, and its (n, 1) outputs are broadcast with (n,)
+    labels. So it minimises a positive multiple of the mean output: the labels drop out,
+    and all scores fall without bound, most of all far from the origin, hence areas
+    below one half. `as_shipped` keeps that. Otherwise the loss is that of the paper,
+    and so are the batches, half of which are known anomalies, and their number, 1000.
     """
 
     n_steps, batch_size, as_shipped = 1000, 512, False
 
-    def _fit(self, rows, known):
+    def _fit(self, samples, known):
         try:
             from pyod.models import devnet
         except ImportError as error:
@@ -209,22 +209,22 @@ class DevNet(Baseline):
         if not known.any():
             raise ValueError("DevNet needs known anomalies: gamma_l > 0.")
         if not self.as_shipped:
-            # Each known anomaly as often as makes them half of the rows.
+            # Known anomalies are repeated until they are half of the samples.
             odd = np.resize(np.flatnonzero(known), np.count_nonzero(~known))
             index = np.r_[np.flatnonzero(~known), odd]
-            rows, known = rows[index], known[index]
-        n_batches = -(-len(rows) // self.batch_size)
+            samples, known = samples[index], known[index]
+        n_batches = -(-len(samples) // self.batch_size)
         n_epochs = 50 if self.as_shipped else -(-self.n_steps // n_batches)
         self.net_ = devnet.DevNet(
             epochs=n_epochs, batch_size=self.batch_size, device="cpu"
         )
         with torch.random.fork_rng(devices=[]), self._quiet(), self._loss(devnet):
             torch.random.manual_seed(self.seed)
-            self.net_.fit(rows, known.astype(int))
+            self.net_.fit(samples, known.astype(int))
 
     @contextlib.contextmanager
     def _loss(self, devnet):
-        """Make PyOD hand outputs and labels to its loss in the order it expects."""
+        """Make PyOD call its loss with the arguments in the right order."""
         shipped = devnet.deviation_loss
         if not self.as_shipped:
             devnet.deviation_loss = lambda out, y: shipped(y, out.squeeze(1))
@@ -241,7 +241,7 @@ class DevNet(Baseline):
             yield
 
     def decision_function(self, X):
-        return -self.net_.decision_function(self._rows(X))
+        return -self.net_.decision_function(self._prepared(X))
 
 
 class DevNetAsShipped(DevNet):
@@ -266,14 +266,14 @@ def make_detector(name, seed, params=None):
     return getattr(skanomaly, name)(random_state=seed, **params or {})
 
 
-# Measuring --------------------------------------------------------------------------
+# Metrics ----------------------------------------------------------------------------
 
 
 def detect_labelled(problem, detector, seed, params=None, **settings):
     """Fit with labels, score, and return AUROC and average precision.
 
-    Where the kinds of anomalies are known, those that were among the labelled ones
-    and those that were not are measured apart as well, each against all normal rows.
+    If the kinds of anomalies are given, the kinds with labels and those without are
+    also measured separately, each against all normal samples.
     """
     X_train, X_test, y_train, y_test, *kinds = PROBLEMS[problem](seed=seed, **settings)
     model = make_detector(detector, seed, params)
@@ -287,12 +287,12 @@ def detect_labelled(problem, detector, seed, params=None, **settings):
 
 
 def by_kind(kinds_train, kinds_test, known, y_test, scores):
-    """Return the AUROC of the kinds that had labels, and of those that had not."""
+    """Return the AUROC of the kinds with labels, and of those without."""
     seen_kinds = np.unique(kinds_train[known])
     seen = np.isin(kinds_test, seen_kinds)
     metrics = {"seen_kinds": seen_kinds.tolist()}
     for name, chosen in (("auroc_seen", seen), ("auroc_unseen", ~seen)):
-        rows = (y_test == 1) | chosen
-        if (y_test[rows] == -1).any():
-            metrics[name] = detector_roc_auc_score(y_test[rows], scores[rows])
+        tested = (y_test == 1) | chosen
+        if (y_test[tested] == -1).any():
+            metrics[name] = detector_roc_auc_score(y_test[tested], scores[tested])
     return metrics

@@ -1,8 +1,8 @@
 """Runs experiments cell by cell, and keeps one file of JSON lines per experiment.
 
 An experiment is a function and a list of cells, its keyword arguments. A cell that has
-a line is not run again, so a run can be stopped and taken up at any time. Machine and
-versions stand in a file of their own, and lines refer to them.
+a line is not run again, so that a run can be stopped and resumed at any time. Machine
+and versions are in a file of their own, and lines refer to them.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Experiment(NamedTuple):
     Attributes
     ----------
     name : str
-        Names the file of the results.
+        Name of the file of the results.
     run : callable
         Takes a cell as keywords, returns a dict of metrics.
     cells : list of dict
-        What differs between the cells; JSON values.
+        The arguments of each cell, JSON values.
     profile : {"cpu", "long", "gpu"}
-        In which runs: "long" is for a CPU too, and for more seeds or steps.
+        The runs that include it; "long" is for a CPU, too, with more seeds or steps.
     alone : bool
-        Whether cells must not share the machine, since they measure time.
+        Whether cells measure time or memory, and must not share the machine.
     """
 
     name: str
@@ -58,7 +58,7 @@ def grid(**axes: Iterable) -> list[dict[str, Any]]:
 
 
 def cell_name(cell: dict) -> str:
-    """Return a name of a cell, by which results are sorted: readable, and unique."""
+    """Return a readable and unique name of a cell; results are sorted by it."""
     text = json.dumps(cell, sort_keys=True)
     words = [str(value) for value in cell.values() if isinstance(value, str | int)]
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(words)).strip("-")
@@ -69,7 +69,7 @@ def run_cell(experiment: Experiment, cell: dict) -> None:
     """Run a cell and keep its result."""
     import torch
 
-    # Side by side, cells share the cores; more threads would only get in the way.
+    # Parallel cells share the cores, and more threads would slow them down.
     torch.set_num_threads(1)
     record = {
         "cell": cell,
@@ -117,7 +117,7 @@ def records(name: str) -> list[dict[str, Any]]:
 
 
 def _circumstances() -> str:
-    """Return the identifier of machine and versions, which are written down once."""
+    """Return the identifier of machine and versions, which are written once."""
     facts = {
         "machine": describe_machine(),
         "versions": {name: version(name) for name in PACKAGES},
@@ -135,7 +135,7 @@ def _path(name):
 
 
 def _lines(path):
-    """Return the records of a file; a line that a kill cut short is none."""
+    """Return the records of a file, without a last line that a kill has cut short."""
     if not path.exists():
         return []
     whole = path.read_text().split("\n")[:-1]
@@ -143,11 +143,11 @@ def _lines(path):
 
 
 def _append(path, record):
-    """Write a line, in one piece: several processes may do so at a time."""
+    """Write a line with a single call, since several processes may write at a time."""
     path.parent.mkdir(exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         if file.tell() and not _ends_on_a_line(file):
-            # Of a process that was killed: it must not swallow this line.
+            # The rest of a line of a killed process would spoil this one.
             file.truncate(path.read_bytes().rfind(b"\n") + 1)
         file.write((json.dumps(record) + "\n").encode())
 
@@ -158,7 +158,7 @@ def _ends_on_a_line(file):
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a reader has to know to judge the results."""
+    """Return the facts on this machine."""
     import torch
 
     return {

@@ -1,7 +1,7 @@
 """Small pictures of one coloured shape, made from factors that are known.
 
-Five factors, each with a few values that are drawn independently, say what is seen on
-a black ground. Codes of such pictures can be held against the factors.
+Five factors, each with a few values that are drawn independently, determine the shape
+on a black background. Embeddings of such pictures can be compared with the factors.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make_shapes(n_samples: int, *, random_state=None) -> Bunch:
 
 
 def render(factors) -> np.ndarray:
-    """Render one picture for each row of factors.
+    """Render one picture for each sample of factors.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Return the seconds that each way took in each round, after one to warm up.
 
-    The ways take turns, so that what else happens on the machine happens to all.
+    The ways take turns, so that other work on the machine affects all of them.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""TransferAD: digits, changed images, tables, video, and what its parts cost.
+"""TransferAD: digits, changed images, tables, video, and the time of scoring.
 
 The CPU profile is sized for two cores and forty minutes.
 """
@@ -37,7 +37,7 @@ PAPER = {
 
 
 def table_1(direction, detector, seed):
-    """Return the metrics of Table 1 by rate: ours, or what the paper prints."""
+    """Return the metrics of Table 1 by rate: measured, or printed in the paper."""
     if detector in PAPER:
         printed = zip(RATES, PAPER[detector][direction], strict=True)
         return {rate: {"auroc": auroc} for rate, auroc in printed}
@@ -80,15 +80,15 @@ def video(detector, seed):
         clips_of(train, range(9, 17), 4, changed),
         clips_of(test, range(1, 5), 4, changed),
     ]
-    y = np.repeat([1, -1], [len(part) for part in target])  # for nothing but metrics
+    y = np.repeat([1, -1], [len(part) for part in target])  # only for the metrics
     problem = Problem(
         clips_of(train, range(1, 9), 4), np.concatenate(target), y, None, None
     )
     if detector == "frame differences":
         score = differences
     else:
-        made = DETECTORS[detector](problem, random_state=seed, batch_size=8)
-        score = made_scores(made)
+        fitted = DETECTORS[detector](problem, random_state=seed, batch_size=8)
+        score = scores_of(fitted)
     return frame_metrics(test, score)
 
 
@@ -111,8 +111,8 @@ def frame_metrics(test, score):
     return metrics | {"n_frames": len(y)}
 
 
-def made_scores(detector):
-    """Return a function from clips to scores of clips, by three ways of scoring."""
+def scores_of(detector):
+    """Return a function that scores clips in three ways."""
 
     def score(clips):
         found = {}
@@ -133,7 +133,7 @@ def largest_block(maps):
 
 
 def differences(clips):
-    """Return how still each clip is: what can be had without any training."""
+    """Return two scores of each clip that need no training, by its motion."""
     change = np.diff(clips[:, 0].astype(np.float32), axis=1) ** 2
     return {
         "auroc_reconstruction": -change.mean((1, 2, 3)),
@@ -141,27 +141,27 @@ def differences(clips):
     }
 
 
-# What scoring costs -------------------------------------------------------------------
+# Time of scoring ----------------------------------------------------------------------
 
 
 BATCH = 256
 
 
-def scoring(kind, n_rows, n_rounds):
+def scoring(kind, n_samples, n_rounds):
     """Interleave the detector's scoring with that of its bare autoencoder."""
     rng = np.random.default_rng(0)
     shape = {"images": (1, 28, 28), "table": (16,)}[kind]
-    X = rng.normal(size=(n_rows, *shape)).astype(np.float32)
+    X = rng.normal(size=(n_samples, *shape)).astype(np.float32)
     detector = TransferAD(random_state=0, max_epochs=1, transfer_epochs=1)
     detector.fit(X, X_source=X[::-1].copy())
     net = detector.net_
 
     @torch.inference_mode()
     def bare():
-        rows = check_array(X, allow_nd=True)  # finite numbers, as the detector wants
+        samples = check_array(X, allow_nd=True)  # finite numbers, as the detector wants
         losses = []
-        for start in range(0, len(rows), BATCH):
-            batch = detector.scaler_.transform(rows[start : start + BATCH])
+        for start in range(0, len(samples), BATCH):
+            batch = detector.scaler_.transform(samples[start : start + BATCH])
             x = net.for_members(torch.from_numpy(batch))
             errors = (net.decoder_(net.encoder_(x)) - x).square()
             losses.append(errors.flatten(2).mean(2).mean(0).numpy())
@@ -171,7 +171,7 @@ def scoring(kind, n_rows, n_rounds):
     seconds = interleaved(ways, n_rounds)
     return {
         **{
-            f"{name}, us per row": median(values) / n_rows * 1e6
+            f"{name}, us per sample": median(values) / n_samples * 1e6
             for name, values in seconds.items()
         },
         "ratio": median(ratios(seconds, "detector", "autoencoder")),
@@ -195,7 +195,7 @@ EXPERIMENTS = [
     Experiment(
         "transfer_scoring",
         scoring,
-        grid(kind=["images", "table"], n_rows=[4096], n_rounds=[15]),
+        grid(kind=["images", "table"], n_samples=[4096], n_rounds=[15]),
         alone=True,
     ),
     Experiment(
@@ -314,10 +314,12 @@ TABLES = [
         ("kind",),
         None,
         (
-            Metric("detector, us per row", "Detector, µs per row", "median", 1),
-            Metric("autoencoder, us per row", "Autoencoder, µs per row", "median", 1),
+            Metric("detector, us per sample", "Detector, µs per sample", "median", 1),
+            Metric(
+                "autoencoder, us per sample", "Autoencoder, µs per sample", "median", 1
+            ),
             Metric("ratio", "Ratio", "median", 3),
         ),
-        "Rows",
+        "Data",
     ),
 ]

@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation; see ``docs/_ext`` for what is generated."""
+"""Configuration of Sphinx; ``docs/_ext`` generates pages, tables and the gallery."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
-# The code of this checkout is documented, and the benchmarks are no package.
+# The documentation is of this checkout, and the benchmarks are not installed.
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import api_pages  # noqa: E402
@@ -43,7 +43,7 @@ smartquotes_action = "De"  # dashes and ellipses; quotes are mostly those of cod
 nitpicky = False
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
-# Examples whose data are not there are shown, and not run.
+# Examples whose data are missing are included, but not run.
 EXAMPLES_WITH_DATA = {
     "adra_photographs": (
         "cifar10.npz",
@@ -61,7 +61,7 @@ not_run = [
     if not all((data_home / name).is_file() for name in files)
 ]
 
-# What stands in git-ignored folders is written anew by every build.
+# Every build writes the git-ignored folders anew.
 api_pages.write(HERE / "generated", HERE / "_templates" / "api")
 result_tables.write(HERE / "tables")
 

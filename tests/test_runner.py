@@ -98,7 +98,7 @@ def test_the_overhead_of_the_engine_is_measured(monkeypatch):
 
 
 def test_scoring_is_compared_with_a_bare_autoencoder():
-    assert transfer.scoring("table", n_rows=64, n_rounds=1)["ratio"] > 0
+    assert transfer.scoring("table", n_samples=64, n_rounds=1)["ratio"] > 0
 
 
 # Tables -------------------------------------------------------------------------------

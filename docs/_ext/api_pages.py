@@ -1,7 +1,7 @@
 """Writes one page per public object, and the tables that list them.
 
-Public is what a module names in ``__all__``, so that a new estimator has its page
-without a line changed here.
+The public objects are the names in ``__all__`` of each module, so that a new estimator
+has its page without a change here.
 """
 
 import inspect
@@ -79,9 +79,9 @@ def page(full_name: str, templates: Path) -> str:
 
 
 def own_methods(cls: type) -> list[str]:
-    """Return the public methods that this package wrote, in the order of the source.
+    """Return the public methods of this package's classes, in the order of the source.
 
-    Those of scikit-learn's bases refer to pages of scikit-learn.
+    Methods of scikit-learn's bases are left out: they refer to pages of scikit-learn.
     """
     names = {}
     for base in reversed(cls.__mro__):
@@ -97,6 +97,6 @@ def own_methods(cls: type) -> list[str]:
 
 
 def write_if_new(path: Path, text: str) -> None:
-    """Write unless it stands there, so that Sphinx reads only what has changed."""
+    """Write a text that has changed: Sphinx reads all files that are new."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)

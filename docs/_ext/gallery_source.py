@@ -1,6 +1,6 @@
-"""Collects what the gallery is made of: the header and the examples that plot.
+"""Collects the sources of the gallery: the header and the examples with plots.
 
-The folder of the examples also holds scripts that are no pages of the gallery.
+The folder of the examples also has scripts that are not in the gallery.
 """
 
 import shutil

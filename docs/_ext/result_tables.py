@@ -33,7 +33,7 @@ def write(folder: Path, tables: Iterable[Table] = TABLES) -> None:
 
 
 def write_if_new(path: Path, text: str) -> None:
-    """Write unless it stands there, so that Sphinx reads only what has changed."""
+    """Write a text that has changed: Sphinx reads all files that are new."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
@@ -226,7 +226,7 @@ def circumstances(records: list[Record]) -> str:
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     facts = [
         "1 run" if n_runs == 1 else f"{n_runs} runs",
-        *([f"{n_train.pop():,} rows to train"] if len(n_train) == 1 else []),
+        *([f"{n_train.pop():,} training samples"] if len(n_train) == 1 else []),
         *([f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"] if seeds else []),
         when,
         " and ".join(machines),
