@@ -5,10 +5,12 @@ from ._history_ad import HistoryAD
 from ._joint_encoder_gan import JointEncoderGAN
 from ._persistence import load, save
 from ._transfer_ad import TransferAD
+from .calibration import ConformalDetector
 
 __all__ = [
     "ADRA",
     "AABiGAN",
+    "ConformalDetector",
     "HistoryAD",
     "JointEncoderGAN",
     "TransferAD",

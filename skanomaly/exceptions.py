@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CalibrationWarning",
     "ConstantScoresWarning",
     "CorpusSourceWarning",
     "CoverageWarning",
@@ -34,6 +35,14 @@ class InvalidFileError(ValueError):
 
 class StopTraining(Exception):  # noqa: N818
     """An exception for callbacks, which ends a stage of the training without error."""
+
+
+class CalibrationWarning(UserWarning):
+    """Calibration samples are too few, or too much alike, for the rate asked for.
+
+    The message has their number, the least rate that they support, and the number that
+    the rate needs.
+    """
 
 
 class ConstantScoresWarning(UserWarning):

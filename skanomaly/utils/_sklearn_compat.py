@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from sklearn.metrics._scorer import _Scorer as Scorer
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._param_validation import (
     HasMethods,
     Integral,
@@ -18,6 +19,8 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import Options as _Options
+from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
+from sklearn.utils.validation import _check_method_params as sliced_params
 
 if TYPE_CHECKING:
     Method = TypeVar("Method", bound=Callable[..., Any])
@@ -48,6 +51,9 @@ __all__ = [
     "StrOptions",
     "check_count",
     "fit_context",
+    "raise_for_params",
+    "safe_indexing",
+    "sliced_params",
 ]
 
 #: The largest numbers, where a constraint has no bound: a learning rate that float32

@@ -1,0 +1,627 @@
+r"""False-alarm control for any detector, by conformal p-values.
+
+Scores are scikit-learn's: higher is more normal. With :math:`n` calibration samples
+that a detector has not seen, exchangeable with new normal samples, the p-value of a
+sample with score :math:`s` is
+
+.. math:: p = \frac{1 + \#\{i : s_i \le s\}}{n + 1}
+
+and at most a share :math:`a` of new normal samples has :math:`p \le a` [1]_ [2]_.
+
+References
+----------
+.. [1] R. Laxhammar and G. Falkman, "Conformal prediction for distribution-independent
+   anomaly detection in streaming vessel data", 2010.
+.. [2] S. Bates, E. Candès, L. Lei, Y. Romano and M. Sesia, "Testing for outliers with
+   conformal p-values", Annals of Statistics 51, 2023.
+"""
+
+from __future__ import annotations
+
+from math import ceil, floor
+from typing import Any, Literal, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtrc
+from scipy.stats import false_discovery_control
+from sklearn.base import clone
+from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.utils import check_random_state, indexable
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from .exceptions import CalibrationWarning
+from .utils._sklearn_compat import (
+    HasMethods,
+    Integral,
+    Interval,
+    Real,
+    StrOptions,
+    fit_context,
+    raise_for_params,
+    safe_indexing,
+    sliced_params,
+)
+from .utils._sklearn_types import BaseEstimator, OutlierMixin
+from .utils._warnings import warn
+
+__all__ = ["ConformalDetector", "ConformalMixin"]
+
+#: Fewer samples than this are calibrated by folds, where ``calibration="auto"``.
+_FEW = 1000
+_FOLDS, _SHARE = 5, 0.2
+#: The largest fraction of a rank, so that sums of ranks and fractions keep both.
+_BELOW_ONE = 1 - 1e-6
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int_]
+
+
+def p_values(calibration_scores: Floats, scores: Floats) -> Floats:
+    """Return conformal p-values.
+
+    Parameters
+    ----------
+    calibration_scores : ndarray of shape (n_calibration,)
+        Scores of calibration samples, in ascending order.
+    scores : ndarray of shape (n_samples,)
+        Scores of the samples to test; infinite ones have their rank.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In [1 / (n_calibration + 1), 1].
+    """
+    n = len(calibration_scores)
+    return (1 + np.searchsorted(calibration_scores, scores, side="right")) / (n + 1)
+
+
+def rank_at(n: int, rate: float, confidence: float | None = None) -> int:
+    r"""Return the number k of which a sample below the k-th lowest score is flagged.
+
+    Without `confidence` it is the largest k with :math:`k / (n + 1) \le a`, in floating
+    point as a user compares p-values with a rate. Over all calibration sets the rate of
+    false alarms is then at most `rate`; for a given one it has the law
+    :math:`\mathrm{Beta}(k, n + 1 - k)`. With `confidence` it is the largest k for which
+    this law is at most `rate` with that probability.
+
+    Parameters
+    ----------
+    n : int
+        Number of calibration samples.
+    rate : float in (0, 1)
+        Share of normal samples that may be flagged.
+    confidence : float in (0, 1), default=None
+        Probability that the share is kept by this calibration set.
+
+    Returns
+    -------
+    int
+        Between 0 and n; 0 flags nothing.
+    """
+    k = floor((n + 1) * rate)
+    k += (k + 1) / (n + 1) <= rate
+    k -= k / (n + 1) > rate
+    if confidence is not None:
+        # Beta(k, n + 1 - k) is at most a with the probability that of n uniform numbers
+        # k or more are at most a.
+        ranks = np.arange(1, k + 1)
+        k = int((bdtrc(ranks - 1, n, rate) >= confidence).sum())
+    return k
+
+
+class ConformalMixin:
+    """Conformal p-values, and thresholds that keep a rate of false alarms.
+
+    A child has ``score_samples`` and the fitted attribute ``calibration_scores_``.
+    """
+
+    #: Scores of the calibration samples, in ascending order.
+    calibration_scores_: Floats
+    offset_: float
+
+    def score_samples(self, X: Any) -> Floats:
+        """Return one score per sample; children write it."""
+        raise NotImplementedError
+
+    def decision_function(self, X: Any) -> Floats:
+        """Return ``score_samples(X) - offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Negative for outliers, positive for inliers.
+        """
+        scores = self.score_samples(X)
+        with np.errstate(invalid="ignore"):  # of infinity less infinity
+            return np.where(scores == self.offset_, 0.0, scores - self.offset_)
+
+    def predict(self, X: Any) -> Integers:
+        """Return -1 for outliers and +1 for inliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            -1 where ``p_value(X)`` is at most the rate of false alarms, unless
+            :meth:`set_threshold` was given a confidence or a score.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_value(self, X: Any) -> Floats:
+        r"""Return the conformal p-value of each sample.
+
+        .. math:: p = \frac{1 + \#\{i : s_i \le s\}}{n + 1}
+
+        with the scores :math:`s_i` of :math:`n` calibration samples. Of new normal
+        samples at most a share :math:`a` has :math:`p \le a`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [1 / (n + 1), 1]: low for outliers.
+        """
+        check_is_fitted(self)
+        return p_values(self.calibration_scores_, self.score_samples(X))
+
+    def set_threshold(
+        self,
+        *,
+        false_alarm_rate: float | None = None,
+        confidence: float | None = None,
+        score: float | None = None,
+    ) -> Self:
+        """Change `offset_` of a fitted detector, without training.
+
+        Parameters
+        ----------
+        false_alarm_rate : float in (0, 1), default=None
+            Share of new normal samples that may be flagged, on average over calibration
+            sets: :meth:`predict` flags the samples with ``p_value(X) <=
+            false_alarm_rate``. For one calibration set of n samples the share varies
+            around it, with a standard deviation of about
+            ``sqrt(rate * (1 - rate) / (n + 2))``.
+        confidence : float in (0, 1), default=None
+            Probability with which this calibration set keeps the rate; .9, say, makes
+            "on average" an "at most" that nine of ten calibration sets keep. Fewer
+            samples are flagged.
+        score : float, default=None
+            The threshold itself, in the place of a rate: samples with a lower score are
+            flagged.
+
+        Returns
+        -------
+        self
+            The detector.
+
+        Raises
+        ------
+        ValueError
+            If neither or both of `false_alarm_rate` and `score` are given, or a number
+            is outside of its range. The threshold is unchanged then.
+
+        Warns
+        -----
+        CalibrationWarning
+            If no sample can be flagged at this rate, for want of calibration samples.
+        """
+        check_is_fitted(self)
+        self.offset_ = self._threshold(false_alarm_rate, confidence, score)
+        return self
+
+    def predict_fdr(
+        self, X: Any, level: float = 0.1, *, method: Literal["bh", "by"] = "bh"
+    ) -> Integers:
+        r"""Return -1 for outliers, with a bounded share of false ones among them.
+
+        Where :meth:`predict` bounds the share of normal samples that are flagged, this
+        bounds the expected share of normal samples among the flagged ones, the false
+        discovery rate, over the whole of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The samples, all those that are tested together.
+        level : float in (0, 1), default=0.1
+            Bound of the false discovery rate.
+        method : {"bh", "by"}, default="bh"
+            Benjamini-Hochberg, which holds for p-values of one calibration set [1]_, or
+            Benjamini-Yekutieli, which holds for any and flags less.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            -1 for outliers, +1 for inliers.
+
+        Warns
+        -----
+        CalibrationWarning
+            If nothing is flagged because the calibration samples are too few: the
+            lowest p-value is 1 / (n + 1), and of m samples about
+            :math:`m / ((n + 1) \cdot level)` have to have it.
+
+        References
+        ----------
+        .. [1] S. Bates, E. Candès, L. Lei, Y. Romano and M. Sesia, "Testing for
+           outliers with conformal p-values", Annals of Statistics 51, 2023.
+        """
+        _check_share(level, "level")
+        if method not in ("bh", "by"):
+            raise ValueError(f"method={method!r} has to be 'bh' or 'by'.")
+        p = self.p_value(X)
+        flagged = false_discovery_control(p, method=method) <= level
+        n, m = len(self.calibration_scores_), len(p)
+        factor = 1.0 if method == "bh" else float((1 / np.arange(1, m + 1)).sum())
+        needed = ceil(m * factor / ((n + 1) * level))
+        lowest = int((p == 1 / (n + 1)).sum())
+        if not flagged.any() and lowest:
+            warn(
+                f"Nothing is flagged at level={level:g}, though {lowest} of {m} "
+                f"samples score lower than all {n} calibration samples: so few "
+                f"support no more unless {needed} samples do. More calibration "
+                "samples, or a higher level, help.",
+                CalibrationWarning,
+            )
+        return np.where(flagged, -1, 1)
+
+    def _threshold(self, rate, confidence=None, score=None):
+        """Return the threshold of a rate, after checks."""
+        if (rate is None) == (score is None):
+            raise ValueError(
+                "set_threshold takes one of false_alarm_rate and score, and was given "
+                f"false_alarm_rate={rate!r} and score={score!r}."
+            )
+        if confidence is not None:
+            _check_share(confidence, "confidence")
+            if rate is None:
+                raise ValueError("confidence belongs to a false_alarm_rate.")
+        if score is not None:
+            if not isinstance(score, Real) or np.isnan(score):
+                raise ValueError(f"score={score!r} has to be a number.")
+            return float(score)
+        _check_share(rate, "false_alarm_rate")
+        n = len(self.calibration_scores_)
+        k = rank_at(n, rate, confidence)
+        if k:
+            return float(self.calibration_scores_[k - 1])
+        least = 1 / (n + 1)
+        if confidence is not None:  # (1 - rate)^n = 1 - confidence
+            least = 1 - (1 - confidence) ** (1 / n)
+        warn(
+            f"A false-alarm rate of {rate:g} cannot be reached with {n} calibration "
+            "samples, and nothing is flagged. "
+            f"The least rate is {least:.2g}"
+            f"{'' if confidence is None else f', with a confidence of {confidence:g}'}"
+            f"; {_samples_for(rate, confidence)} calibration samples are enough for "
+            f"{rate:g}.",
+            CalibrationWarning,
+        )
+        return -np.inf
+
+
+def _samples_for(rate, confidence):
+    """Return the number of calibration samples with which a rate can be reached."""
+    if confidence is None:
+        return ceil(1 / rate - 1 - 1e-9)
+    return ceil(np.log1p(-confidence) / np.log1p(-rate))
+
+
+def _check_share(value, name):
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError(f"{name}={value!r} has to be a number between 0 and 1.")
+
+
+class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
+    r"""Any outlier detector, with a threshold that keeps a rate of false alarms.
+
+    The detector is trained on a part of the samples, and the others are scored: the
+    scores of new normal samples have the same distribution as theirs. With folds, each
+    sample is scored by a detector that was not trained on it, and a new one by all of
+    them (CV+, [1]_): where samples are few, none is lost for training.
+
+    Parameters
+    ----------
+    estimator : object
+        A detector, or a Pipeline that ends in one, with ``score_samples`` or
+        ``decision_function``, higher for more normal samples.
+    false_alarm_rate : float in (0, 1), default=0.05
+        Share of new normal samples that are flagged, on average over training sets.
+    calibration : "auto", "prefit", float, int or splitter, default="auto"
+        Origin of the calibration scores: a float in (0, 1) holds that share of the
+        samples out; an integer of at least 2 is a number of folds, and a splitter of
+        scikit-learn makes its own; "prefit" takes `estimator` as it is, fitted, and all
+        samples given to :meth:`fit` calibrate. "auto" makes 5 folds of fewer than 1,000
+        samples, and holds out a fifth of more.
+    n_jobs : int, default=None
+        Number of folds trained at once; None is 1 unless in a
+        :obj:`joblib.parallel_config` context.
+    random_state : int, RandomState instance or None, default=None
+        Draws the samples that are held out, or the folds. `estimator` has a state of
+        its own.
+
+    Attributes
+    ----------
+    estimators_ : list of object
+        The fitted detectors: one, or one for each fold.
+    calibration_scores_ : ndarray of shape (n_calibration,)
+        Scores of the calibration samples, in ascending order.
+    offset_ : float
+        The threshold: ``decision_function(X) = score_samples(X) - offset_``.
+    n_features_in_ : int
+        Number of features seen in ``fit``, where `estimator` counts them.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where `estimator` knows them.
+
+    See Also
+    --------
+    skanomaly.metrics.detector_roc_auc_score : How well scores rank.
+
+    Notes
+    -----
+    With folds, a sample is compared in each fold with the calibration samples of that
+    fold, by the detector that was not trained on them. Its score is
+
+    .. math:: \frac{1}{n + 1} \Big( \sum_f \#\{i \in f : s_i \le s_f\} + r \Big)
+
+    where r in [0, 1) is the mean of its positions between two neighbouring calibration
+    scores, so that samples beyond all of them are still ranked. p-values and
+    :meth:`predict` follow from it as from any score. The bound that is proved for folds
+    is about twice the rate; the rate itself is what is seen in practice.
+
+    Samples with ``y == -1``, known anomalies, are never calibration samples; they are
+    in the training set of each fold.
+
+    Anomalies among the calibration samples lower the threshold: fewer normal samples
+    are flagged than asked for, and some anomalies are missed.
+
+    References
+    ----------
+    .. [1] R. F. Barber, E. J. Candès, A. Ramdas and R. J. Tibshirani, "Predictive
+       inference with the jackknife+", Annals of Statistics 49, 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skanomaly import ConformalDetector
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> forest = IsolationForest(random_state=0)
+    >>> detector = ConformalDetector(forest, random_state=0).fit(X)
+    >>> detector.predict([[0.0, 0.0], [4.0, -5.0]])
+    array([ 1, -1])
+    >>> detector.p_value([[4.0, -5.0]]).round(3)
+    array([0.002])
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "estimator": [HasMethods("fit")],
+        "false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "calibration": [
+            StrOptions({"auto", "prefit"}),
+            Interval(Real, 0, 1, closed="neither"),
+            Interval(Integral, 2, None, closed="left"),
+            HasMethods(["split", "get_n_splits"]),
+        ],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        false_alarm_rate: float = 0.05,
+        calibration: Any = "auto",
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ):
+        self.estimator = estimator
+        self.false_alarm_rate = false_alarm_rate
+        self.calibration = calibration
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: ArrayLike | None = None, **params: Any) -> Self:
+        """Train the detector, and calibrate it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, as `estimator` takes them.
+        y : array-like of shape (n_samples,), default=None
+            Labels for `estimator`: -1 marks a known anomaly.
+        **params : dict
+            Metadata for the ``fit`` of `estimator`, with scikit-learn's metadata
+            routing; what has a value per sample is divided as the samples are.
+
+        Returns
+        -------
+        self
+            The fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If there are too few samples to divide, or a score is NaN.
+
+        Warns
+        -----
+        CalibrationWarning
+            If the rate cannot be reached with so few calibration samples, or all
+            calibration scores are equal.
+        """
+        raise_for_params(params, self, "fit")
+        X, y = indexable(X, y)
+        routed = process_routing(self, "fit", **params).estimator.fit if params else {}
+        splits = list(self._splits(X, y))
+        if self.calibration == "prefit":
+            check_is_fitted(self.estimator)
+            estimators = [self.estimator]
+        else:
+            estimators = Parallel(n_jobs=self.n_jobs)(
+                delayed(_fit_part)(self.estimator, X, y, routed, train)
+                for train, _ in splits
+            )
+        self.estimators_ = estimators
+        self._fold_scores = [
+            np.sort(_scores(estimator, safe_indexing(X, held_out)))
+            for estimator, (_, held_out) in zip(estimators, splits, strict=True)
+        ]
+        n = sum(map(len, self._fold_scores))
+        if len(estimators) == 1:
+            self.calibration_scores_ = self._fold_scores[0]
+        else:
+            self.calibration_scores_ = np.arange(1, n + 1) / (n + 1)
+        if all(scores[0] == scores[-1] for scores in self._fold_scores):
+            warn(
+                f"All {n} calibration samples have the same score: the detector "
+                "ranks nothing, and hardly any sample can be flagged.",
+                CalibrationWarning,
+            )
+        self.offset_ = self._threshold(self.false_alarm_rate)
+        return self
+
+    def _splits(self, X, y):
+        """Yield the samples to train on and the samples held out, for each fit."""
+        n = X.shape[0] if hasattr(X, "shape") else len(X)  # sparse ones have no length
+        known = np.zeros(n, dtype=bool) if y is None else column_or_1d(y) == -1
+        normal, known = np.flatnonzero(~known), np.flatnonzero(known)
+        how = self.calibration
+        if how == "auto":
+            how = _FOLDS if len(normal) < _FEW else _SHARE
+        if how == "prefit":
+            yield known, normal
+            return
+        state = check_random_state(self.random_state)
+        if isinstance(how, Integral):
+            how = KFold(how, shuffle=True, random_state=state)
+        elif isinstance(how, Real):
+            how = ShuffleSplit(1, test_size=float(how), random_state=state)
+        for train, held_out in how.split(normal):
+            yield np.sort(np.r_[normal[train], known]), normal[held_out]
+
+    def score_samples(self, X: Any) -> Floats:
+        """Return how normal each sample is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples like those of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Higher is more normal: the scores of `estimator`; with folds, shares of the
+            calibration samples that are less normal, in [0, 1].
+        """
+        check_is_fitted(self)
+        scores = [_scores(estimator, X) for estimator in self.estimators_]
+        if len(scores) == 1:
+            return scores[0]
+        folds = zip(self._fold_scores, scores, strict=True)
+        ranks, positions = zip(*(_rank(*fold) for fold in folds), strict=True)
+        position = np.minimum(np.mean(positions, axis=0), _BELOW_ONE)
+        return (np.sum(ranks, axis=0) + position) / (len(self.calibration_scores_) + 1)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features seen in ``fit``."""
+        if not hasattr(self, "estimators_"):
+            raise AttributeError("ConformalDetector is not fitted: no n_features_in_.")
+        return self.estimators_[0].n_features_in_
+
+    @property
+    def feature_names_in_(self) -> NDArray[np.object_]:
+        """Names of the features seen in ``fit``."""
+        if not hasattr(self, "estimators_"):
+            raise AttributeError(
+                "ConformalDetector is not fitted: no feature_names_in_."
+            )
+        return self.estimators_[0].feature_names_in_
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return the routing of metadata to `estimator`.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            The routing.
+        """
+        return MetadataRouter(owner=self).add(
+            estimator=self.estimator,
+            method_mapping=MethodMapping().add(caller="fit", callee="fit"),
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        own = getattr(self.estimator, "__sklearn_tags__", None)
+        if own is not None:
+            inner = own()
+            tags.input_tags = inner.input_tags
+            tags.target_tags = inner.target_tags
+        return tags
+
+
+def _fit_part(estimator, X, y, params, train):
+    labels = () if y is None else (safe_indexing(y, train),)
+    params = sliced_params(X, params, train)
+    return clone(estimator).fit(safe_indexing(X, train), *labels, **params)
+
+
+def _scores(estimator, X):
+    """Return the scores of a detector, float64, without NaN."""
+    for name in ("score_samples", "decision_function"):
+        if hasattr(estimator, name):
+            scores = column_or_1d(getattr(estimator, name)(X)).astype(np.float64)
+            break
+    else:
+        raise ValueError(
+            f"{type(estimator).__name__} has neither score_samples nor "
+            "decision_function, one of which has to give a score per sample."
+        )
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{np.isnan(scores).sum()} of {len(scores)} scores of "
+            f"{type(estimator).__name__} are NaN."
+        )
+    return scores
+
+
+def _rank(calibration, scores):
+    """Return the numbers of lower calibration scores, and positions above them.
+
+    A position is in [0, 1): between two calibration scores it is linear, and beyond all
+    of them it falls, or grows, with the distance to the last one.
+    """
+    rank = np.searchsorted(calibration, scores, side="right")
+    low, high = calibration[0], calibration[-1]
+    spread = float(np.subtract(*np.quantile(calibration, [0.75, 0.25]))) or 1.0
+    below = calibration[np.maximum(rank - 1, 0)]
+    above = calibration[np.minimum(rank, len(calibration) - 1)]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of infinite scores
+        between = (scores - below) / (above - below)
+        position = np.where(rank == 0, 1 / (1 + (low - scores) / spread), between)
+        beyond = 1 - 1 / (1 + (scores - high) / spread)
+        position = np.where(rank == len(calibration), beyond, position)
+    return rank, np.clip(np.nan_to_num(position, nan=0.0), 0.0, _BELOW_ONE)
