@@ -1,0 +1,177 @@
+r"""The reason for an anomaly score: contributions of columns, for any detector.
+
+A column contributes the rise of the score when its value is replaced by a usual one.
+With a score :math:`s`, higher for more normal samples, the contribution of column j to
+the anomaly score of x is
+
+.. math:: c_j(x) = \frac{1}{k} \sum_{i \in N_j(x)} s(x_{\setminus j}, r_{ij}) - s(x)
+
+where :math:`N_j(x)` are the k reference samples :math:`r_i` nearest to x in all *other*
+columns: column j takes values that are usual where the others are as they are in x. So
+a pair of columns that breaks a relation is found, though each value alone is usual.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_array, column_or_1d
+
+from .utils._sklearn_compat import COUNT, safe_indexing
+
+__all__ = ["explain"]
+
+Floats = NDArray[np.float64]
+
+#: The most numbers in memory at a time: of distances, and of samples to score.
+_NUMBERS = 2**22
+#: The largest squared distance of a value, in squared standard deviations.
+_FAR = 1e6
+
+
+def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> Any:
+    """Return how much each column adds to the anomaly score of each sample.
+
+    Each column in turn takes the values that it has in those reference samples that
+    are nearest in all other columns; its contribution is the rise of the score.
+    Numbers are compared in units of their standard deviation, other values by whether
+    they are equal.
+
+    Parameters
+    ----------
+    detector : object
+        Any fitted detector, or a Pipeline that ends in one, with ``score_samples`` or
+        ``decision_function``, higher for more normal samples.
+    X : array-like or data frame of shape (n_samples, n_features)
+        The samples to explain, as `detector` takes them: columns of a data frame may
+        hold numbers, categories, dates or missing values.
+    reference : array-like or data frame of shape (n_reference, n_features)
+        Normal samples, of the kind of `X`; some hundred are enough.
+    n_neighbors : int, default=3
+        Number of reference samples whose values stand for a column, k.
+
+    Returns
+    -------
+    ndarray or data frame of shape (n_samples, n_features)
+        In units of the score; positive where a column makes the sample more anomalous.
+        Of a data frame, one with the same columns.
+
+    Raises
+    ------
+    ValueError
+        If `X` has no two dimensions, or `reference` other columns.
+    """
+    if not COUNT.is_satisfied_by(n_neighbors):
+        raise ValueError(f"n_neighbors={n_neighbors!r} has to be {COUNT}.")
+    table, usual = Table.of(X), Table.of(reference)
+    if table.names != usual.names:
+        raise ValueError(
+            f"X has the columns {_shortened(table.names)}, and the reference samples "
+            f"have {_shortened(usual.names)}."
+        )
+    k = min(n_neighbors, len(usual))
+    numbers, usual_numbers = _comparable(table, usual)
+    before, out = _scores(detector, X), np.empty((len(table), len(table.names)))
+    step = max(_NUMBERS // usual_numbers.size, 1)
+    for start in range(0, len(table), step):
+        part = np.arange(start, min(start + step, len(table)))
+        squares = _squares(numbers[part], usual_numbers)
+        total = squares.sum(2)
+        for j in range(len(table.names)):
+            nearest = np.argpartition(total - squares[:, :, j], k - 1, axis=1)[:, :k]
+            changed = table.replaced(np.repeat(part, k), j, usual, nearest.ravel())
+            after = _scores(detector, changed).reshape(len(part), k)
+            out[part, j] = after.mean(1) - before[part]
+    return table.like(out)
+
+
+class Table:
+    """Samples whose columns can be exchanged: an array, or the columns of a frame."""
+
+    def __init__(self, X: Any, names: list[Any], columns: list[Any]):
+        self.X, self.names, self.columns = X, names, columns
+
+    @classmethod
+    def of(cls, X: Any) -> Table:
+        """Return the table of an array-like or a data frame."""
+        if hasattr(X, "columns"):
+            names = list(X.columns)
+            return cls(X, names, [X[name] for name in names])
+        X = check_array(X, dtype=None, ensure_all_finite=False, input_name="X")
+        return cls(X, list(range(X.shape[1])), list(X.T))
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether the samples are a data frame."""
+        return not isinstance(self.X, np.ndarray)
+
+    def replaced(self, rows: NDArray, j: int, other: Table, other_rows: NDArray) -> Any:
+        """Return samples with the values of column j from samples of another table."""
+        if not self.is_frame:
+            changed = self.X[rows]
+            changed[:, j] = other.X[other_rows, j]
+            return changed
+        parts = [safe_indexing(column, rows) for column in self.columns]
+        parts[j] = safe_indexing(other.columns[j], other_rows)
+        if hasattr(self.X, "iloc"):  # pandas would align by the index
+            parts = [part.reset_index(drop=True) for part in parts]
+        return type(self.X)(dict(zip(self.names, parts, strict=True)))
+
+    def like(self, values: Floats) -> Any:
+        """Return values per sample and column in the container of the samples."""
+        if not self.is_frame:
+            return values
+        frame = type(self.X)(dict(zip(self.names, values.T, strict=True)))
+        return frame.set_index(self.X.index) if hasattr(self.X, "iloc") else frame
+
+
+def _comparable(table, usual):
+    """Return the values of both tables as numbers (n, n_features) to be compared.
+
+    Numbers are in units of the standard deviation. Values of other kinds, and missing
+    ones, are numbered so that different ones are far from each other.
+    """
+    pairs = zip(table.columns, usual.columns, strict=True)
+    both = np.stack([_column_numbers(*pair) for pair in pairs], 1)
+    return both[: len(table)], both[len(table) :]
+
+
+def _column_numbers(column, usual):
+    """Return the values of a column in both tables, one after the other."""
+    values = np.concatenate([np.asarray(column), np.asarray(usual)])
+    if values.dtype.kind in "mM":
+        missing = np.isnat(values)
+        values = np.where(missing, 0, values.astype(np.int64)).astype(float)
+        values[missing] = np.nan
+    if values.dtype.kind not in "biuf":
+        try:
+            values = values.astype(float)
+        except (TypeError, ValueError):
+            return np.unique(values.astype(str), return_inverse=True)[1] * np.sqrt(_FAR)
+    numbers = values.astype(float)
+    known = numbers[len(column) :]
+    known = known[np.isfinite(known)]
+    spread = (known.std() if len(known) else 0.0) or 1.0
+    centre = known.mean() if len(known) else 0.0
+    return np.where(np.isnan(numbers), np.sqrt(_FAR), (numbers - centre) / spread)
+
+
+def _squares(numbers, usual):
+    """Return squared differences (n_samples, n_reference, n_features)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = (numbers[:, None] - usual).astype(np.float32) ** 2
+    return np.minimum(np.nan_to_num(squares, nan=_FAR, posinf=_FAR), _FAR)
+
+
+def _scores(detector, X):
+    score = getattr(detector, "score_samples", None) or detector.decision_function
+    return column_or_1d(score(X)).astype(np.float64)
+
+
+def _shortened(names):
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")

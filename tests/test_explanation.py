@@ -1,0 +1,185 @@
+"""Contributions of columns: by hand, planted columns, broken pairs, data frames."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import IsolationForest
+from sklearn.impute import SimpleImputer
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from skanomaly.explanation import explain
+
+
+class Linear:
+    """Scores samples by a sum of their columns, with weights."""
+
+    def __init__(self, *weights):
+        self.weights = np.array(weights, float)
+
+    def score_samples(self, X):
+        return np.asarray(X, float) @ self.weights
+
+
+class Counting(Linear):
+    """Keeps the largest number of samples scored at a time."""
+
+    most = 0
+
+    def score_samples(self, X):
+        self.most = max(self.most, len(X))
+        return super().score_samples(X)
+
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_linear_score_by_hand():
+    reference = np.array([[0.0, 0.0], [10.0, 1.0]])
+    # In the other column the first reference sample is nearest, and the second one.
+    found = explain(Linear(2, 3), [[4.0, 0.1], [4.0, 0.9]], reference, n_neighbors=1)
+    # Column 0 takes 0 and 10; column 1 takes the value of the nearest in column 0: 0.
+    np.testing.assert_allclose(found, [[2 * -4, 3 * -0.1], [2 * 6, 3 * -0.9]])
+
+
+def test_means_over_neighbours():
+    reference = RNG.normal(size=(7, 3))
+    X = RNG.normal(size=(4, 3))
+    found = explain(Linear(1, 2, 3), X, reference, n_neighbors=7)
+    expected = (reference.mean(0) - X) * [1, 2, 3]
+    np.testing.assert_allclose(found, expected)
+    more = explain(Linear(1, 2, 3), X, reference, n_neighbors=99)
+    np.testing.assert_array_equal(more, found)
+
+
+def test_a_planted_column_comes_first():
+    X = RNG.normal(size=(400, 6)) * [1, 10, 100, 1e-3, 1, 1e6]
+    detector = LocalOutlierFactor(novelty=True).fit(X[:300])
+    planted = X[300:].copy()
+    columns = np.arange(100) % 6
+    planted[np.arange(100), columns] = 9 * X.std(0)[columns]
+    scaled = make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True))
+    detector = scaled.fit(X[:300])
+    found = explain(detector, planted, X[:200])
+    assert (found.argmax(1) == columns).mean() > 0.98
+
+
+def test_both_columns_of_a_broken_relation_come_first():
+    a = RNG.normal(size=300)
+    X = np.c_[RNG.normal(size=(300, 3)), a, a + RNG.normal(scale=0.05, size=300)]
+    detector = LocalOutlierFactor(novelty=True).fit(X)
+    broken = np.c_[RNG.normal(scale=0.3, size=(20, 3)), np.ones(20), -np.ones(20)]
+    assert np.abs(broken).max() < X.std(0).min() * 3  # no value is strange by itself
+    ranks = explain(detector, broken, X).argsort(1)
+    assert (np.sort(ranks[:, -2:], 1) == [3, 4]).all()
+
+
+def test_samples_are_independent_and_in_portions(monkeypatch):
+    X, reference = RNG.normal(size=(50, 4)), RNG.normal(size=(30, 4))
+    detector = Counting(1, 2, 3, 4)
+    alone = np.concatenate([explain(detector, X[[k]], reference) for k in range(50)])
+    np.testing.assert_allclose(explain(detector, X, reference), alone)
+
+
+def test_nothing_is_changed():
+    X, reference = RNG.normal(size=(5, 2)), RNG.normal(size=(9, 2))
+    copies = X.copy(), reference.copy()
+    explain(Linear(1, 1), X, reference)
+    np.testing.assert_array_equal(X, copies[0])
+    np.testing.assert_array_equal(reference, copies[1])
+
+
+# Data frames --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frame():
+    n = 300
+    return pd.DataFrame(
+        {
+            "colour": pd.Categorical(RNG.choice(["red", "blue"], n)),
+            "size": RNG.normal(10, 2, n),
+            "day": pd.Timestamp("2024-01-01")
+            + pd.to_timedelta(RNG.integers(0, 300, n), "D"),
+            "weight": np.where(RNG.random(n) < 0.1, np.nan, RNG.normal(size=n)),
+            "shop": RNG.choice(["a", "b", "c"], n),
+        },
+        index=np.arange(n) * 7,
+    )
+
+
+@pytest.fixture
+def pipeline(frame):
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    columns = ColumnTransformer(
+        [
+            ("kinds", OneHotEncoder(handle_unknown="ignore"), ["colour", "shop"]),
+            ("numbers", numbers, ["size", "weight"]),
+        ]
+    )
+    return make_pipeline(columns, LocalOutlierFactor(novelty=True)).fit(frame)
+
+
+def test_a_frame_of_mixed_columns(frame, pipeline):
+    strange = frame.iloc[:4].copy()
+    strange["size"] = [99.0, 10, 10, 10]
+    strange["weight"] = 0.0
+    strange["shop"] = ["a", "unheard of", "b", "c"]
+    strange.iloc[2, 3] = 40.0
+    before = strange.copy()
+    found = explain(pipeline, strange, frame.iloc[50:200])
+    assert list(found.columns) == list(frame.columns)
+    assert list(found.index) == list(strange.index)
+    assert list(found.idxmax(axis=1)[:3]) == ["size", "shop", "weight"]
+    # The pipeline leaves it out; distances are rounded otherwise in another batch.
+    np.testing.assert_allclose(found["day"], 0, atol=1e-12)
+    pd.testing.assert_frame_equal(strange, before)
+
+
+def test_polars_frames():
+    X = RNG.normal(size=(60, 3))
+    X[0, 2] = 50
+    frame = pl.DataFrame(X, schema=["a", "b", "c"])
+    forest = IsolationForest(random_state=0).fit(frame[10:])
+    found = explain(forest, frame[:5], frame[10:])
+    assert isinstance(found, pl.DataFrame)
+    assert found.columns == ["a", "b", "c"]
+    np.testing.assert_array_equal(found[0].to_numpy().argmax(), 2)
+    by_hand = explain(IsolationForest(random_state=0).fit(X[10:]), X[:5], X[10:])
+    np.testing.assert_allclose(found.to_numpy(), by_hand)
+
+
+def test_missing_values_are_kept_apart():
+    X = np.array([[np.nan, 1.0], [0.0, 1.0]])
+    reference = np.array([[np.nan, 5.0], [0.1, 7.0], [0.2, 7.0]])
+
+    class Second:
+        def score_samples(self, X):
+            return X[:, 1]
+
+    found = explain(Second(), X, reference, n_neighbors=1)
+    # Missing is nearest to missing.
+    np.testing.assert_allclose(found[:, 1], [4.0, 6.0])
+
+
+# Errors -------------------------------------------------------------------------------
+
+
+def test_other_columns():
+    frame = pd.DataFrame(RNG.normal(size=(9, 2)), columns=["a", "b"])
+    with pytest.raises(ValueError, match=r"columns a, b, and the reference .* b, a"):
+        explain(Linear(1, 1), frame, frame[["b", "a"]])
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "x"])
+def test_numbers_of_neighbours(n):
+    with pytest.raises(ValueError, match="n_neighbors"):
+        explain(Linear(1), [[1.0]], [[1.0]], n_neighbors=n)
+
+
+def test_images_have_no_columns():
+    with pytest.raises(ValueError, match="dim 4"):
+        explain(Linear(1), np.zeros((2, 1, 3, 3)), np.zeros((2, 1, 3, 3)))
