@@ -6,6 +6,7 @@ from ._joint_encoder_gan import JointEncoderGAN
 from ._persistence import load, save
 from ._transfer_ad import TransferAD
 from .calibration import ConformalDetector
+from .explanation import explain
 
 __all__ = [
     "ADRA",
@@ -16,6 +17,7 @@ __all__ = [
     "TransferAD",
     "datasets",
     "exceptions",
+    "explain",
     "load",
     "metrics",
     "model_selection",

@@ -17,7 +17,9 @@ MODULES = {
     "skanomaly.model_selection": "Cross-validation",
     "skanomaly.exceptions": "Errors and warnings",
 }
-DETECTORS, FILES = "Detectors (``skanomaly``)", "Files (``skanomaly``)"
+DETECTORS = "Detectors (``skanomaly``)"
+DECISIONS = "Decisions and explanations (``skanomaly``)"
+FILES = "Files (``skanomaly``)"
 
 
 def write(folder: Path, templates: Path) -> None:
@@ -37,11 +39,13 @@ def write(folder: Path, templates: Path) -> None:
 
 def public_objects() -> dict[str, list[str]]:
     """Return the names of all public objects, by section."""
-    sections: dict[str, list[str]] = {DETECTORS: [], FILES: []}
+    sections: dict[str, list[str]] = {DETECTORS: [], DECISIONS: [], FILES: []}
     for name in skanomaly.__all__:
         value = getattr(skanomaly, name)
         if inspect.isclass(value) and issubclass(value, BaseDeepDetector):
             sections[DETECTORS].append(f"skanomaly.{name}")
+        elif inspect.isclass(value) or name == "explain":
+            sections[DECISIONS].append(f"skanomaly.{name}")
         elif callable(value):
             sections[FILES].append(f"skanomaly.{name}")
     for module, about in MODULES.items():
