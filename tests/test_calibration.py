@@ -22,9 +22,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import OneClassSVM
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skanomaly import ConformalDetector
+from skanomaly import ConformalDetector, HistoryAD
 from skanomaly.calibration import p_values, rank_at
-from skanomaly.exceptions import CalibrationWarning
+from skanomaly.exceptions import CalibrationWarning, CoverageWarning
 
 
 class FirstColumn(OutlierMixin, BaseEstimator):
@@ -351,7 +351,20 @@ def test_detectors_of_scikit_learn(estimator, calibration):
     assert 0 < (detector.predict(RNG.normal(size=(500, 3))) == -1).mean() < 0.15
 
 
-@pytest.mark.parametrize("calibration", [0.3, 3])
+@pytest.mark.parametrize("calibration", [0.4, 3])
+def test_detectors_of_this_package(calibration):
+    X = RNG.integers(0, 256, (60, 1, 8, 8)).astype(np.uint8)
+    network = HistoryAD(max_epochs=2, width=4, detector_epochs=1, random_state=0)
+    detector = ConformalDetector(network, calibration=calibration, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        detector.fit(X)
+    assert detector.p_value(X[:5]).shape == (5,)
+    flagged = detector.p_value(X) <= 0.05
+    np.testing.assert_array_equal(detector.predict(X) == -1, flagged)
+
+
+@pytest.mark.parametrize("calibration", [0.4, 3])
 def test_data_frames_of_mixed_columns(calibration):
     frame = pd.DataFrame(
         {"kind": list("abcd") * 30, "size": RNG.normal(size=120)}, index=range(7, 127)

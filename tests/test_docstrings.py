@@ -51,7 +51,7 @@ def test_every_parameter_of_a_detector_is_described(cls):
 
 
 def test_there_are_detectors():
-    assert len(detectors()) == 5
+    assert len(detectors()) == 6
 
 
 @pytest.mark.parametrize("module", MODULES)

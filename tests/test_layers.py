@@ -16,7 +16,7 @@ LAYERS = [
     {"_base", "_mixins"},
     {"_input", "_parameters", "_mahalanobis"},
     {"engine", "networks", "objectives"},
-    {"datasets", "metrics", "model_selection"},
+    {"calibration", "datasets", "explanation", "metrics", "model_selection"},
     {"utils", "exceptions", "_version"},
 ]
 
@@ -81,7 +81,10 @@ def test_gradients_are_taken_in_the_engine_alone(path):
     assert not taken or path == PACKAGE / "engine" / "_net.py"
 
 
-@pytest.mark.parametrize("package", ["datasets", "metrics", "model_selection"])
+@pytest.mark.parametrize(
+    "package",
+    ["calibration", "datasets", "explanation", "metrics", "model_selection"],
+)
 def test_data_and_metrics_need_no_torch(package):
     files = [path for path in FILES if package_of(path)[0] == package]
     assert files
