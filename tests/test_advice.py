@@ -1,4 +1,4 @@
-"""Errors of divergence advise what is not in force already."""
+"""Errors of divergence advise changes that are not made yet."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Callbacks of skorch: each works over all networks and stages, or is refused."""
+"""Callbacks of skorch work over all networks and stages, or are refused."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def fit(X, *callbacks, cls="HistoryAD", **params):
 
 
 class Weights(Callback):
-    """Takes down the weights of each net before each epoch, and after the last."""
+    """Records the weights of each net before each epoch, and after the last."""
 
     def __init__(self):
         self.seen = {}
@@ -60,8 +60,8 @@ class Weights(Callback):
         self.look(net)
 
 
-class Game:
-    """A writer, experiment or run: takes any call."""
+class Recorder:
+    """A writer, experiment or run that accepts any call."""
 
     def __init__(self):
         self.calls = []
@@ -81,7 +81,7 @@ REFUSED = {
     "PrintLog": of_skorch.PrintLog,
     "Checkpoint": partial(Checkpoint, f_pickle="net.pkl"),
     "TrainEndCheckpoint": partial(of_skorch.TrainEndCheckpoint, f_pickle="net.pkl"),
-    "SacredLogger": partial(of_skorch.SacredLogger, Game(), log_on_batch_end=True),
+    "SacredLogger": partial(of_skorch.SacredLogger, Recorder(), log_on_batch_end=True),
 }
 WORKING = {
     "Callback", "Checkpoint", "EarlyStopping", "EpochTimer", "Freezer",
@@ -97,13 +97,13 @@ def test_no_callback_of_skorch_is_left_out():
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_do_nothing_or_fail_is_refused(name, X):
+def test_callbacks_without_effect_are_refused(name, X):
     with pytest.raises(ValueError, match=f"callbacks has {name} of skorch, which "):
         fit(X, REFUSED[name]())
 
 
-def test_an_end_of_training_leaves_the_weights_of_each_net(X, tmp_path):
-    # Nothing was written, without a word.
+def test_train_end_checkpoints_have_the_weights_of_each_net(X, tmp_path):
+    # Nothing was written, without a warning.
     weights = Weights()
     end = of_skorch.TrainEndCheckpoint(
         dirname=str(tmp_path), f_params=BY_NET, f_optimizer="optimizer_" + BY_NET
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_the_best_epoch_is_read_back(safe, X, tmp_path):
         assert any(not torch.equal(value, last[key]) for key, value in state.items())
 
 
-def test_a_checkpoint_knows_which_loss_was_least(rows, tmp_path):
+def test_a_checkpoint_can_monitor_the_lowest_loss(rows, tmp_path):
     checkpoint = Checkpoint(monitor="first_loss_best", dirname=str(tmp_path))
     net = make().run(rows, max_epochs=4, epoch_steps=1, callbacks=[checkpoint])
     losses = np.array(net.history[:, "first_loss"])
@@ -163,7 +163,7 @@ def test_a_checkpoint_knows_which_loss_was_least(rows, tmp_path):
     }
 
 
-def test_what_cannot_be_written_is_told(rows, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_warns(rows, tmp_path):
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError("no space left")
@@ -177,21 +177,21 @@ def test_what_cannot_be_written_is_told(rows, tmp_path):
 @pytest.mark.parametrize(
     ("cls", "monitor"), [(EarlyStopping, "valid_loss"), (Checkpoint, "valid_loss_best")]
 )
-def test_what_a_stage_does_not_record_is_named(cls, monitor, X):
+def test_a_monitor_that_a_stage_does_not_record_is_refused(cls, monitor, X):
     with pytest.raises(ValueError, match=rf"{monitor}.*record.*'critic_loss"):
         fit(X, cls(monitor))
 
 
-def test_early_stopping_takes_the_best_weights_back(rows):
+def test_early_stopping_restores_the_best_weights(rows):
     class Rises(Callback):
-        """Tells a figure that is best after the second epoch."""
+        """Records a metric that is best after the second epoch."""
 
         def on_epoch_end(self, net, **kwargs):
-            net.history.record("figure", [3, 1, 2, 2, 2][len(net.history) - 1])
+            net.history.record("metric", [3, 1, 2, 2, 2][len(net.history) - 1])
             seen.append(net.first_.weight.item())
 
     seen = []
-    stop = EarlyStopping("figure", patience=2, load_best=True, sink=str)
+    stop = EarlyStopping("metric", patience=2, load_best=True, sink=str)
     net = make().run(rows, max_epochs=5, epoch_steps=1, callbacks=[Rises(), stop])
     assert len(seen) == 4
     assert net.first_.weight.item() == seen[1] != seen[3]
@@ -200,7 +200,7 @@ def test_early_stopping_takes_the_best_weights_back(rows):
 @every_detector
 @pytest.mark.parametrize("pattern", ["*", "all but one"])
 def test_frozen_parameters_stay_as_they_are(cls, pattern, X):
-    # No name was found, and all were trained.
+    # No name matched, and all parameters were trained.
     weights = Weights()
     kept = []
 
@@ -217,7 +217,7 @@ def test_frozen_parameters_stay_as_they_are(cls, pattern, X):
         assert moved <= (set() if pattern == "*" else {kept[0]})
 
 
-def test_what_is_frozen_may_thaw(X):
+def test_frozen_parameters_may_be_unfrozen(X):
     weights = Weights()
     thaw = of_skorch.Unfreezer("*.weight_0", at=2)
     fit(X, weights, Freezer("*"), thaw, max_epochs=3, detector_epochs=3)
@@ -229,7 +229,7 @@ def test_what_is_frozen_may_thaw(X):
         assert {k.partition(".")[0] for k in moved} == roles
 
 
-def test_a_warm_start_leaves_frozen_what_is(X):
+def test_a_warm_start_keeps_parameters_frozen(X):
     weights = Weights()
     detector = fit(X, weights, Freezer("*"), cls="AABiGAN", warm_start=True)
     n_epochs = len(weights.seen["AnomalyAwareBiGAN"])
@@ -239,7 +239,7 @@ def test_a_warm_start_leaves_frozen_what_is(X):
     assert all(torch.equal(v, states[-1][k]) for k, v in states[0].items())
 
 
-def test_weights_may_be_given_a_start(X):
+def test_an_initializer_sets_the_first_weights(X):
     class Look(Callback):
         def on_batch_begin(self, net, batch=None, training=False, **kwargs):
             if net.step_ == 0:
@@ -272,8 +272,8 @@ def test_gradients_have_the_names_of_parameters(X):
     }
 
 
-def test_loggers_hear_of_every_epoch(X):
-    lines, writer, sacred = [], Game(), Game()
+def test_loggers_get_every_epoch(X):
+    lines, writer, sacred = [], Recorder(), Recorder()
     fit(
         X,
         of_skorch.PrintLog(sink=lines.append),
@@ -288,8 +288,8 @@ def test_loggers_hear_of_every_epoch(X):
     assert sacred.calls.count("log_scalar") > 5
 
 
-class Numbers(Game):
-    """A client of MLflow's, or a run of Neptune's, that takes numbers alone."""
+class Numbers(Recorder):
+    """A client of MLflow, or a run of Neptune, for numbers alone."""
 
     def log_metric(self, run_id, key, value, step):
         self.calls.append((key, float(value)))
@@ -317,8 +317,8 @@ def test_mlflow_gets_numbers_and_the_weights_of_each_net(cls, X):
     assert "params.pth" in client.calls
 
 
-def test_loggers_that_look_at_the_networks_find_them(X, monkeypatch):
-    class Run(Game):
+def test_loggers_find_the_networks(X, monkeypatch):
+    class Run(Recorder):
         def watch(self, module):
             watched.append({name for name, _ in module.named_children()})
 
@@ -326,8 +326,8 @@ def test_loggers_that_look_at_the_networks_find_them(X, monkeypatch):
     wandb = of_skorch.WandbLogger(Run(), save_model=False)
     fit(X, wandb)
     assert watched == list(ROLES.values())
-    # What it takes from its own package, which is not at hand.
-    package = SimpleNamespace(File=Game(), Handler=int)
+    # Names from its own package, which is not installed.
+    package = SimpleNamespace(File=Recorder(), Handler=int)
     for name in ("neptune", "neptune.handler", "neptune.types"):
         monkeypatch.setitem(sys.modules, name, package)
     neptune = Numbers()
@@ -343,7 +343,7 @@ def test_loggers_that_look_at_the_networks_find_them(X, monkeypatch):
     ],
     ids=["TrainEndCheckpoint", "EarlyStopping"],
 )
-def test_a_stage_without_epochs_tells_callbacks_nothing(X, make_callback, tmp_path):
+def test_a_stage_without_epochs_calls_no_callbacks(X, make_callback, tmp_path):
     """The detector of HistoryAD has none by default, and its history is empty."""
     detector = fit(X, make_callback(tmp_path), detector_epochs=0)
     assert detector.net_.step_ == 0

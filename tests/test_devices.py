@@ -1,7 +1,6 @@
-"""On a device other than the host: nothing is mixed up, and steps do not wait.
+"""A pretended device: tensors do not mix with the host, and steps do not wait.
 
-The device is one of pretence, see `elsewhere.py`, so that this is tested everywhere;
-`test_gpu.py` has what only a GPU can tell.
+The device of `elsewhere.py` exists on every machine. `test_gpu.py` tests a real GPU.
 """
 
 from contextlib import contextmanager
@@ -76,7 +75,7 @@ def assert_close(one, other):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-# The device of pretence ---------------------------------------------------------------
+# The pretended device ---------------------------------------------------------------
 
 
 def test_devices_do_not_mix():
@@ -135,7 +134,7 @@ def test_rows_that_do_not_fit_on_the_device_come_in_batches(cls, X, monkeypatch)
         assert_close(detector.score_samples(X), expected)
 
 
-# What only one of them can ------------------------------------------------------------
+# Single detectors ------------------------------------------------------------------
 
 
 def compared(build, fit, *data):
@@ -244,7 +243,7 @@ def test_adapters_of_a_network(n_experts, more, images):
 
 
 @pytest.mark.parametrize("pretrain", ["rotation", "supervised"])
-def test_a_network_is_taught(pretrain, images):
+def test_a_network_is_pretrained(pretrain, images):
     corpus = images[:, :, ::-1].copy(), np.repeat([0, 1], 20)
 
     def build(**settings):

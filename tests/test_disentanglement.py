@@ -1,4 +1,4 @@
-"""DCI: by hand from importances, then of codes whose factors are known."""
+"""DCI: by hand from importances, then of codes with known factors."""
 
 import importlib.util
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_a_duplicated_code_is_disentangled_but_not_complete():
     assert scores["factor_completeness"] == close([1 - np.log(2) / np.log(3), 1])
 
 
-def test_dead_codes_and_factors_that_no_code_tells():
+def test_codes_and_factors_without_importance():
     R = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     scores = disentanglement_and_completeness(R)
     assert scores["code_disentanglement"] == close([1, 1, 0])
@@ -141,7 +141,7 @@ def test_rotated_codes_are_informative_but_not_disentangled(known):
     assert scores.informativeness > 0.7
 
 
-def test_noise_tells_nothing(known):
+def test_noise_is_not_informative(known):
     _, factors = known
     noise = np.random.RandomState(1).normal(size=(600, 4))
     scores = dci_scores(noise, factors, random_state=0)
@@ -356,7 +356,7 @@ def test_renderer():
     assert not np.array_equal(made.target, shapes.make_shapes(1100).target)
 
 
-def test_factors_are_what_is_seen():
+def test_factors_are_visible():
     *rest, sizes = np.meshgrid(*map(np.arange, shapes.FACTORS.values()), indexing="ij")
     factors = np.stack([f.ravel() for f in [*rest, sizes]], axis=1)
     images = shapes.render(factors)
@@ -408,5 +408,5 @@ def test_factors_are_better_codes_of_pictures_than_pixels():
         assert scores[name].disentanglement < 0.5
         assert scores[name].completeness < 0.5
         assert 0.4 < scores[name].informativeness < 0.95
-    # The colour is told by channels, if anything is.
+    # The channels hold the colour, if anything does.
     assert scores["pixels"].factor_informativeness.argmax() == 0

@@ -1,4 +1,4 @@
-"""The engine: who gets gradients, what is recorded, how a run ends."""
+"""The engine: gradients of each player, the history, the end of a run."""
 
 import pickle
 from functools import partial
@@ -32,7 +32,7 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 
 class Duel(AlternatingNet):
-    """Two numbers: one follows the data's mean, the other follows the first."""
+    """Two numbers: one approaches the mean of the data, the other the first."""
 
     def configure_optimizers(self):
         return {"first": Player(self.first_, SGD), "second": Player(self.second_, SGD)}
@@ -61,7 +61,7 @@ def rows():
     return DeviceDataset(np.full((10, 1), 2.0))
 
 
-def test_one_step_per_yield_and_each_sees_the_step_before(rows):
+def test_each_yield_steps_before_the_next_loss(rows):
     net = make().run(rows, max_epochs=0, epoch_steps=1)
     a, b = net.first_.weight.item(), net.second_.weight.item()
     net.run(rows, max_epochs=1, epoch_steps=1)
@@ -71,7 +71,7 @@ def test_one_step_per_yield_and_each_sees_the_step_before(rows):
     assert net.second_.weight.item() == pytest.approx(b - 0.1 * 2 * (b - moved))
 
 
-def test_a_turn_moves_its_player_alone(rows):
+def test_an_update_changes_its_player_alone(rows):
     class OnlyFirst(Duel):
         def training_step(self, batch):
             yield "first", (self.first_.weight * self.second_.weight).sum()
@@ -84,7 +84,7 @@ def test_a_turn_moves_its_player_alone(rows):
     assert net.second_.weight.grad is None
 
 
-def test_pairs_in_one_turn_are_simultaneous(rows):
+def test_pairs_in_one_yield_share_an_update(rows):
     net = make(AtOnce).run(rows, max_epochs=0, epoch_steps=1)
     a, b = net.first_.weight.item(), net.second_.weight.item()
     net.run(rows, max_epochs=1, epoch_steps=1)
@@ -92,7 +92,7 @@ def test_pairs_in_one_turn_are_simultaneous(rows):
     assert net.second_.weight.item() == pytest.approx(b - 0.1 * 2 * (b - a))
 
 
-def test_a_gradient_is_no_longer_than_its_player_wants(rows):
+def test_gradients_are_clipped_to_the_norm_of_the_player(rows):
     class Short(Duel):
         def configure_optimizers(self):
             first, second = super().configure_optimizers().values()
@@ -149,7 +149,7 @@ def test_a_seed_makes_runs_equal_and_leaves_the_caller_s_state(
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_divergence_is_named(rows, bad):
+def test_divergence_raises_an_error(rows, bad):
     class Diverging(Duel):
         def training_step(self, batch):
             yield "second", self.second_.weight.sum() * bad
@@ -158,7 +158,7 @@ def test_divergence_is_named(rows, bad):
         make(Diverging).run(rows, max_epochs=3, epoch_steps=2)
 
 
-def test_the_keyboard_ends_a_run_and_the_net_stays_usable(rows):
+def test_an_interrupt_ends_a_run_and_the_net_stays_usable(rows):
     class Interrupt(Callback):
         def on_batch_end(self, net, **kwargs):
             if net.step_ == 3:
@@ -173,7 +173,7 @@ def test_the_keyboard_ends_a_run_and_the_net_stays_usable(rows):
     assert not net.run(rows, max_epochs=1, epoch_steps=1).interrupted_
 
 
-def test_skorch_s_early_stopping_is_no_interruption(rows):
+def test_early_stopping_of_skorch_is_no_interrupt(rows):
     stop = EarlyStopping("first_loss", patience=2, threshold=10.0, sink=str)
     net = make().run(rows, max_epochs=50, epoch_steps=1, callbacks=[stop])
     assert not net.interrupted_
@@ -181,7 +181,7 @@ def test_skorch_s_early_stopping_is_no_interruption(rows):
 
 
 class StopAt(Callback):
-    """Ends a run in some hook, by the user's word or its own."""
+    """Ends a run in a hook, by an interrupt or by StopTraining."""
 
     def __init__(self, hook, word):
         def called(net, *arguments, **options):
@@ -190,7 +190,7 @@ class StopAt(Callback):
         setattr(self, hook, called)
 
 
-def test_the_keyboard_is_heard_at_the_end_of_an_epoch(rows):
+def test_an_interrupt_at_the_end_of_an_epoch_ends_the_run(rows):
     stop = StopAt("on_epoch_end", KeyboardInterrupt)
     net = make(on_interrupt="keep")
     net.run(rows, max_epochs=4, epoch_steps=1, callbacks=[stop])
@@ -223,12 +223,12 @@ def test_callbacks_for_other_nets_are_refused(callback, rows):
 
 
 @pytest.mark.parametrize("callback", [1, EarlyStopping, ("name", 2)])
-def test_what_is_no_callback_is_named(callback, rows):
+def test_other_objects_than_callbacks_are_refused(callback, rows):
     with pytest.raises(ValueError, match=r"instances of skorch\.callbacks\.Callback"):
         make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[callback])
 
 
-def test_means_of_half_precision_are_not(rows):
+def test_means_of_half_precision_losses_are_float32(rows):
     class Half(Duel):
         def training_step(self, batch):
             yield "first", (10 + 0 * self.first_.weight.sum()).bfloat16()
@@ -269,7 +269,7 @@ def test_a_resumed_net_leaves_the_other_as_it_is(rows):
     }
 
 
-def test_a_broken_callback_is_heard(rows):
+def test_an_error_of_a_callback_comes_out(rows):
     class Broken(Callback):
         def on_epoch_end(self, net, **kwargs):
             raise ValueError("broken")
@@ -293,7 +293,7 @@ def test_keep_best_restores_the_best_and_counts_the_start(rows):
     assert len(net.history) == 4
 
 
-def test_keep_best_can_judge_a_moving_average(rows):
+def test_keep_best_can_evaluate_a_moving_average(rows):
     class Falling(Duel):
         def training_step(self, batch):
             yield "first", self.first_.weight.sum()
@@ -311,7 +311,7 @@ def test_keep_best_can_judge_a_moving_average(rows):
 
 
 class Normalised(AlternatingNet):
-    """One player with running means, whose loss and figure fall by themselves."""
+    """One player with running means, and a metric given in advance."""
 
     def configure_optimizers(self):
         return {"norm": Player(self.norm_, SGD)}
@@ -333,7 +333,7 @@ def make_normalised(figures=()):
 @pytest.mark.parametrize(
     ("decay", "shares"), [(0.5, (0.25, 0.25, 0.5)), (0.9, (1 / 3, 1 / 3, 1 / 3))]
 )
-def test_average_weights_takes_running_means_along(decay, shares, rows):
+def test_average_weights_averages_running_means_too(decay, shares, rows):
     callback = AverageWeights(decay)
     net = make_normalised().run(rows, max_epochs=3, epoch_steps=1, callbacks=[callback])
     states = [
@@ -347,7 +347,7 @@ def test_average_weights_takes_running_means_along(decay, shares, rows):
     assert not vars(callback).keys() - {"decay", "players"}
 
 
-def test_keep_best_keeps_running_means_and_judges_outside_of_training(rows):
+def test_keep_best_restores_running_means_and_evaluates_in_eval_mode(rows):
     figures = [3, 2, 1, 5, 5]
     net = make_normalised(figures)
     net.run(rows, max_epochs=4, epoch_steps=1, callbacks=[KeepBest(patience=9)])
@@ -403,7 +403,7 @@ def test_nets_pickle_after_a_run_with_callbacks(rows):
     assert back.step_ == 2
 
 
-def test_bfloat16_runs_the_turns_under_autocast(rows):
+def test_bfloat16_computes_losses_under_autocast(rows):
     seen = []
 
     class Product(Duel):
@@ -417,7 +417,7 @@ def test_bfloat16_runs_the_turns_under_autocast(rows):
     assert seen == [torch.bfloat16, torch.float32]
 
 
-# Rows and batches ------------------------------------------------------------------
+# Data and batches ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_bytes", [None, 0], ids=["resident", "streamed"])
@@ -430,7 +430,7 @@ def test_batches_pass_over_every_row(max_bytes):
     assert first.tolist() != second.tolist()
 
 
-def test_batches_for_copies_are_drawn_apart():
+def test_batches_of_members_are_drawn_separately():
     rows = DeviceDataset(np.arange(12.0)[:, None])
     batches = list(Batches(rows, 4, 3, 2, torch.Generator().manual_seed(0)))
     assert [b.shape for b in batches] == [(2, 4, 1)] * 3
@@ -457,7 +457,7 @@ def test_uint8_images_stay_bytes_and_are_scaled_per_batch():
     np.testing.assert_allclose(streamed[index], resident[index], atol=1e-6)
 
 
-def test_taken_rows_share_the_data():
+def test_subsets_share_the_data():
     rows = DeviceDataset(np.arange(6.0)[:, None])
     part = rows.subset(torch.tensor([5, 1])).subset(torch.tensor([1]))
     assert len(part) == 1
@@ -465,7 +465,7 @@ def test_taken_rows_share_the_data():
     assert part.resident is rows.resident
 
 
-def test_steps_of_rates_come_where_they_are_told(rows):
+def test_rates_drop_at_the_given_points(rows):
     seen = []
 
     class Look(Callback):
@@ -475,7 +475,7 @@ def test_steps_of_rates_come_where_they_are_told(rows):
     schedule = StepDecay(points=(0.5, 0.75), factor=0.1)
     make().run(rows, max_epochs=2, epoch_steps=4, callbacks=[Look(), schedule])
     np.testing.assert_allclose(seen, [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
-    # Where they come unless told: after two thirds, and five sixths.
+    # By default after two thirds, and five sixths.
     assert [StepDecay().share(k / 12) for k in (0, 7, 8, 9, 10, 12)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01]
     )

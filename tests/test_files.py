@@ -1,4 +1,4 @@
-"""Files hold numbers and names; what holds anything else is refused."""
+"""Files of detectors hold numbers and names; other files are refused."""
 
 import errno
 import json
@@ -107,7 +107,7 @@ def test_a_wrong_parameter_is_not_blamed_on_the_file(path, params, message):
     assert load(path, lr=0.5).lr == 0.5
 
 
-def test_a_pipeline_is_told_what_to_give(path, tmp_path):
+def test_a_pipeline_is_refused_with_advice(path, tmp_path):
     with pytest.raises(TypeError, match=r"Pipeline is no detector.*pipeline\[-1\]"):
         save(make_pipeline(load(path)), tmp_path / "other")
 
@@ -140,7 +140,7 @@ def test_a_detector_with_a_metadata_request_is_saved(tmp_path):
     np.testing.assert_array_equal(scores, detector.score_samples(X))
 
 
-def test_a_class_that_could_not_be_found_again_is_refused(tmp_path):
+def test_a_subclass_is_refused(tmp_path):
     class Mine(HistoryAD):
         pass
 
@@ -211,7 +211,7 @@ def kinds(cls):
 
 
 @every_detector
-def test_every_change_of_a_file_is_noticed(cls, X, tmp_path):
+def test_every_change_of_a_file_is_detected(cls, X, tmp_path):
     # Of 1410 changes 211 gave other scores in silence, 18 failed when rows were scored.
     path = tmp_path / "detector"
     save(short(cls).fit(X), path)
@@ -250,7 +250,7 @@ def nested(key):
 
 
 @pytest.mark.parametrize("key", ["outer", "inner"])
-def test_what_is_nested_deeply_is_refused(key, tmp_path):
+def test_a_deeply_nested_header_is_refused(key, tmp_path):
     # It was a RecursionError.
     text = nested(key).encode()
     path = tmp_path / "detector"
@@ -331,7 +331,7 @@ def test_a_digest_cannot_be_left_out(path):
         load(path)
 
 
-def test_the_header_has_the_versions_of_what_wrote_it(path):
+def test_the_header_has_the_versions_of_the_writer(path):
     header, _ = read_packed(path)
     assert header["format"] == 2
     assert header["scikit-learn"] == sklearn.__version__
@@ -340,14 +340,14 @@ def test_the_header_has_the_versions_of_what_wrote_it(path):
 
 
 @pytest.mark.parametrize("version", ["0.1.1", "0.2", "1.0.0.dev0", "0.1.0.1"])
-def test_a_newer_version_is_named(path, version):
+def test_a_newer_version_warns(path, version):
     edit(path, lambda header, tensors: header.update(skanomaly=version))
     with pytest.warns(UserWarning, match=f"skanomaly {version}, which is newer"):
         load(path)
 
 
 @pytest.mark.parametrize("version", ["0.0.9", "0.1.0", "0.1", "0.1.0.dev0"])
-def test_of_other_versions_nothing_is_said(path, version):
+def test_other_versions_do_not_warn(path, version):
     edit(path, lambda header, tensors: header.update(skanomaly=version))
     load(path)
 
@@ -359,7 +359,7 @@ def test_a_newer_format_asks_for_an_update(path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is newer than this:UserWarning")
-def test_what_a_newer_version_cannot_hand_down_names_both(path):
+def test_errors_of_files_of_newer_versions_name_both_versions(path):
     def change(header, tensors):
         header["params"]["dict"]["unknown"] = 1
         header["skanomaly"] = "0.2.0"
@@ -369,7 +369,7 @@ def test_what_a_newer_version_cannot_hand_down_names_both(path):
         load(path)
 
 
-def test_a_scaler_of_another_scikit_learn_is_named_if_it_fails(path, monkeypatch):
+def test_a_scaler_of_another_scikit_learn_that_fails_is_an_error(path, monkeypatch):
     edit(path, lambda header, tensors: header.update({"scikit-learn": "0.19.2"}))
     load(path)  # it does not, and nothing is said
 
@@ -400,7 +400,7 @@ def test_a_scaler_of_another_scikit_learn_is_named_if_it_fails(path, monkeypatch
         ("spread", None),
     ],
 )
-def test_load_refuses_what_contradicts_the_fit(path, name, value):
+def test_load_refuses_parameters_that_contradict_the_fit(path, name, value):
     # Such parameters had no effect, or the file was blamed.
     held = load(path).get_params()[name]
     wanted = re.escape(f"{name}={value!r} was given to load") + ".*"
@@ -424,7 +424,7 @@ OTHERS = {
 
 
 @every_detector
-def test_every_detector_says_what_is_fixed(cls, X, tmp_path):
+def test_every_detector_lists_its_fixed_parameters(cls, X, tmp_path):
     path = tmp_path / "detector"
     save(short(cls).fit(X), path)
     assert set(cls._fixed_by_fit) - {"latent_dim"} < set(cls().get_params())
@@ -447,7 +447,7 @@ LATER = {
 
 
 @every_detector
-def test_load_takes_what_has_an_effect_later(cls, X, tmp_path):
+def test_load_takes_parameters_with_a_later_effect(cls, X, tmp_path):
     path, detector = tmp_path / "detector", short(cls).fit(X)
     save(detector, path)
     later = {"lr": 0.5, "max_epochs": 9, "device": "cpu", "verbose": 1, "callbacks": []}
@@ -460,7 +460,7 @@ def test_load_takes_what_has_an_effect_later(cls, X, tmp_path):
     assert same == (cls.__name__ not in scored)
 
 
-def test_the_same_in_other_words_is_no_contradiction(tmp_path):
+def test_equal_values_of_other_types_are_no_contradiction(tmp_path):
     images = np.random.default_rng(0).normal(size=(30, 1, 8, 8))
     settings = {"max_epochs": 1, "transfer_epochs": 1, "width": 4}
     detector = TransferAD(**settings, image_shape=[1, 8, 8], contamination=0.1)
@@ -496,7 +496,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 @posix
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_the_mode_is_what_the_umask_leaves(path, tmp_path, mask):
+def test_the_mode_is_that_of_the_umask(path, tmp_path, mask):
     # It was 0600, whatever the umask.
     before = os.umask(mask)
     try:
@@ -534,7 +534,7 @@ def test_the_target_of_a_link_is_replaced(path, tmp_path):
 
 
 @posix
-def test_what_is_no_file_is_written_to(path, tmp_path):
+def test_a_pipe_is_written_to(path, tmp_path):
     detector, pipe = load(path), tmp_path / "pipe"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
@@ -576,7 +576,7 @@ def test_a_folder_is_not_replaced(path, tmp_path):
 
 
 @posix
-def test_a_file_that_may_not_be_read_or_written_says_so(path, monkeypatch):
+def test_a_file_without_permission_raises_an_error(path, monkeypatch):
     # It was a FileNotFoundError.
     detector = load(path)
     if os.geteuid() == 0:  # may read everything
@@ -595,7 +595,7 @@ def test_a_file_that_may_not_be_read_or_written_says_so(path, monkeypatch):
 
 
 @posix
-def test_a_network_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+def test_a_network_without_permission_raises_an_error(tmp_path, monkeypatch):
     path = tmp_path / "network.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     path.chmod(0)

@@ -35,7 +35,7 @@ SHORT = {
 
 @pytest.fixture(params=SHORT, ids=lambda cls: cls.__name__)
 def build(request):
-    """Return what makes a detector that trains for a moment, on the GPU."""
+    """Return a function that makes a detector with a short training on the GPU."""
 
     def make(**params):
         settings = {"random_state": 0, "device": "cuda", **SHORT[request.param]}

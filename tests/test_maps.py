@@ -1,4 +1,4 @@
-"""What detectors with maps make of them: criterion="map"."""
+"""Scores from anomaly maps: criterion="map"."""
 
 import math
 from functools import partial
@@ -50,8 +50,8 @@ def test_upper_error(shape):
     np.testing.assert_allclose(found, by_hand(maps, usual), rtol=1e-10)
 
 
-def test_upper_error_sees_what_a_mean_does_not():
-    """Maps saw scratches, and scores, which were means over all pixels, did not."""
+def test_upper_error_detects_scratches_that_a_mean_does_not():
+    """Maps showed scratches, and scores, means over all pixels, did not."""
     rng = np.random.default_rng(0)
     level = rng.uniform(1, 4, (400, 1, 1))  # images differ in all their pixels,
     maps = level * rng.chisquare(1, (400, 28, 28))

@@ -1,4 +1,4 @@
-"""A cache that is broken, full or not ours costs no fit and changes no result."""
+"""A cache that is broken, full or read-only fails no fit, and changes no result."""
 
 import errno
 import warnings
@@ -27,7 +27,7 @@ def X():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Names of the nets that were trained."""
+    """Return a list that gets the class of each trained net."""
     trained, run = [], AlternatingNet.run
 
     def counted(net, *args, **kwargs):
@@ -54,7 +54,7 @@ def cut(path, size):
 
 @every_staged_detector
 @pytest.mark.parametrize("size", [0, 10, 1000])
-def test_an_entry_that_was_cut_short_is_made_anew(cls, size, X, tmp_path, runs):
+def test_an_entry_that_was_cut_short_is_trained_again(cls, size, X, tmp_path, runs):
     # It was an EOFError or the like in every later fit.
     expected = scores_with(cls, str(tmp_path), X)
     whole = len(runs)
@@ -71,7 +71,7 @@ def test_an_entry_that_was_cut_short_is_made_anew(cls, size, X, tmp_path, runs):
 
 
 @pytest.mark.parametrize("content", [b"", b'{"durat', b"\xff"])
-def test_what_else_joblib_notes_of_an_entry_may_be_broken(X, tmp_path, runs, content):
+def test_other_files_of_an_entry_may_be_broken(X, tmp_path, runs, content):
     expected = scores_with(TransferAD, str(tmp_path), X)
     only(tmp_path, "metadata.json").write_bytes(content)
     np.testing.assert_array_equal(scores_with(TransferAD, str(tmp_path), X), expected)
@@ -79,13 +79,13 @@ def test_what_else_joblib_notes_of_an_entry_may_be_broken(X, tmp_path, runs, con
 
 
 def forget(monkeypatch):
-    """Have joblib know no more of a function than in a new process."""
+    """Make joblib forget its functions, as in a new process."""
     monkeypatch.setattr("joblib.memory._FUNCTION_HASHES", WeakKeyDictionary())
 
 
 @pytest.mark.filterwarnings("ignore::joblib.memory.JobLibCollisionWarning")
 @pytest.mark.parametrize("size", [0, 10, 13, 14, 15, 40, "bytes"])
-def test_a_broken_note_of_the_code_is_written_anew(
+def test_a_broken_file_of_the_code_is_written_again(
     size,
     X,
     tmp_path,
@@ -123,7 +123,7 @@ class Full:
 
 @every_staged_detector
 @pytest.mark.parametrize("joblib_warns", ["ignore", "error"])
-def test_a_full_disk_costs_no_detector(cls, joblib_warns, X, tmp_path, monkeypatch):
+def test_a_full_disk_fails_no_fit(cls, joblib_warns, X, tmp_path, monkeypatch):
     # It was a KeyError at the end of the training.
     expected = scores_with(cls, None, X)
     disk = Full(monkeypatch)
@@ -149,7 +149,7 @@ def refused(*args, **kwargs):
 
 
 @pytest.mark.parametrize("kind", ["name", "object"])
-def test_a_folder_that_is_not_ours_is_done_without(kind, X, tmp_path, monkeypatch):
+def test_a_folder_without_permission_is_not_used(kind, X, tmp_path, monkeypatch):
     expected = scores_with(TransferAD, None, X)
     memory = tmp_path / "cache"
     memory = str(memory) if kind == "name" else joblib.Memory(memory, verbose=0)
@@ -160,7 +160,7 @@ def test_a_folder_that_is_not_ours_is_done_without(kind, X, tmp_path, monkeypatc
 
 
 @every_staged_detector
-def test_what_was_interrupted_is_never_written(cls, X, tmp_path, monkeypatch):
+def test_an_interrupted_stage_is_never_written(cls, X, tmp_path, monkeypatch):
     # It was written and then taken away: another fit could find it between the two.
     def interrupted(net, batch):
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_what_was_interrupted_is_never_written(cls, X, tmp_path, monkeypatch):
     assert not written
 
 
-def test_errors_of_the_training_come_out_as_they_are(X, tmp_path, runs):
+def test_errors_of_the_training_come_out_unchanged(X, tmp_path, runs):
     detector = short(TransferAD, memory=str(tmp_path), lr=1e30)
     with pytest.raises(TrainingDivergedError):
         detector.fit(X)

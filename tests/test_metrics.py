@@ -1,4 +1,4 @@
-"""Scores, scorers and Displays: the sign, the labels, and what is drawn."""
+"""Scores, scorers and Displays: the sign, the labels, and the drawings."""
 
 import pickle
 import subprocess
@@ -40,7 +40,7 @@ S = np.array([0.9, 0.8, -0.2, 0.4, -0.5, -0.1])
 
 @pytest.fixture
 def plt():
-    """Give pyplot without a screen, and close what was drawn."""
+    """Yield pyplot without a screen, and close its figures."""
     pytest.importorskip("matplotlib").use("Agg")
     import matplotlib.pyplot as plt
 
@@ -432,7 +432,7 @@ def test_precision_recall_curve(plt):
 
 
 @pytest.mark.parametrize("display_class", CURVES)
-def test_operating_point_is_what_predict_does_and_lies_on_the_curve(
+def test_operating_point_is_that_of_predict_and_lies_on_the_curve(
     plt, data, forest, display_class
 ):
     _, X, y = data
@@ -530,7 +530,7 @@ def test_curve_of_bare_arrays(plt):
 
 
 class Trained:
-    """Stands in for a fitted detector."""
+    """A stand-in for a fitted detector."""
 
     def __init__(self, history):
         self.history_ = history

@@ -1,4 +1,4 @@
-"""The splitters: what is kept apart, what is tested, what is refused."""
+"""The splitters: training parts, test parts, errors."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def splits(cv, X, y, groups=None):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_each_split_keeps_one_kind_out(rows, shuffle):
+def test_each_split_leaves_one_kind_out(rows, shuffle):
     X, y, kinds = rows
     cv = LeaveAnomalyKindOut(kinds, shuffle=shuffle, random_state=shuffle or None)
     found = list(cv.split(X, y))
@@ -190,7 +190,7 @@ def test_a_generator_goes_on(rows):
 # ---------------------------------------------------------------- in scikit-learn
 
 
-def test_grid_search_scores_kinds_that_were_kept_out(labelled):
+def test_grid_search_scores_kinds_that_were_left_out(labelled):
     X, y, kinds = labelled
     search = GridSearchCV(
         IsolationForest(random_state=0),
@@ -214,7 +214,7 @@ def test_cross_val_score_runs(labelled, scoring):
     assert (scores > 0.8).all()
 
 
-def test_a_detector_never_sees_what_it_is_tested_on(labelled):
+def test_a_detector_never_trains_on_its_test_part(labelled):
     X, y, kinds = labelled
 
     class Spy(IsolationForest):
@@ -276,14 +276,14 @@ def test_kinds_can_be_given_as_groups(rows, hold):
     cv = LeaveAnomalyKindOut(random_state=0)
     assert splits(cv, X, y, hold(kinds)) == expected
     assert cv.get_n_splits(X, y, hold(kinds)) == 3
-    # What cross-validates hands the same ones to a splitter that was made with them.
+    # A cross-validation passes the same groups to a splitter with kinds of its own.
     given = LeaveAnomalyKindOut(kinds, random_state=0)
     assert splits(given, X, y, hold(kinds)) == expected
     assert "kinds=None" in repr(cv)
 
 
 def cross_validated(estimator, X, y, groups, cv, *, routing):
-    """Return what cross_validate does, given groups in the one way or the other."""
+    """Cross-validate with groups, with or without metadata routing."""
     how = {"params": {"groups": groups}}
     if not routing:
         # For the splitter, and for a search that is cross-validated.
@@ -354,7 +354,7 @@ def test_splits_have_names(rows):
 # ---------------------------------------------------------------- the object
 
 
-def test_repr_names_the_parameters():
+def test_repr_has_the_parameters():
     cv = LeaveAnomalyKindOut(["a", "b"], random_state=0)
     text = " ".join(repr(cv).split())
     assert text.startswith("LeaveAnomalyKindOut(kinds=array(['a', 'b']")
@@ -418,7 +418,7 @@ def test_splits_as_predefined_split_does(rows):
 )
 def test_refusals(method, kinds, y, message):
     cv = LeaveAnomalyKindOut(kinds)
-    # At once, not when the first split is asked for.
+    # At once, and not at the first split.
     with pytest.raises(ValueError, match=message):
         getattr(cv, method)(np.zeros((3, 1)), y)
 

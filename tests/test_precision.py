@@ -1,4 +1,4 @@
-"""Half precision: what trains is what scores, and it detects as float32 does."""
+"""Half precision: one set of weights trains and scores, and detection is as good."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -36,7 +36,7 @@ ON_IMAGES = {
 
 
 class Line(AlternatingNet):
-    """Writes down what its weights make of a batch while they are trained."""
+    """Records the outputs of its weights in training."""
 
     def configure_optimizers(self):
         return {"line": Player(self.line_, SGD)}
@@ -53,7 +53,7 @@ class Line(AlternatingNet):
     [nullcontext, partial(without_modes, "cpu"), half],
     ids=["nothing", "ours", "the user's"],
 )
-def test_a_turn_takes_the_weights_that_the_last_one_left(around):
+def test_a_loss_is_computed_with_the_weights_of_the_last_step(around):
     # Inside of another autocast, all steps took the weights of the first.
     net = Line({"line": partial(nn.Linear, 3, 1, bias=False)}, precision="bfloat16")
     net.seen, rows = (
@@ -67,7 +67,7 @@ def test_a_turn_takes_the_weights_that_the_last_one_left(around):
 
 
 class Compare(Callback):
-    """Looks in every turn whether weights are multiplied as they are by then."""
+    """Checks at every loss that the present weights are multiplied."""
 
     def __init__(self):
         self.n_turns, self.stale = 0, set()

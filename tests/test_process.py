@@ -1,4 +1,4 @@
-"""What the package does to the process around it: settings, and where it warns."""
+"""Settings of the process during a call, and the line of warnings."""
 
 import threading
 from functools import partial
@@ -25,7 +25,7 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def test_the_first_to_leave_takes_nothing_from_the_other(double):
+def test_the_first_to_leave_changes_nothing_for_the_other(double):
     first, second = single_precision(), single_precision()
     first.__enter__()
     second.__enter__()
@@ -35,7 +35,7 @@ def test_the_first_to_leave_takes_nothing_from_the_other(double):
     assert torch.get_default_dtype() == torch.float64
 
 
-def test_threads_get_back_the_number_of_threads_they_had():
+def test_the_number_of_threads_is_restored():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     inside, leave = threading.Event(), threading.Event()
@@ -103,7 +103,7 @@ def test_floats_of_another_scale_are_warned_about(cls, images):
 )
 @every_detector
 @pytest.mark.filterwarnings("ignore:.*(domains|corpus|history)")
-def test_what_the_caller_has_switched_makes_no_difference(cls, context, images):
+def test_modes_of_the_caller_make_no_difference(cls, context, images):
     expected = short(cls).fit(images).score_samples(images)
     with context():
         scores = short(cls).fit(images).score_samples(images)
