@@ -25,7 +25,7 @@ from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
 )
-from .networks import Ensemble, Role, built_for
+from .networks import Ensemble, Role, build_checked_network
 from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._documentation import documentation_page
@@ -484,7 +484,7 @@ class BaseDeepDetector(
             builders = _ensembles(n_estimators, self._conv_builders())
         sizes = self._network_shape(), self._latent_dim()
         own = {
-            name: partial(built_for, name, build, self._roles[name], *sizes)
+            name: partial(build_checked_network, name, build, self._roles[name], *sizes)
             for name, build in self._own_networks().items()
         }
         return builders | _ensembles(n_estimators, own)

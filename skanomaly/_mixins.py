@@ -150,8 +150,8 @@ class ReconstructionMixin(EncodingMixin):
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
         """Decode latent codes.
 
-        Of the latent codes of samples, the result is what :meth:`reconstruct` returns
-        of these samples.
+        The decoded latent codes of samples are their reconstructions, as of
+        :meth:`reconstruct`.
 
         Parameters
         ----------

@@ -25,14 +25,14 @@ __all__ = [
     "Role",
     "StackedCritic",
     "StackedMLP",
-    "built_by",
-    "built_for",
+    "build_checked_network",
+    "build_network",
     "coarse_shape",
     "n_halvings",
     "normalised_alike",
-    "one_per_row",
-    "row_by_row",
+    "one_per_sample",
     "running_statistics",
+    "sample_by_sample",
 ]
 
 #: Usual slope of a LeakyReLU left of zero.
@@ -164,7 +164,7 @@ class Ensemble(nn.Module):
         return torch.stack([member(*part) for member, *part in parts])
 
 
-def built_by(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
+def build_network(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
     """Return a copy of the network that a function of the user returns.
 
     The function may return the same network each time, and no two detectors are to
@@ -234,7 +234,7 @@ class Role(NamedTuple):
         )
 
 
-def built_for(
+def build_checked_network(
     name: str,
     build: Callable[..., nn.Module],
     role: Role,
@@ -269,7 +269,7 @@ def built_for(
     sizes = {"shape": shape, "latent_dim": latent_dim}
     shapes = {"shape": shape, "latent_dim": (latent_dim,), "": ()}
     wanted_inputs, wanted = [shapes[size] for size in role.inputs], shapes[role.output]
-    network = built_by(name, build, *(sizes[size] for size in role.arguments))
+    network = build_network(name, build, *(sizes[size] for size in role.arguments))
     state = next((t for t in network.state_dict().values() if not is_lazy(t)), None)
     device = None if state is None else state.device
     inputs = [
@@ -395,7 +395,7 @@ def running_statistics(network: nn.Module) -> Iterator[None]:
             layer.training = True
 
 
-def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def sample_by_sample(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Apply a function of samples (m, ...) to a batch of an ensemble, (k, n, ...).
 
     Parameters
@@ -413,7 +413,7 @@ def row_by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
 
 
-def one_per_row(values: Tensor) -> Tensor:
+def one_per_sample(values: Tensor) -> Tensor:
     """Remove the last axis of one number per sample, if there is one.
 
     Parameters

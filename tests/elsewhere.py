@@ -1,9 +1,9 @@
 """A device other than the host, for machines that have none.
 
-Its tensors hold tensors of the host, and are computed with by the host's kernels. Like
-those of a GPU, they do not mix with tensors of the host, and no NumPy array is made of
-them where they are. So a test sees, without a GPU, what was left on the host, what is
-made there, and when a value is fetched from the device.
+Its tensors hold tensors of the host, and are computed by the host's kernels. Like those
+of a GPU, they do not mix with tensors of the host, and do not become NumPy arrays. So a
+test finds, without a GPU, tensors that were left or made on the host, and values that
+are fetched from the device.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-#: A device that torch knows, and has no kernels for. Gradients are taken in the thread
-#: of the caller for it, where those of a GPU need one of its own.
+#: A device that torch knows, and has no kernels for. Its gradients are taken in the
+#: thread of the caller; those of a GPU need one of their own.
 NAME = "lazy"
 DEVICE = torch.device(NAME, 0)
-#: What lets the host know a value, and so waits for all that was asked before.
+#: Operations that fetch a value to the host, and so wait for all operations before.
 _FETCHES = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
 _INDEXES = {"index", "index_put", "index_put_", "_unsafe_index"}
 _COPIES = {"_to_copy", "copy_"}
@@ -32,14 +32,14 @@ class TensorElsewhere(torch.Tensor):
     Parameters
     ----------
     held : Tensor
-        On the host: what it is made of.
+        Its values, on the host.
     """
 
     held: torch.Tensor
 
     @staticmethod
     def __new__(cls, held):
-        # One that is made of a view of a tensor may be changed where that may.
+        # A view may be changed in inference mode if its tensor may.
         with torch.inference_mode(held.is_inference()):
             made = torch.Tensor._make_wrapper_subclass(
                 cls,
@@ -77,7 +77,7 @@ class TensorElsewhere(torch.Tensor):
 
 
 class GeneratorElsewhere(torch.Generator):
-    """A generator of the host that says to be on the device that it was made for."""
+    """A generator of the host that gives another device as its own."""
 
     def __new__(cls, device="cpu"):
         """Return a generator of the host."""
@@ -86,7 +86,7 @@ class GeneratorElsewhere(torch.Generator):
         return made
 
     def __init__(self, device="cpu"):
-        """Leave it as it is."""
+        """Do nothing."""
 
     @property
     def device(self):
@@ -94,12 +94,12 @@ class GeneratorElsewhere(torch.Generator):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While it is on, there is another device.
+    """The mode in which the other device exists.
 
     Attributes
     ----------
     fetched : list of str
-        The operations that have let the host know a value.
+        Operations that have fetched a value to the host.
     """
 
     def __init__(self):
@@ -107,9 +107,9 @@ class Elsewhere(TorchDispatchMode):
         self.fetched = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Do on the host what is asked of either device."""
+        """Compute on the host for either device."""
         kwargs = kwargs or {}
-        with self:  # what consists of other operations is asked again, part by part
+        with self:  # composite operations come back part by part
             made = func.decompose(*args, **kwargs)
         if made is not NotImplemented:
             return made
@@ -130,7 +130,7 @@ class Elsewhere(TorchDispatchMode):
             self.fetched.append(name)
         args, kwargs = tree_map(_held, (args, kwargs))
         made = func(*args, **kwargs)
-        same = {id(_held(x)): x for x in given}  # what is changed in place is itself
+        same = {id(_held(x)): x for x in given}  # operations in place return these
 
         def placed(x):
             if not isinstance(x, torch.Tensor) or id(x) in same:
@@ -159,7 +159,7 @@ def _held(x):
 
 @contextmanager
 def another_device():
-    """Give the mode in which detectors with ``device="cuda"`` compute elsewhere."""
+    """Give the mode in which detectors with ``device="cuda"`` use the other device."""
     usual = torch.autocast, torch.is_autocast_enabled
     fused = [*_get_fused_kernels_supported_devices(), NAME]
 
@@ -180,7 +180,7 @@ def another_device():
         "skanomaly._base.resolve_device": resolved,
         "skanomaly._persistence.resolve_device": resolved,
     }
-    # What is made of numbers is made on the host, and then goes where it belongs.
+    # Tensors of numbers are made on the host, and then moved.
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Player
 from ..exceptions import TrainingDivergedError
-from ..networks import one_per_row, row_by_row, running_statistics
+from ..networks import one_per_sample, running_statistics, sample_by_sample
 from ..objectives import anomaly_aware_loss, least_squares_loss
 
 #: Learning rate of the discriminators, as a share of that of the other two.
@@ -102,12 +102,12 @@ class AnomalyAwareBiGAN(AlternatingNet):
                 # A single anomaly has no statistics of its own to be normalised by.
                 alone = running_statistics(discriminator) if n == 1 else nullcontext()
                 with alone:
-                    values.append(one_per_row(discriminator(*pair).float()))
+                    values.append(one_per_sample(discriminator(*pair).float()))
         return values
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Prepare a batch (k, n, ...) for the networks."""
-        return row_by_row(self.prepare, rows)
+        return sample_by_sample(self.prepare, rows)
 
     def draw_known(self) -> Tensor:
         """Draw known anomalies for each member, with replacement, if there are any."""

@@ -23,7 +23,7 @@ from torch import nn
 from .._base import BaseDeepDetector
 from .._mixins import EncodingMixin
 from ..engine import DeviceDataset, StepDecay
-from ..networks import Role, built_by
+from ..networks import Role, build_network
 from ..objectives import hypersphere_radius
 from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
@@ -391,7 +391,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 )
             return find_backbone(self.backbone, weights)
         if mine:
-            return Source(partial(built_by, "backbone", mine["backbone"], shape))
+            return Source(partial(build_network, "backbone", mine["backbone"], shape))
         if family == "conv":
             return Source(partial(ResNet26, shape[0], width))
         if self.backbone != "auto":

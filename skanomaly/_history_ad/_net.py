@@ -18,7 +18,7 @@ from ..engine import (
     Player,
     input_gradient,
 )
-from ..networks import normalised_alike, one_per_row
+from ..networks import normalised_alike, one_per_sample
 from ..objectives import (
     gradient_penalty,
     history_weights,
@@ -65,7 +65,7 @@ class HistoryGAN(AlternatingNet):
 
     def value(self, *parts: Tensor) -> Tensor:
         """Map samples, in parts of shape (k, n_i, ...), to the critics' values."""
-        return one_per_row(self.critic_(torch.cat(parts, dim=1))).float()
+        return one_per_sample(self.critic_(torch.cat(parts, dim=1))).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
         """Interpolate between pairs of samples; half of the pairs suffice."""
@@ -161,11 +161,11 @@ class History(Callback):
         self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
-        """Save what is due before this step."""
+        """Remember the save points before this step."""
         self._save(net)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Save what is due at the end, and close the history."""
+        """Remember the last save points, and close the history."""
         self._save(net)
         # A run that was cut short has no later save points.
         self.times_ = self.times_[: len(self.times_) - len(self.due_)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..networks import StackedMLP, one_per_row
+from ..networks import StackedMLP, one_per_sample
 
 
 class TableGenerator(nn.Module):
@@ -63,7 +63,7 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, ...) to (k, n)."""
-        return (one_per_row(self.critic(x)) - self.shift) * self.stretch
+        return (one_per_sample(self.critic(x)) - self.shift) * self.stretch
 
     @torch.no_grad()
     def calibrate(self, data: Tensor, generated: Tensor) -> None:
@@ -72,7 +72,7 @@ class Detector(nn.Module):
         Where the two overlap so much that this would put most values outside of
         [-1, 1], their spread is the unit instead.
         """
-        values = [one_per_row(self.critic(x)) for x in (data, generated)]
+        values = [one_per_sample(self.critic(x)) for x in (data, generated)]
         low, high = (v.mean(1, keepdim=True) for v in values)
         spreads = [v.std(1, correction=0, keepdim=True) for v in values]
         unit = torch.maximum((high - low) / 2, torch.stack(spreads).mean(0))

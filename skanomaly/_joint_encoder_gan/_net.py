@@ -22,7 +22,7 @@ from ..engine import (
     TransformedDataset,
     input_gradient,
 )
-from ..networks import one_per_row, row_by_row
+from ..networks import one_per_sample, sample_by_sample
 from ..objectives import (
     cycle_loss,
     drift,
@@ -167,7 +167,7 @@ class JointNet(AlternatingNet):
 
     def values(self, rows: Tensor) -> Tensor:
         """Map samples to the critic's values, (k, n)."""
-        return one_per_row(self.critic_(rows)).float()
+        return one_per_sample(self.critic_(rows)).float()
 
     def critic_loss(self, x: Tensor, generated: Tensor) -> Tensor:
         """Compute the critic's loss on data and generated samples."""
@@ -196,7 +196,7 @@ class JointNet(AlternatingNet):
         """Prepare a batch (k, n, ...) of the present level for the networks."""
         if self.frame is None:
             return self.clip(batch)
-        return row_by_row(self.blended, batch)
+        return sample_by_sample(self.blended, batch)
 
     def blended(self, images: Tensor) -> Tensor:
         """Blend images with coarser ones while the present level is being faded in."""
@@ -227,7 +227,9 @@ class JointNet(AlternatingNet):
         """Bring samples (k, n, ...) of the present level to the size of the data."""
         if self.frame is None:
             return rows
-        return row_by_row(partial(self.frame.enlarged, level=self.grown()[0]), rows)
+        return sample_by_sample(
+            partial(self.frame.enlarged, level=self.grown()[0]), rows
+        )
 
     def encode(self, rows: Tensor) -> Tensor:
         """Map samples (n, ...) to latent codes (k, n, l)."""

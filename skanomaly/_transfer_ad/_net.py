@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import AlternatingNet, Batches, DeviceDataset, LinearDecay, Player
-from ..networks import one_per_row, row_by_row
+from ..networks import one_per_sample, sample_by_sample
 from ..objectives import (
     effective_sample_size,
     importance_weights,
@@ -117,7 +117,7 @@ class TransferNet(AlternatingNet):
             return
         # Both players have one loss; for the encoder its gradient is reversed.
         reversed_ = reverse_gradient(codes, ramp(self.progress))
-        logits = one_per_row(self.classifier_(reversed_)).float()
+        logits = one_per_sample(self.classifier_(reversed_)).float()
         on_source, on_target = logits.chunk(2, 1)
         domain = weighted_domain_loss(on_source, on_target, of_source, of_target).sum()
         adversarial = recon + self.adversarial_weight_ * domain
@@ -179,7 +179,7 @@ class TransferNet(AlternatingNet):
 
     def prepared(self, rows: Tensor) -> Tensor:
         """Prepare a batch (k, n, ...) for the networks."""
-        return row_by_row(self.prepare, rows)
+        return sample_by_sample(self.prepare, rows)
 
     @torch.no_grad()
     def outputs(self, rows: Tensor) -> Outputs:
