@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 _GROUPS, _WIDE = 8, 64
 #: Share of the convolutions of a network, below which some are but few.
 _FEW = 0.1
-#: Standard deviation of the inputs of a gate's softmax at the start, for normal rows.
+#: Standard deviation of the inputs of a gate's softmax, for normal samples, at first.
 _REACH = 1.0
 #: Share of the mean variance of channels that is added to the variance of each.
 _LEAST = 0.01
@@ -36,18 +36,18 @@ class StandardisedGate(nn.Module):
 
     @torch.no_grad()
     def fit(self, total: Tensor, squares: Tensor, n_rows: int) -> None:
-        """Fix the standardisation by the inputs of the gate for normal rows.
+        """Fix the standardisation by the inputs of the gate for normal samples.
 
         Parameters
         ----------
         total, squares : Tensor of shape (in,) or (k, 1, in), float64
-            Sums over rows of these inputs, and of their squares.
+            Sums over samples of these inputs, and of their squares.
         n_rows : int
-            Number of rows.
+            Number of samples.
         """
         centre = total / n_rows
         variance = (squares / n_rows - centre.square()).clamp_min(0)
-        # A channel in which normal rows hardly differ is not to decide on others.
+        # A channel in which normal samples hardly differ is not to decide on others.
         variance += _LEAST * variance.mean(-1, keepdim=True)
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
@@ -55,7 +55,7 @@ class StandardisedGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the weights of the experts, which sum to 1."""
         z = (x - self.centre) / self.spread
-        # Rows far from normal ones, of a corpus, would leave all to a single expert.
+        # Samples far from normal ones, of a corpus, would leave all to a single expert.
         far = z.square().mean(-1, keepdim=True).clamp_min(1).rsqrt()
         return super().forward(z * far).softmax(-1)
 
@@ -65,8 +65,8 @@ class Gate(StandardisedGate, nn.Linear):
 
     .. math:: g(x) = \mathrm{softmax}(V z(x) + v), \qquad z(x) = (x - \mu) / \sigma
 
-    with mean and deviation of normal rows, which are fixed: features differ from row
-    to row by a small part of their size, and the softmax would hardly notice.
+    with mean and deviation of normal samples, which are fixed. Features differ between
+    samples by a small part of their size, and a softmax alone would hardly notice.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Gate(StandardisedGate, nn.Linear):
 
 
 class Adapter(nn.Module):
-    r"""K linear experts beside a base layer, mixed row by row (eq. 3).
+    r"""K linear experts beside a base layer, mixed sample by sample (eq. 3).
 
     .. math:: \sum_k g_k(x) A_k x, \qquad g(x) = \mathrm{softmax}(V z(\bar x) + v),
 
@@ -441,7 +441,7 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 class MergedConvolution(torch.autograd.Function):
-    """A convolution with one and the same adapter for all rows (eq. 2).
+    """A convolution with one and the same adapter for all samples (eq. 2).
 
     The adapter sits in the middle of the kernel, so that both cost as much as the base
     layer alone. Going back, the gradient of the adapter is a product over pixels, a
@@ -488,10 +488,10 @@ class MergedConvolution(torch.autograd.Function):
 
 
 class MixedConvolution(torch.autograd.Function):
-    """A convolution with an adapter mixed for each row (eq. 3), added in place.
+    """A convolution with an adapter mixed for each sample (eq. 3), added in place.
 
-    The mixed weights are made for a few rows at a time, and made again on the way back:
-    those of all rows would not fit into a cache.
+    Weights are mixed for a few samples at a time, and again on the way back: those of
+    all samples would not fit into a cache.
     """
 
     @staticmethod
@@ -587,7 +587,7 @@ def is_diagonal(weights: Tensor) -> bool:
 
 
 def mixed(gates: Tensor, weights: Tensor) -> Tensor:
-    """Return the mixed weights (n, groups, out, in) of rows with gates (n, k)."""
+    """Return the mixed weights (n, groups, out, in) of samples with gates (n, k)."""
     # Before they are applied, so that it hardly matters how many experts there are.
     return (gates @ weights.flatten(1)).unflatten(1, weights.shape[1:])
 
@@ -595,7 +595,7 @@ def mixed(gates: Tensor, weights: Tensor) -> Tensor:
 def portions(
     weights: Tensor, n_cached: int, *tensors: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Return parts of tensors, of so few rows that their weights fit a cache."""
+    """Return parts of tensors, of so few samples that their weights fit a cache."""
     n_rows = len(tensors[0])
     if weights.device.type == "cpu":
         n_numbers = n_cached * torch.get_num_threads()  # each has a cache of its own
@@ -675,7 +675,7 @@ def mean_pixel(images: Tensor) -> Tensor:
 
     Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
     """
-    # In halves, rows that differ by little would become alike.
+    # In halves, samples that differ by little would become alike.
     exact = torch.promote_types(images.dtype, torch.float32)
     return images.sum((2, 3), dtype=exact) / images.shape[2:].numel()
 
@@ -718,5 +718,5 @@ def _first_middle(conv, images, axis, side):
         padding = conv.padding[axis]
     whole = images.shape[axis + 2] + 2 * padding
     if conv.padding != "same" and (whole - reach - 1) // conv.stride[axis] + 1 != side:
-        return 0  # what pads in a way of its own is taken to centre its kernel
+        return 0  # a convolution with its own padding is taken to centre its kernel
     return apart * (size // 2) - padding

@@ -39,11 +39,11 @@ class FrozenNetwork(nn.Module):
     Parameters
     ----------
     network : torch.nn.Module
-        Maps images, or rows of a table, to features. A linear layer at its very end,
+        Maps images, or samples of a table, to features. A linear layer at its very end,
         a classifier, is left out.
     example : Tensor of shape (1, ...)
-        A row like those that it will be given, not constant: the order and the shapes
-        of the layers are taken from a pass of it.
+        A sample like those to come, not constant: a pass of it tells the order and the
+        outputs of the layers.
     adapt_from : str or int
         Where adapters begin: a number of layers, or the name of a part.
     most_bytes : int
@@ -60,9 +60,9 @@ class FrozenNetwork(nn.Module):
     n_fixed : int
         Parts, of a network that is a sequence of parts, before the first adapter.
     features_shape : tuple of int
-        Shape of the features of one row.
+        Shape of the features of one sample.
     n_at_once : int or inf
-        Rows to compute together on a host.
+        Samples to compute together on a host.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class FrozenNetwork(nn.Module):
             )
         self._check_gradients(example)
         self.unadapted = self._unadapted([call.layer for call in calls])
-        # The row is the first axis, or the second for an ensemble.
+        # The sample is the first axis, or the second for an ensemble.
         self.features_shape = features.movedim(-2, 0)[0].shape
 
     @torch.no_grad()
@@ -125,8 +125,8 @@ class FrozenNetwork(nn.Module):
         _check_features(final, example)
         if not final.isfinite().all():
             raise ValueError(
-                f"backbone, a {type(self.network).__name__}, makes NaN, or infinite "
-                "numbers, of rows like these: see normalization and scaling."
+                f"backbone, a {type(self.network).__name__}, returns NaN or infinite "
+                "numbers for samples like these: see normalization and scaling."
             )
         if not _is_ensemble(example):
             self._check_pair(names, example, outputs, final)
@@ -136,7 +136,7 @@ class FrozenNetwork(nn.Module):
         ]
 
     def _check_pair(self, names, example, outputs, final):
-        """Refuse a network in which rows depend on others, by the outputs of two."""
+        """Refuse a network in which samples depend on others, by the outputs of two."""
         both, twice = self._outputs(names, torch.cat([example, example.flip(-1)]))
         most = max((output.nbytes for output in outputs.values()), default=1)
         self.n_at_once = max(self.most_bytes // most, 1)
@@ -144,18 +144,18 @@ class FrozenNetwork(nn.Module):
             two = both.get(layer, one)
             if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
                 raise ValueError(
-                    f"{names[layer]} of backbone makes {tuple(two.shape)} of two "
-                    "rows. They have to be along the first axis: the score of one "
+                    f"{names[layer]} of backbone returns {tuple(two.shape)} for two "
+                    "samples. They have to be along the first axis: the score of one "
                     "would depend on others."
                 )
         if _differ(twice[:1], final):
             raise ValueError(
-                f"backbone, a {type(self.network).__name__}, makes something else "
-                "of a row when another is there: its score would depend on others."
+                f"backbone, a {type(self.network).__name__}, returns other features "
+                "for a sample beside another one: its score would depend on others."
             )
 
     def _read(self):
-        """Return layers of which torch reads the weights, and does not call them."""
+        """Return the layers that torch does not call, since it reads their weights."""
         wholes = (
             m for m in self.network.modules() if isinstance(m, nn.MultiheadAttention)
         )
@@ -207,7 +207,7 @@ class FrozenNetwork(nn.Module):
             outputs[layer] = output
 
         with forward_hooks(layers, keep):
-            return outputs, self._tried(x.clone())  # networks may change it
+            return outputs, self._tried(x.clone())  # networks may change x in place
 
     def _tried(self, example):
         """Return the output of the network; grey images in colour, if need be."""
@@ -255,7 +255,7 @@ class FrozenNetwork(nn.Module):
 
         def normalised(layer, inputs, output):
             taken[layer] = inputs[0]
-            return 2 * output + 1  # so that it matters who is given what
+            return 2 * output + 1  # so that a change of inputs shows in the outputs
 
         with forward_hooks(convolutions, convolved), forward_hooks(norms, normalised):
             before = self(probe)
@@ -326,11 +326,11 @@ class FrozenNetwork(nn.Module):
     # Computation ------------------------------------------------------------------
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map rows (n, ...) to embeddings, the input of the first part with adapters.
+        """Map samples (n, ...) to embeddings: the input of the first adapted part.
 
-        No training changes these.
+        No training changes them.
         """
-        # Networks may change what they are given.
+        # Networks may change their inputs in place.
         return self._passed(self._parts()[: self.n_fixed], self._colours(x).clone())
 
     def features(self, embeddings: Tensor) -> Tensor:
@@ -339,7 +339,7 @@ class FrozenNetwork(nn.Module):
         return x.mean((2, 3)) if x.ndim == 4 else x
 
     def _passed(self, parts, x):
-        """Return the output of parts, on a host for a few rows at a time."""
+        """Return the output of parts, on a host for a few samples at a time."""
         n_turns = max(ceil(len(x) / self.n_at_once), 1)
         made = []
         with self.merged():
@@ -351,7 +351,7 @@ class FrozenNetwork(nn.Module):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Merge weights once for all rows, as long as no adapter changes."""
+        """Merge weights once for all samples, as long as no adapter changes."""
         layers = [
             layer
             for layer in self.layers.values()
@@ -373,7 +373,7 @@ class FrozenNetwork(nn.Module):
         return [network] if _hooked(network) else list(network._modules.values())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map rows (n, ...) to features (n, l)."""
+        """Map samples (n, ...) to features (n, l)."""
         return self.features(self.embed(x))
 
 
@@ -389,7 +389,7 @@ def build_frozen(
         shape, images = tuple(example.shape[1:]), example.ndim == 4
         hint = "input_size enlarges images" if images else "images need image_shape"
         raise ValueError(
-            f"backbone, a {type(network).__name__}, cannot be used on rows of shape "
+            f"backbone, a {type(network).__name__}, cannot be used on samples of shape "
             f"{shape}, as they are given to it; {hint}. {error}"
         ) from error
 
@@ -486,7 +486,7 @@ def _refuse_batch_statistics(network):
         if isinstance(layer, kinds) and layer.running_mean is None:
             raise ValueError(
                 f"backbone has batch normalisation without running statistics, {name}: "
-                "its output for a row depends on the other rows."
+                "its output for a sample depends on the other samples."
             )
 
 

@@ -1,4 +1,4 @@
-"""The corpus: rows that need not be normal, and whether their source is another."""
+"""The corpus: samples that need not be normal, and whether their source is another."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ _FOLDS, _C = 5, 0.1
 
 
 class AlteredRows:
-    """Rows of a table that are no longer normal: normal ones altered at random.
+    """Samples of a table that are no longer normal: normal ones altered at random.
 
-    A half of them have some columns from other rows, which breaks the relations between
-    columns; a quarter have noise added to some columns, of any size from 0.3 to 3
-    standard deviations; a quarter are anywhere in a box a little larger than the data.
+    A half get some columns from other samples, which breaks the relations between
+    columns; a quarter get noise in some columns, of any size from 0.3 to 3 standard
+    deviations; a quarter are anywhere in a box a little larger than the data.
 
     Parameters
     ----------
     rows : DeviceDataset
-        Normal rows (n, d), scaled.
+        Normal samples (n, d), scaled.
     seed : int
         Seed of the alterations.
     """
@@ -96,7 +96,7 @@ class AlteredRows:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Return altered rows in the place of those at `index`, (..., m, d)."""
+        """Return altered samples in the place of those at `index`, (..., m, d)."""
         rows = self.rows[index]
         half, quarter = rows.shape[-2] // 2, rows.shape[-2] // 4
         swapped, noisy, free = rows.tensor_split([half, half + quarter], -2)
@@ -114,7 +114,7 @@ class AlteredRows:
         return rows + self._some(rows) * size * noise
 
     def _some(self, rows):
-        """Choose a share of the columns, of any size, row by row; at least one."""
+        """Choose some columns of each sample, in any number; at least one."""
         *before, d = rows.shape
         chosen = self._drawn(*rows.shape) < self._drawn(*before, 1)
         one = self._one_of(d, *before, 1)
@@ -134,20 +134,20 @@ class AlteredRows:
 
 
 def read_corpus(corpus: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the rows of a corpus, of the shape and kind of X, and their classes.
+    """Return the samples of a corpus, of the shape and kind of X, and their classes.
 
     Parameters
     ----------
     corpus : array, tuple of (array, labels), or str
-        Rows, or the name of a data set: "tiny_imagenet" stands for
+        Samples, or the name of a data set: "tiny_imagenet" stands for
         :func:`skanomaly.datasets.fetch_tiny_imagenet`.
     X : ndarray of shape (n, d) or (n, c, h, w)
-        The rows of the training data.
+        The samples of the training data.
 
     Returns
     -------
     tuple of ndarray and (ndarray or None)
-        Rows, and the number of the class of each, if classes are known.
+        Samples, and the number of the class of each, if classes are known.
     """
     labels = None
     if isinstance(corpus, str):
@@ -157,7 +157,8 @@ def read_corpus(corpus: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | No
     elif isinstance(corpus, tuple):
         if len(corpus) != 2:
             raise ValueError(
-                f"corpus is a tuple of {len(corpus)}; a pair (rows, classes) is wanted."
+                f"corpus is a tuple of {len(corpus)}; a pair (samples, classes) is "
+                "wanted."
             )
         corpus, labels = corpus
     corpus = _checked_rows(corpus, X)
@@ -165,12 +166,13 @@ def read_corpus(corpus: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | No
 
 
 def _checked_rows(corpus, X):
-    """Return the rows of a corpus as an array of the shape and type of X."""
+    """Return the samples of a corpus as an array of the shape and type of X."""
     try:
         corpus = np.asarray(as_numbers(corpus, "corpus"))
     except ValueError as error:
         raise ValueError(
-            f"corpus is no array of rows, nor a tuple of two, (rows, classes): {error}"
+            "corpus is no array of samples, nor a tuple of two, (samples, classes): "
+            f"{error}"
         ) from error
     if not corpus.size:
         raise ValueError("corpus has 0 samples; corpus=None says that there is none.")
@@ -182,7 +184,7 @@ def _checked_rows(corpus, X):
         corpus = corpus.reshape(-1, *X.shape[1:])
     if corpus.shape[1:] != X.shape[1:]:
         raise ValueError(
-            f"The rows of corpus have shape {corpus.shape[1:]}, those of X "
+            f"The samples of corpus have shape {corpus.shape[1:]}, those of X "
             f"{X.shape[1:]}: they have to be of one shape."
         )
     refuse_other_scale("corpus", corpus, X)
@@ -191,17 +193,17 @@ def _checked_rows(corpus, X):
 
 
 def _checked_classes(labels, n_rows):
-    """Return the number of the class of each row, or None if there is one class."""
+    """Return the number of the class of each sample, or None if there is one class."""
     shape = np.shape(labels)
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
-            "corpus is a tuple (rows, classes), and has no class for each row but "
-            f"an array of shape {shape}. Rows of two sources are put together by "
-            "np.concatenate."
+            "corpus is a tuple (samples, classes), and has no class for each sample "
+            f"but an array of shape {shape}. Samples of two sources are put together "
+            "by np.concatenate."
         )
-    labels = complete_column(labels, "corpus, as (rows, classes),")
+    labels = complete_column(labels, "corpus, as (samples, classes),")
     if len(labels) != n_rows:
-        raise ValueError(f"corpus has {n_rows} rows, but {len(labels)} labels.")
+        raise ValueError(f"corpus has {n_rows} samples, but {len(labels)} labels.")
     labels = np.unique(labels, return_inverse=True)[1]
     return labels if labels.any() else None
 
@@ -422,7 +424,7 @@ def source_auroc(
 
 
 def _described(rows, n):
-    """Return the statistics of about n of the rows, (n, k)."""
+    """Return the statistics of about n of the samples, (n, k)."""
     chosen = torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()
     parts = [source_statistics(rows[some]) for some in chosen.split(_DESCRIBED)]
     return torch.cat(parts).double().numpy(force=True)

@@ -64,12 +64,12 @@ _OWN = "auto", "resnet26"
 _PRETRAINING_RATE = 2e-3
 #: Distance of columns of a corpus, which may be anything, that tells of other units.
 _UNITS = 100.0
-#: Most held-out rows for :class:`StopAtCollapse`.
+#: Most held-out samples for :class:`StopAtCollapse`.
 _HELD_OUT = 500
 _TINY = 1e-9
 #: Parameters that clones share.
 _SHARED = "backbone", "corpus"
-#: Most normal rows that gates and head are fitted on.
+#: Most normal samples that gates and head are fitted on.
 _ENOUGH = 2000
 
 
@@ -403,14 +403,13 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         build = partial(stacked_mlps, n_estimators, n_columns, width)
         return Source(build, n_estimators)
 
-    def _make_nets(self, device, seed):
-        return {"net_": self._net(self._source(), device, seed)}
+    def _make_nets(self, device, seed, weights=None):
+        return {"net_": self._net(self._source(weights), device, seed)}
 
     def _nets_to_fill(self, device, saved):
         # The network may have been left out, and a checksum stand for its weights.
         weights = saved["net_"].modules["backbone"]
-        source = self._source(None if isinstance(weights, str) else weights)
-        return {"net_": self._net(source, device, seed=0)}
+        return self._make_nets(device, 0, None if isinstance(weights, str) else weights)
 
     def _net(self, source, device, seed):
         """Return the net around a backbone."""
@@ -438,7 +437,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         )
 
     def _example(self, source):
-        """Return a row of random scaled numbers as the networks take it."""
+        """Return a sample of random scaled numbers as the networks take it."""
         rng = torch.Generator().manual_seed(0)
         shape = 1, *self._row_shape
         row = 2 * torch.rand(shape, generator=rng, dtype=torch.float32) - 1
@@ -468,7 +467,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return normalizing(sides, asked, self._row_shape[0], self._is_own())
 
     def _augmentation(self):
-        """Return the random changes of rows in training."""
+        """Return the random changes of samples in training."""
         return unchanged if self._kind == TABLE else augmentation_for(self.augment)
 
     # Training
@@ -511,11 +510,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return self.corpus is not None and not is_auto
 
     def _expects_labels(self):
-        # A corpus does without, and y may then be what a search scores by.
+        # With a corpus, y may be there for the scorer of a search alone.
         return not self._gives_corpus()
 
     def _read_corpus(self, rows):
-        """Return the rows that `corpus` gives, and their classes, if it does."""
+        """Return the samples that `corpus` gives, and their classes, if it does."""
         if not self._gives_corpus():
             return None, None
         given = self.corpus
@@ -534,7 +533,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return given, torch.from_numpy(labels).to(rows.device)
 
     def _corpus(self, rows, known, given, seed):
-        """Return the sources of the corpus: known anomalies, and the given rows."""
+        """Return the sources of the corpus: known anomalies, and the given samples."""
         is_table = self._kind == TABLE
         corpus = [known] if len(known) else []
         self.corpus_auroc_ = None
@@ -549,7 +548,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         elif self.corpus is not None and not corpus:
             warn(
                 f"{type(self).__name__} was given no corpus and no known anomalies: it "
-                "learns without supervision (UADRA). Give corpus, or mark rows by "
+                "learns without supervision (UADRA). Give corpus, or mark samples by "
                 "y == -1; corpus=None says that there is none."
             )
         return corpus

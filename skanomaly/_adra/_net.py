@@ -26,7 +26,7 @@ from ._adapters import adapters_for
 from ._backbone import FrozenNetwork, forward_hooks
 from ._whitening import WhiteningHead
 
-#: Rows to compute together.
+#: Samples to compute together.
 _AT_ONCE = 128
 #: Longest gradient; usual ones, in training MobileNetV2, have a length of 1 to 7.
 _LONGEST = 10.0
@@ -115,7 +115,7 @@ def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:
-    """Return rows as they are."""
+    """Return samples as they are."""
     return rows
 
 
@@ -123,14 +123,14 @@ def unchanged(rows: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class Adapters(nn.Module):
-    """All trained modules of a detector: adapters of layers, and the fixed head.
+    """The modules that a detector adds to a backbone: adapters of layers, and a head.
 
     Parameters
     ----------
     backbone : FrozenNetwork
-        The network that they are for.
+        The network.
     n_experts : int
-        Experts of each adapter that is a mixture.
+        Experts in each adapter that is a mixture.
     shrinkage, unit : float and bool
         Settings of the :class:`WhiteningHead`.
     """
@@ -144,8 +144,8 @@ class Adapters(nn.Module):
         self.head = WhiteningHead(backbone.features_shape, shrinkage, unit)
 
     @contextmanager
-    def fits_gates(self) -> Iterator[None]:
-        """Fix the standardisation of gates by the rows that pass meanwhile."""
+    def fitting_gates(self) -> Iterator[None]:
+        """Fix the standardisation of gates by the samples that pass meanwhile."""
         sums: dict[Any, list] = {
             one.gate: [0.0, 0.0, 0] for one in self.layers if hasattr(one, "gate")
         }
@@ -164,15 +164,15 @@ class Adapters(nn.Module):
 
 
 class CachedEmbeddings:
-    """The embeddings of rows, each computed once.
+    """The embeddings of samples, each computed once.
 
-    On a host an embedding is computed when its row is drawn first. On other devices, to
-    look for new rows would have each step wait: all are computed ahead.
+    On a host an embedding is computed when its sample is drawn first. On other devices
+    all are computed ahead, since to look for new samples would have each step wait.
 
     Parameters
     ----------
     rows : DeviceDataset
-        The rows.
+        The samples.
     embed : callable
         Maps them to embeddings.
     """
@@ -194,7 +194,7 @@ class CachedEmbeddings:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the embeddings of the rows at `index`, of shape (m,)."""
+        """Return the embeddings of the samples at `index`, of shape (m,)."""
         if self.n_missing:
             new = index[self.missing[index]].unique()
             if len(new):
@@ -212,10 +212,10 @@ class CachedEmbeddings:
 
 
 class StopAtCollapse(Callback):
-    """Ends a run without a corpus before all rows have one and the same latent code.
+    """Ends a run without a corpus before all samples have the same latent code.
 
-    That is where the loss is lowest. The run ends when the variance of the codes of
-    held-out rows is less than a share of their variance without adapters.
+    There the loss is lowest. The run ends when the variance of the codes of
+    held-out samples is less than a share of their variance without adapters.
 
     Parameters
     ----------
@@ -256,11 +256,11 @@ class ResidualAdaptation(AlternatingNet):
         "backbone" and "adapters": functions that build them, the second one from the
         first module.
     prepare : callable
-        Maps scaled rows to the inputs of the network.
+        Maps scaled samples to the inputs of the network.
     augment : callable
-        Changes rows at random in training.
+        Changes samples at random in training.
     corpus_batch : int
-        Rows of the corpus in a batch.
+        Samples of the corpus in a batch.
     optimizer : {"sgd", "adam"}
         The optimiser.
     weight_decay : float
@@ -315,7 +315,7 @@ class ResidualAdaptation(AlternatingNet):
         optimizer = partial(
             OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
         )
-        # A row of the corpus at the centre would have a gradient without bound.
+        # A sample of the corpus at the centre would have a gradient without bound.
         max_norm = _LONGEST if self.optimizer == "sgd" else None
         return {"adapters": Player(self.adapters_, optimizer, max_norm)}
 
@@ -328,7 +328,7 @@ class ResidualAdaptation(AlternatingNet):
         yield "adapters", hypersphere_classification_loss(normal, corpus).sum()
 
     def draw_corpus(self) -> list[Tensor]:
-        """Return the next rows of each source, about as many of each."""
+        """Return the next samples of each source, about as many of each."""
         if self.streams_ is None:
             n = len(self.corpus_)
             shares = [(self.corpus_batch + k) // n for k in range(n)]
@@ -354,7 +354,19 @@ class ResidualAdaptation(AlternatingNet):
         corpus: Sequence,
         held_out: Tensor | None = None,
     ):
-        """Train on `rows`, against the rows of each source in `corpus`."""
+        """Train on normal `rows`, against each source of a corpus.
+
+        Parameters
+        ----------
+        rows : DeviceDataset
+            Normal samples.
+        max_epochs, epoch_steps, callbacks
+            As in ``run``.
+        corpus : sequence of DeviceDataset
+            The sources of the corpus.
+        held_out : Tensor, optional
+            Samples for :class:`StopAtCollapse`.
+        """
         sources = [rows, *corpus]
         self.is_cached_ = self._may_cache(sources, max_epochs * epoch_steps)
         if self.is_cached_:
@@ -387,33 +399,33 @@ class ResidualAdaptation(AlternatingNet):
 
     @torch.no_grad()
     def fit_gates(self, rows: DeviceDataset) -> Tensor:
-        """Fix gates by normal rows, and return their features, (n, l) or (n, k, l)."""
+        """Fix gates by normal samples; return their features, (n, l) or (n, k, l)."""
         index = torch.arange(len(rows), device=self.device)
-        with self.adapters_.fits_gates():
+        with self.adapters_.fitting_gates():
             parts = [self.features(rows[part]) for part in index.split(_AT_ONCE)]
         return torch.cat(parts)
 
     def features(self, batch: Tensor) -> Tensor:
-        """Return the features of rows by the network: (n, l), or (n, k, l)."""
+        """Return the features of samples by the network: (n, l), or (n, k, l)."""
         features = self.backbone_(self.prepare(self.for_members(batch))).float()
         return self.swapped(features)
 
     def swapped(self, features: Tensor) -> Tensor:
-        """Return features with rows and members exchanged, if this is an ensemble."""
+        """Return features with the axes of samples and members swapped, if any."""
         return features.transpose(0, 1) if self.n_estimators else features
 
     def encode_members(self, batch: Tensor) -> Tensor:
-        """Return the latent codes of rows (n, ...) by each member: (k, n, l)."""
+        """Return the latent codes of samples (n, ...) by each member: (k, n, l)."""
         codes = self.encode(self.for_members(batch))
         return codes if self.n_estimators else codes[None]
 
     def encode(self, rows: Tensor) -> Tensor:
-        """Return the latent codes of scaled rows.
+        """Return the latent codes of scaled samples.
 
         Parameters
         ----------
         rows : Tensor of shape (n, ...), or (k, n, d) for an ensemble
-            The rows.
+            The samples.
 
         Returns
         -------

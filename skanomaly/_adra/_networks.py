@@ -162,7 +162,7 @@ def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
 
 
 def given_backbone(network: nn.Module) -> Source:
-    """Return a network as a source, with what its attributes tell of its images."""
+    """Return a network as a source; its attributes may describe its images."""
     build = partial(existing, network)
     stacked = (m for m in network.modules() if isinstance(m, StackedLinear))
     if (first := next(stacked, None)) is not None:
@@ -181,7 +181,7 @@ def given_backbone(network: nn.Module) -> Source:
 
 def _from_file(path):
     try:
-        with path.open("rb"):  # safetensors says of any other trouble that it is none
+        with path.open("rb"):  # errors of safetensors do not tell that it is missing
             return ResNet26.of_weights(load_file(path))
     except FileNotFoundError as error:
         raise ValueError(f"backbone={str(path)!r}: there is no such file.") from error
@@ -214,7 +214,7 @@ def _by_name(name):
 def _fetched(get_model, name, weights):
     try:
         return get_model(name, weights=weights)
-    except OSError as error:  # among others, what is raised without a connection
+    except OSError as error:  # among others, without a connection
         raise OSError(
             f"The weights of backbone={name!r} cannot be fetched: {error}. Give the "
             "network itself, a module, in the place of its name; to `load` as well."
@@ -289,8 +289,8 @@ def normalizing(sides, normalization, n_channels: int, as_many: bool):
     n_given = max(len(means), len(spreads))
     if as_many and n_given not in (1, n_channels):
         raise ValueError(
-            f"normalization is for {n_given} channels, and the own network for images "
-            f"of {n_channels}: give one for these, or None."
+            f"normalization is for {n_given} channels, and the network of the package "
+            f"takes the {n_channels} of the images: give one for these, or None."
         )
     return ImagePreparation(sides, means, spreads)
 
@@ -331,7 +331,7 @@ def checked_pair(normalization: Iterable, n_channels: int) -> tuple[tuple, tuple
 
 
 def shape_after(prepare: Callable, row_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a row after a preparation, which may resize it."""
+    """Return the shape of a sample after a preparation, which may resize it."""
     return row_shape[0], *getattr(prepare, "sides", row_shape[1:])
 
 

@@ -16,12 +16,12 @@ from ._adapters import StackedLinear
 
 
 class JoinedRows:
-    """Rows of one shape from several places, joined end to end.
+    """Samples of one shape from several places, joined end to end.
 
     Parameters
     ----------
     parts : sequence of DeviceDataset
-        The rows, on one device.
+        The samples, on one device.
     """
 
     def __init__(self, parts: Sequence[DeviceDataset]):
@@ -31,11 +31,11 @@ class JoinedRows:
         return sum(map(len, self.parts))
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the rows at `index`, of shape (m,)."""
+        """Return the samples at `index`, of shape (m,)."""
         first, *others = self.parts
         rows, n_before = first[index.clamp(max=len(first) - 1)], len(first)
         for part in others:
-            # Any row stands in for those of other parts: to look for them would wait
+            # Any sample stands in for those of other parts: to look for them would wait
             # for the device.
             own = index - n_before
             some = part[own.clamp(0, len(part) - 1)]
@@ -45,12 +45,12 @@ class JoinedRows:
 
 
 class LabelledRows:
-    """Rows with their classes, for batches of both.
+    """Samples with their classes, for batches of both.
 
     Parameters
     ----------
     rows : DeviceDataset
-        The rows.
+        The samples.
     labels : Tensor of shape (n,), int64
         Number of the class of each, on the device of `rows`.
     """
@@ -62,7 +62,7 @@ class LabelledRows:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows and labels at `index`."""
+        """Return samples and labels at `index`."""
         return self.rows[index], self.labels[index]
 
     def __getstate__(self) -> dict:
@@ -82,9 +82,9 @@ class Pretraining(AlternatingNet, ABC):
     modules : dict
         "network": the function that builds the network.
     prepare, augment : callable
-        Applied to rows before the network.
+        Applied to samples before the network.
     row_shape : tuple of int
-        Shape of a row.
+        Shape of a sample.
     n_outputs : int
         Outputs of the last layer.
     **engine
@@ -101,7 +101,7 @@ class Pretraining(AlternatingNet, ABC):
     def initialize_module(self):
         super().initialize_module()
         self.network_.to(memory_format=torch.channels_last)
-        # Two rows, since batch normalisation cannot train on one.
+        # Two samples, since batch normalisation cannot train on one.
         example = torch.zeros(self.n_estimators or 2, 2, *self.row_shape)
         example = self.prepare(example if self.n_estimators else example[0])
         with torch.no_grad():
@@ -153,7 +153,7 @@ class Rotation(Pretraining):
 
 
 class Denoising(Pretraining):
-    """The task is to recover the rows of a table from rows with noise added."""
+    """The task is to recover the samples of a table from samples with noise added."""
 
     def last_layer(self, n_features):
         layer = super().last_layer(n_features)
@@ -205,7 +205,7 @@ def task_for(name: str, kind: Kind, has_classes: bool) -> type[Pretraining]:
         raise ValueError(f"pretrain={name!r} is no task for {kind.name}.")
     if name == "supervised" and not has_classes:
         raise ValueError(
-            "pretrain='supervised' needs a corpus with classes: a pair (rows, "
+            "pretrain='supervised' needs a corpus with classes: a pair (samples, "
             "classes), or the name of a data set."
         )
     return TASKS[name]
@@ -218,16 +218,16 @@ def pretraining_data(
     corpus: DeviceDataset | None,
     labels: Tensor | None,
 ) -> DeviceDataset | JoinedRows | LabelledRows:
-    """Return the rows that a task is trained on.
+    """Return the samples that a task is trained on.
 
     Parameters
     ----------
     task : type
         The task.
     rows, known : DeviceDataset
-        Normal rows, and known anomalies.
+        Normal samples, and known anomalies.
     corpus : DeviceDataset or None
-        Rows of the corpus.
+        Samples of the corpus.
     labels : Tensor or None
         Their classes.
     """

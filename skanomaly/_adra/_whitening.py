@@ -1,4 +1,4 @@
-"""The head of ADRA, which whitens features by those of normal rows."""
+"""The head of ADRA, which whitens features by those of normal samples."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ _AXES = 128
 _ROUNDING = 1e-10
 
 
-# A centre and a precision matrix would give distances, and no codes; and covariances
-# here are of ensembles, or of fewer rows than features, which torch.cov does not know.
+# The class Mahalanobis returns distances, and not codes; torch.cov takes no ensembles.
 class WhiteningHead(nn.Module):
-    r"""Maps features to latent codes, fixed by the features of normal rows.
+    r"""Maps features to latent codes, fixed by the features of normal samples.
 
-    It puts these around the origin, about as far in all directions, at a mean squared
-    distance of 1, :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and
-    covariance, to which a share of the mean variance is added, so that directions in
-    which normal rows do not differ count for more, but not for everything. Beyond the
-    first 128 principal axes, all directions have the same scale.
+    It centres these at the origin, with about the same variance in all directions and a
+    mean squared length of 1: :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their
+    mean and covariance. A share of the mean variance is added to the covariance, so
+    that directions in which normal samples do not differ count for more, but not for
+    everything. Beyond the first 128 principal axes, all directions have the same scale.
 
     Parameters
     ----------
     shape : tuple of int
-        Shape of the features of one row, (l,) or (k, l) for an ensemble.
+        Shape of the features of one sample, (l,) or (k, l) for an ensemble.
     shrinkage : float
         That share, in (0, 1].
     unit : bool
@@ -50,7 +49,7 @@ class WhiteningHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Fix the head by the features of normal rows, (n, l) or (k, n, l)."""
+        """Fix the head by the features of normal samples, (n, l) or (k, n, l)."""
         # On the host: not every device has such numbers, and the decomposition.
         scaled = self._scaled(features).cpu().double()
         n_rows, n_features = scaled.shape[-2:]
@@ -83,11 +82,11 @@ class WhiteningHead(nn.Module):
 
 
 def _principal(centred, n_axes):
-    """Return the largest variances (..., 1, m) of centred rows, and their axes."""
+    """Return the largest variances (..., 1, m) of centred samples, and their axes."""
     n_rows, n_features = centred.shape[-2:]
     if n_features <= n_rows:
         variances, axes = torch.linalg.eigh(centred.mT @ centred / n_rows)
-    else:  # the same from the products of rows, which are fewer
+    else:  # the same from the products of samples, which are fewer
         variances, axes = torch.linalg.eigh(centred @ centred.mT / n_rows)
         axes = F.normalize(centred.mT @ axes, dim=-2)
     m = min(n_axes, variances.shape[-1])

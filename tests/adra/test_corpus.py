@@ -100,7 +100,7 @@ def test_a_corpus_in_other_units_is_noticed(X, corpus):
     "given", [lambda rows: (rows, rows), lambda rows: [rows, rows[:5]]]
 )
 def test_two_corpora_are_refused(X, corpus, given):
-    with pytest.raises(ValueError, match=r"corpus is .*\(rows, classes\)"):
+    with pytest.raises(ValueError, match=r"corpus is .*\(samples, classes\)"):
         short(corpus=given(corpus)).fit(X)
 
 
@@ -116,7 +116,7 @@ def test_a_corpus_of_images_comes_flat_too(images):
 @pytest.mark.parametrize("missing", [None, np.nan])
 def test_missing_classes_of_a_corpus_are_named(missing, images):
     classes = [missing, 1] * (len(images[1]) // 2)
-    with pytest.raises(ValueError, match=r"corpus, as \(rows, classes\), has missing"):
+    with pytest.raises(ValueError, match=r"\(samples, classes\), has missing"):
         short(corpus=(images[1], classes)).fit(images[0])
 
 
@@ -208,7 +208,7 @@ def test_a_corpus_may_be_small_or_contain_normal_samples(kind, request):
         ("nothing", "'nothing' is no data set.*tiny_imagenet"),
         ("odds", "corpus='odds'"),
         ("ucsd_ped2", "corpus"),
-        ((np.zeros((9, 4)), np.zeros(8)), "9 rows, but 8 labels"),
+        ((np.zeros((9, 4)), np.zeros(8)), "9 samples, but 8 labels"),
         ((np.zeros((9, 4)), np.zeros(9), 1), "corpus"),
         (np.zeros(4), "corpus"),
     ],

@@ -228,7 +228,7 @@ class Centred(nn.Module):
 
 
 def test_a_network_that_compares_samples_is_refused(images):
-    with pytest.raises(ValueError, match="Centred, makes something else of a row"):
+    with pytest.raises(ValueError, match="Centred, returns other features"):
         short(backbone=Centred()).fit(images[0])
 
 
@@ -258,7 +258,7 @@ def test_samples_have_to_be_the_first_axis(images):
         def forward(self, x):
             return self.mixed(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0)
 
-    with pytest.raises(ValueError, match=r"mixed of backbone makes \(6, 2, 5\)"):
+    with pytest.raises(ValueError, match=r"mixed of backbone returns \(6, 2, 5\)"):
         short(backbone=TokensFirst()).fit(images[0])
 
 
@@ -362,7 +362,7 @@ def test_a_network_that_takes_only_some_pixels(images):
     pixels = torch.from_numpy(images[0]).float() / 255
     expected = detector.net_.adapters_.head(network(pixels)).numpy(force=True)
     np.testing.assert_allclose(detector.encode(images[0]), expected, atol=1e-4)
-    with pytest.raises(ValueError, match=r"Emphatic, makes NaN.* normalization"):
+    with pytest.raises(ValueError, match=r"Emphatic, returns NaN.* normalization"):
         untrained(backbone=network, normalization=None, corpus=images[1]).fit(images[0])
 
 
