@@ -124,7 +124,7 @@ class Shortcut(nn.Sequential):
 
 
 class SamePad(nn.Module):
-    """What TensorFlow pads before a 3 x 3 convolution of stride 2.
+    """Padding of TensorFlow before a 3 x 3 convolution of stride 2.
 
     An even side is padded at its end only, an odd one at both ends.
     """

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Make what a test draws from torch's own generator the same in every run."""
+    """Seed torch's own generator for each test."""
     torch.manual_seed(0)
 
 

@@ -1,4 +1,4 @@
-"""Cases for `test_odd_inputs.py`: detectors, and what no one should give them.
+"""Cases for `test_odd_inputs.py`: detectors with unusual and wrong inputs.
 
 A case is an ordinary one with one to three oddities: of the shape, the values, the type
 of the numbers, what holds them, the labels, the other rows (domains, a corpus), the
@@ -43,7 +43,7 @@ COMMON = {"max_epochs": 1, "width": 4, "batch_size": 16, "random_state": 0}
 
 @dataclass
 class Case:
-    """What a detector is given, and what is asked of it afterwards."""
+    """Inputs of a detector, and a function to call after its fit."""
 
     name: str
     rng: np.random.Generator
@@ -129,7 +129,7 @@ IMAGE_SHAPES = {
 
 
 def with_cell(value):
-    """Return what puts a value into one cell of floats."""
+    """Return a function that puts a value into one cell of floats."""
 
     def put(X, rng):
         X = X.astype(np.float64)
@@ -501,7 +501,7 @@ _ANYTHING = {
 
 
 def _besides():
-    """Return what is tried besides, by parameter; anew, since much of it changes."""
+    """Return further values to try, by parameter, anew, since many are mutable."""
     return {
         "width": {"10**12": 10**12},
         "latent_dim": {"10**12": 10**12, "300": 300},
@@ -580,7 +580,7 @@ def parameters(name):
 
 
 def scoring(change, method="score_samples"):
-    """Return what scores changed rows."""
+    """Return a function that scores changed rows."""
 
     def then(detector, case, folder):
         rows = np.asarray(case.plain)
@@ -594,7 +594,7 @@ def scoring(change, method="score_samples"):
 
 
 def fitting(change, **params):
-    """Return what fits again, on changed rows, and scores the old ones."""
+    """Return a function that fits changed rows and scores them."""
 
     def then(detector, case, folder):
         with np.errstate(all="ignore"):
@@ -621,7 +621,7 @@ def calling(method, *arguments, **keywords):
 
 
 def asking(method, change):
-    """Return what calls a method, if there is one, with floats made of the rows."""
+    """Return a function that calls a method, if there is one, with changed floats."""
 
     def then(detector, case, folder):
         if hasattr(detector, method):
@@ -729,7 +729,7 @@ AFTER = {
 
 
 def _saved(change, **params):
-    """Return what saves a detector, changes the bytes, and loads it."""
+    """Return a function that saves a detector, changes the bytes, and loads it."""
 
     def then(detector, case, folder):
         path = folder / "detector.safetensors"
@@ -761,7 +761,7 @@ def _flipped(data, rng, start=0, stop=None):
 
 
 def _to(path, **keywords):
-    """Return what saves to a path that is made of the folder."""
+    """Return a function that saves to a path in a folder."""
 
     def then(detector, case, folder):
         skanomaly.save(detector, path(folder), **keywords)
@@ -783,7 +783,7 @@ def _written(folder, content):
 
 
 def _remembered(cut):
-    """Return what fits with `memory`, damages what was kept, and fits again."""
+    """Return a function that fits with `memory`, damages the entry, and fits again."""
 
     def then(detector, case, folder):
         detector = clone(detector)

@@ -1,4 +1,4 @@
-"""What every detector keeps, for all of them: they are found by discovery."""
+"""The contract of every detector, for all that discovery finds."""
 
 import copy
 import pickle

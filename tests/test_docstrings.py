@@ -1,6 +1,9 @@
 """Every public name has a complete numpydoc docstring."""
 
+import ast
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from numpydoc.validate import validate
@@ -13,6 +16,7 @@ from skanomaly.utils._docstring import fill_in
 OPTIONAL = {"EX01", "ES01", "SA01", "SA04", "GL01"}
 
 
+TREE = Path(__file__).parents[1]
 MODULES = skanomaly, datasets, metrics, model_selection, exceptions
 
 
@@ -78,3 +82,21 @@ def test_marks_are_filled_in_whatever_the_indentation(is_dedented):
     assert inspect.getdoc(function) == (
         "Do something.\n\nParameters\n----------\na : int\n    One.\nb : int\n    Two."
     )
+
+
+def first_lines():
+    """Yield the place and the first line of each docstring in the repository."""
+    for folder in ("skanomaly", "tests", "benchmarks", "examples", "docs"):
+        for path in sorted((TREE / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+                if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+                    name = getattr(node, "name", "")
+                    yield f"{path.relative_to(TREE)} {name}", text.splitlines()[0]
+
+
+def test_docstrings_name_things():
+    """A result has a name, instead of a paraphrase by a relative clause."""
+    lines = list(first_lines())
+    assert len(lines) > 1000
+    assert not [line for line in lines if re.search(r"\bwhat\b", line[1], re.I)]

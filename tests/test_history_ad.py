@@ -71,7 +71,7 @@ OWN = {"generator": Shift, "critic": Line}
 
 
 class Watch(Callback):
-    """Keeps what the history must not keep: the networks at every step."""
+    """Keeps the networks at every step, which the history must not do."""
 
     def __init__(self):
         self.states = []

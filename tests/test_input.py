@@ -1,4 +1,4 @@
-"""What detectors make of input that is not what it should be."""
+"""Detectors with inputs of unusual types, shapes, ranges and values."""
 
 import pickle
 

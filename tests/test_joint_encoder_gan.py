@@ -1,4 +1,4 @@
-"""JointEncoderGAN: the paper's networks and equations, growth, and what it does."""
+"""JointEncoderGAN: the paper's networks and equations, growth, detection."""
 
 from functools import partial
 
@@ -512,7 +512,7 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
 
 
 def test_the_paper_s_preset_has_the_norm_as_printed():
-    """Point 13: eq. 1 to the letter was not what `cycle_updates_generator` did."""
+    """Point 13: `cycle_updates_generator` did not follow eq. 1 to the letter."""
     detector = JointEncoderGAN()
     for shape, preset, expected in (
         ((3, 32, 32), None, None),

@@ -1,4 +1,4 @@
-"""Rows in whatever holds them: what is taken, and what is refused in which words."""
+"""Containers of data: those accepted, and the errors for all others."""
 
 import re
 

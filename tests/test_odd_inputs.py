@@ -43,14 +43,14 @@ HERE = {__file__, odd_inputs.__file__}
 
 
 class FaultError(BaseException):
-    """What must not become of a case, in words; it comes out of all handlers."""
+    """A result that no case may have; passes all handlers of exceptions."""
 
 
-# What becomes of a case ---------------------------------------------------------------
+# Outcomes of a case ---------------------------------------------------------------
 
 
 def outcome(case, folder):
-    """Return what becomes of a case, "scores", "warning" or "error"; raise a fault."""
+    """Return the outcome, "scores", "warning" or "error", or raise a fault."""
     given = _fingerprint(case)
     with (
         warnings.catch_warnings(record=True) as caught,
@@ -69,7 +69,7 @@ def outcome(case, folder):
 
 
 def _run(case, folder, caught):
-    """Fit, score, and do what follows; return the error, if one comes."""
+    """Fit, score and call the function of a case; return the error, if there is one."""
     detector = case.detector()
     steps = (
         lambda: detector.fit(case.X, case.y, **case.fit_params),

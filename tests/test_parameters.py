@@ -87,7 +87,7 @@ def test_what_is_no_number_is_named_and_not_blamed_on_the_learning_rate(cls, X, 
 
 @every_detector
 def test_numbers_that_are_allowed_can_be_computed_with(cls, X):
-    """The largest and the smallest of an interval train, or say what is wrong."""
+    """The ends of an interval train, or an error has the name of the parameter."""
     for name in numbers_of(cls, sk.Real):
         for bound in ends(cls, name):
             detector = brief(cls, **{name: bound})
@@ -200,7 +200,7 @@ def as_shape(size):
 
 
 def rows_to_rows(network):
-    """Return what builds a network from the sizes that it is told of."""
+    """Return a function that builds a network from two sizes."""
     return lambda first, second: network(as_shape(first), as_shape(second))
 
 
@@ -330,7 +330,7 @@ MODES = {
 
 
 def everything(detector, data, path):
-    """Return what each public method of a fitted detector returns, by name."""
+    """Return the results of all public methods of a fitted detector, by name."""
     on_rows = ["score_samples", "decision_function", "predict", "encode"]
     on_rows += ["reconstruct", "anomaly_map", "score_terms"]
     if data.ndim == 2:

@@ -42,7 +42,7 @@ short = partial(TransferAD, **SHORT)
 
 @pytest.fixture(scope="module")
 def domains():
-    """Return source rows, target rows and what these are: +1 normal, -1 not."""
+    """Return source rows, target rows and the labels of these, +1 or -1."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(2, 6))
 
