@@ -30,6 +30,7 @@ lint: .venv/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports silent tests/typing
 
 docs: .venv/docs.done
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -60,7 +60,7 @@ _FOLDS, _SHARE = 5, 0.2
 _BELOW_ONE = 1 - 1e-6
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int_]
+Integers = NDArray[np.int64]
 
 
 def p_values(calibration_scores: Floats, scores: Floats) -> Floats:

@@ -13,10 +13,10 @@ a pair of columns that breaks a relation is found, though each value alone is us
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array, column_or_1d
 
 from .utils._sklearn_compat import COUNT, safe_indexing
@@ -25,12 +25,30 @@ __all__ = ["explain"]
 
 Floats = NDArray[np.float64]
 
+
+class _DataFrame(Protocol):
+    """A data frame of pandas or polars, for type checkers."""
+
+    @property
+    def columns(self) -> Any: ...
+
+
+Frame = TypeVar("Frame", bound=_DataFrame)
+
 #: The most numbers in memory at a time: of distances, and of samples to score.
 _NUMBERS = 2**22
 #: The largest squared distance of a value, in squared standard deviations.
 _FAR = 1e6
 
 
+@overload
+def explain(
+    detector: Any, X: Frame, reference: Frame, *, n_neighbors: int = 3
+) -> Frame: ...
+@overload
+def explain(
+    detector: Any, X: ArrayLike, reference: ArrayLike, *, n_neighbors: int = 3
+) -> Floats: ...
 def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> Any:
     """Return how much each column adds to the anomaly score of each sample.
 
