@@ -503,7 +503,8 @@ class BaseDeepDetector(
 
     def _latent_dim(self) -> int:
         """Return the length of a latent code."""
-        return self._value("latent_dim")
+        latent_dim: int = self._value("latent_dim")
+        return latent_dim
 
     def _own_networks(self) -> dict[str, Builder]:
         """Return the networks of the user by role."""

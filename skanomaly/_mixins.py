@@ -187,7 +187,7 @@ class ReconstructionMixin(EncodingMixin):
         raise NotImplementedError
 
     def _decode_flat(self, codes: Tensor) -> Tensor:
-        by_member = codes.unflatten(1, self._latent_shape()).transpose(0, 1)
+        by_member = codes.reshape(-1, *self._latent_shape()).transpose(0, 1)
         return self._decode_batch(by_member.contiguous())
 
     def _reconstruct_batch(self, batch: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ References
 
 from __future__ import annotations
 
-from math import ceil, floor
+from collections.abc import Iterator
+from math import ceil, floor, log1p
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -61,6 +62,7 @@ _BELOW_ONE = 1 - 1e-6
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Indices = NDArray[np.intp]
 
 
 def p_values(calibration_scores: Floats, scores: Floats) -> Floats:
@@ -79,7 +81,9 @@ def p_values(calibration_scores: Floats, scores: Floats) -> Floats:
         In [1 / (n_calibration + 1), 1].
     """
     n = len(calibration_scores)
-    return (1 + np.searchsorted(calibration_scores, scores, side="right")) / (n + 1)
+    n_lower = np.searchsorted(calibration_scores, scores, side="right")
+    p: Floats = (1 + n_lower) / (n + 1)
+    return p
 
 
 def rank_at(n: int, rate: float, confidence: float | None = None) -> int:
@@ -284,7 +288,12 @@ class ConformalMixin:
             )
         return np.where(flagged, -1, 1)
 
-    def _threshold(self, rate, confidence=None, score=None):
+    def _threshold(
+        self,
+        rate: float | None,
+        confidence: float | None = None,
+        score: float | None = None,
+    ) -> float:
         """Return the threshold of a rate, after checks."""
         if (rate is None) == (score is None):
             raise ValueError(
@@ -295,7 +304,7 @@ class ConformalMixin:
             _check_share(confidence, "confidence")
             if rate is None:
                 raise ValueError("confidence belongs to a false_alarm_rate.")
-        if score is not None:
+        if rate is None:
             if not isinstance(score, Real) or np.isnan(score):
                 raise ValueError(f"score={score!r} has to be a number.")
             return float(score)
@@ -319,14 +328,14 @@ class ConformalMixin:
         return -np.inf
 
 
-def _samples_for(rate, confidence):
+def _samples_for(rate: float, confidence: float | None) -> int:
     """Return the number of calibration samples with which a rate can be reached."""
     if confidence is None:
         return ceil(1 / rate - 1 - 1e-9)
-    return ceil(np.log1p(-confidence) / np.log1p(-rate))
+    return ceil(log1p(-confidence) / log1p(-rate))
 
 
-def _check_share(value, name):
+def _check_share(value: Any, name: str) -> None:
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1:
         raise ValueError(f"{name}={value!r} has to be a number between 0 and 1.")
 
@@ -502,7 +511,7 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
         self.offset_ = self._threshold(self.false_alarm_rate)
         return self
 
-    def _splits(self, X, y):
+    def _splits(self, X: Any, y: Any) -> Iterator[tuple[Indices, Indices]]:
         """Yield the samples to train on and the samples held out, for each fit."""
         n = X.shape[0] if hasattr(X, "shape") else len(X)  # sparse ones have no length
         known = np.zeros(n, dtype=bool) if y is None else column_or_1d(y) == -1
@@ -542,14 +551,17 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
         folds = zip(self._fold_scores, scores, strict=True)
         ranks, positions = zip(*(_rank(*fold) for fold in folds), strict=True)
         position = np.minimum(np.mean(positions, axis=0), _BELOW_ONE)
-        return (np.sum(ranks, axis=0) + position) / (len(self.calibration_scores_) + 1)
+        n = len(self.calibration_scores_)
+        out: Floats = (np.sum(ranks, axis=0) + position) / (n + 1)
+        return out
 
     @property
     def n_features_in_(self) -> int:
         """Number of features seen in ``fit``."""
         if not hasattr(self, "estimators_"):
             raise AttributeError("ConformalDetector is not fitted: no n_features_in_.")
-        return self.estimators_[0].n_features_in_
+        n_features: int = self.estimators_[0].n_features_in_
+        return n_features
 
     @property
     def feature_names_in_(self) -> NDArray[np.object_]:
@@ -558,7 +570,8 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
             raise AttributeError(
                 "ConformalDetector is not fitted: no feature_names_in_."
             )
-        return self.estimators_[0].feature_names_in_
+        names: NDArray[np.object_] = self.estimators_[0].feature_names_in_
+        return names
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing of metadata to `estimator`.
@@ -573,7 +586,7 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
             method_mapping=MethodMapping().add(caller="fit", callee="fit"),
         )
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         own = getattr(self.estimator, "__sklearn_tags__", None)
         if own is not None:
@@ -583,17 +596,20 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _fit_part(estimator, X, y, params, train):
+def _fit_part(
+    estimator: Any, X: Any, y: Any, params: dict[str, Any], train: Indices
+) -> Any:
     labels = () if y is None else (safe_indexing(y, train),)
     params = sliced_params(X, params, train)
     return clone(estimator).fit(safe_indexing(X, train), *labels, **params)
 
 
-def _scores(estimator, X):
+def _scores(estimator: Any, X: Any) -> Floats:
     """Return the scores of a detector, float64, without NaN."""
     for name in ("score_samples", "decision_function"):
         if hasattr(estimator, name):
-            scores = column_or_1d(getattr(estimator, name)(X)).astype(np.float64)
+            values = column_or_1d(getattr(estimator, name)(X))
+            scores: Floats = np.asarray(values, dtype=np.float64)
             break
     else:
         raise ValueError(
@@ -608,7 +624,7 @@ def _scores(estimator, X):
     return scores
 
 
-def _rank(calibration, scores):
+def _rank(calibration: Floats, scores: Floats) -> tuple[Indices, Floats]:
     """Return the numbers of lower calibration scores, and positions above them.
 
     A position is in [0, 1): between two calibration scores it is linear, and beyond all

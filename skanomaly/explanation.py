@@ -24,6 +24,7 @@ from .utils._sklearn_compat import COUNT, safe_indexing
 __all__ = ["explain"]
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 class _DataFrame(Protocol):
@@ -128,7 +129,7 @@ class Table:
         """Whether the samples are a data frame."""
         return not isinstance(self.X, np.ndarray)
 
-    def replaced(self, rows: NDArray, j: int, other: Table, other_rows: NDArray) -> Any:
+    def replaced(self, rows: Indices, j: int, other: Table, other_rows: Indices) -> Any:
         """Return samples with the values of column j from samples of another table."""
         if not self.is_frame:
             changed = self.X[rows]
@@ -148,7 +149,7 @@ class Table:
         return frame.set_index(self.X.index) if hasattr(self.X, "iloc") else frame
 
 
-def _comparable(table, usual):
+def _comparable(table: Table, usual: Table) -> tuple[Floats, Floats]:
     """Return the values of both tables as numbers (n, n_features) to be compared.
 
     Numbers are in units of the standard deviation. Values of other kinds, and missing
@@ -159,7 +160,7 @@ def _comparable(table, usual):
     return both[: len(table)], both[len(table) :]
 
 
-def _column_numbers(column, usual):
+def _column_numbers(column: Any, usual: Any) -> Floats:
     """Return the values of a column in both tables, one after the other."""
     values = np.concatenate([np.asarray(column), np.asarray(usual)])
     if values.dtype.kind in "mM":
@@ -170,7 +171,8 @@ def _column_numbers(column, usual):
         try:
             values = values.astype(float)
         except (TypeError, ValueError):
-            return np.unique(values.astype(str), return_inverse=True)[1] * np.sqrt(_FAR)
+            _, ranks = np.unique(values.astype(str), return_inverse=True)
+            return np.asarray(ranks * np.sqrt(_FAR))
     numbers = values.astype(float)
     known = numbers[len(column) :]
     known = known[np.isfinite(known)]
@@ -179,17 +181,17 @@ def _column_numbers(column, usual):
     return np.where(np.isnan(numbers), np.sqrt(_FAR), (numbers - centre) / spread)
 
 
-def _squares(numbers, usual):
+def _squares(numbers: Floats, usual: Floats) -> NDArray[np.float32]:
     """Return squared differences (n_samples, n_reference, n_features)."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = (numbers[:, None] - usual).astype(np.float32) ** 2
     return np.minimum(np.nan_to_num(squares, nan=_FAR, posinf=_FAR), _FAR)
 
 
-def _scores(detector, X):
+def _scores(detector: Any, X: Any) -> Floats:
     score = getattr(detector, "score_samples", None) or detector.decision_function
-    return column_or_1d(score(X)).astype(np.float64)
+    return np.asarray(column_or_1d(score(X)), dtype=np.float64)
 
 
-def _shortened(names):
+def _shortened(names: list[Any]) -> str:
     return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -422,9 +422,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             residuals, codes = self._outputs(batch)
             return torch.cat([residuals[:, None], codes.transpose(0, 1).flatten(1)], 1)
 
-        table = self._map_rows(outputs_of_batch, rows.subset(index))
-        self._check_finite(table)
-        table = torch.from_numpy(table)
+        outputs = self._map_rows(outputs_of_batch, rows.subset(index))
+        self._check_finite(outputs)
+        table = torch.from_numpy(outputs)
         codes = table[:, 1:].unflatten(1, (self.net_.n_estimators, -1)).transpose(0, 1)
         return Outputs(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
@@ -482,7 +482,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         else:
             steps = self._setting("first_epochs" if begins else "max_epochs")
         plan = self._plan("max_epochs", n_rows, batch_size=batch_size, steps=steps)
-        return Phase(level, fading, batch_size, **plan, name=name)
+        length = plan["max_epochs"], plan["epoch_steps"]
+        return Phase(level, fading, batch_size, *length, name)
 
     def _compare_norms(self, generated, training):
         """Compare the lengths of the codes of generated and training samples."""

@@ -43,6 +43,7 @@ __all__ = [
     "MEMORY",
     "NONNEGATIVE",
     "POSITIVE",
+    "HasMethods",
     "Integral",
     "Interval",
     "Options",
@@ -79,7 +80,14 @@ class Interval(_Interval):
         The given bounds that belong to the interval.
     """
 
-    def __init__(self, type, left, right, *, closed):
+    def __init__(
+        self,
+        type: type,
+        left: float | None,
+        right: float | None,
+        *,
+        closed: str,
+    ):
         ends = {"left": "l", "right": "r", "both": "lr", "neither": ""}[closed]
         if left is None:
             left, ends = -_LARGEST[type], "l" + ends
