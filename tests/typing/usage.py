@@ -25,11 +25,15 @@ from skanomaly import (
 )
 from skanomaly.datasets import fetch_odds, one_vs_rest
 from skanomaly.metrics import (
+    DetectorRocDisplay,
+    ScoreDistributionDisplay,
+    TrainingHistoryDisplay,
+    dci_scores,
     detector_average_precision_score,
     detector_roc_auc,
     detector_roc_auc_score,
 )
-from skanomaly.model_selection import LeaveAnomalyKindOut
+from skanomaly.model_selection import LeaveAnomalyKindOut, TargetKFold
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -79,7 +83,19 @@ assert_type(data, NDArray[np.float32] | Floats)
 X_train, X_test, y_train, y_test = one_vs_rest(X, y, normal_class=1, random_state=0)
 scores = HistoryAD().fit(X_train).score_samples(X_test)
 assert_type(detector_roc_auc_score(y_test, scores), float)
-assert_type(detector_average_precision_score(y_test, scores), float)
+assert_type(detector_average_precision_score(y, scores, sample_weight=y), float)
+assert_type(detector_roc_auc(detector, X, y), float)
+detector_roc_auc_score(y, scores, weight=y)  # type: ignore[call-arg]
+assert_type(DetectorRocDisplay.from_estimator(detector, X, y), DetectorRocDisplay)
+assert_type(ScoreDistributionDisplay(y).y_score, Floats)
+assert_type(TrainingHistoryDisplay.from_estimator(detector).name, str | None)
+assert_type(dci_scores(X, X).disentanglement, float)
+assert_type(dci_scores(X, X).importances, Floats)
+for train, test in TargetKFold(y, n_splits=3).split(X, y):
+    assert_type(train, NDArray[np.intp])
+    assert_type(test, NDArray[np.intp])
+assert_type(LeaveAnomalyKindOut(y).get_n_splits(y=y), int)
+TargetKFold(folds=3)  # type: ignore[call-arg]
 
 # Files --------------------------------------------------------------------------------
 
