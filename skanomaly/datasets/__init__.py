@@ -2,16 +2,16 @@
 
 The loaders follow :mod:`sklearn.datasets`; no data set is part of the package. The
 protocols are pure functions of arrays: each returns ``X_train, X_test, y_train,
-y_test``, with ``y`` +1 for normal and -1 for anomalous rows, and each takes what the
-one before it returned::
+y_test``, with ``y`` +1 for normal samples and -1 for anomalies, and each takes the
+result of the one before::
 
     split = one_vs_rest(X, y, normal_class=3, return_kinds=True, random_state=0)
     split = contaminate(*split, contamination=0.1, random_state=0)
     split = labelled_anomalies(*split, ratio=0.05, kinds=[5], random_state=0)
 
-`across_domains` makes such a split of two data sets, and returns the domain of each
-training row too. Videos are read by `read_frames`, cut by `make_clips`, and judged by
-`frame_scores`.
+`across_domains` makes such a split of two data sets, and also returns the domain of
+each training sample. `read_frames` reads videos, `make_clips` cuts them, and
+`frame_scores` turns scores of clips into scores of frames.
 """
 
 from ._images import (

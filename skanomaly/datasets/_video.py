@@ -127,16 +127,16 @@ def read_frames(
 
     The pictures (.png, .jpg, .jpeg, .tif, .tiff and .bmp) of a folder are the frames of
     one video. Names are in natural order: ``frame10`` comes after ``frame9``. Hidden
-    files, whose names begin with a point, and files of other kinds are passed over.
+    files, whose names begin with a point, and files of other kinds are skipped.
     Colours become grey. This needs Pillow: ``pip install skanomaly[video]``.
 
     Parameters
     ----------
     folder : path-like or iterable of path-likes
         A folder of pictures, which is one video; a folder of such folders, one per
-        video, in natural order, where those without pictures are passed over; or the
-        folders of the videos in the order wanted, which leaves out what is not to be
-        read, such as the ``_gt`` folders with the masks of the UCSD data.
+        video, in natural order, where those without pictures are skipped; or a list of
+        the folders of the videos in any order, to leave out others, such as the ``_gt``
+        folders with the masks of the UCSD data.
     size : tuple of (height, width), default=None
         Size in pixels to which all frames are resized. A new pixel is the mean of the
         old ones that it covers. With None, frames keep their size, which has to be the
