@@ -239,7 +239,8 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return self._clipping()
 
     def _network_shape(self):
-        return working_shape(self._row_shape)
+        is_image = self._kind == IMAGE
+        return working_shape(self._row_shape) if is_image else self._row_shape
 
     def _table_builders(self, n_estimators):
         (n_columns,), width = self._row_shape, self._value("width")

@@ -20,13 +20,11 @@ _GREY = 1  # channel
 
 
 def working_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape (c, h, w) that images are resized to; that of tables stays.
+    """Return the shape (c, h, w) that images of such a shape are resized to.
 
     Each side becomes the next multiple of the power of 2 that leaves 4 pixels of the
     longer one: 28 x 28 becomes 32 x 32, as in the paper.
     """
-    if len(shape) == 1:
-        return shape
     n = n_halvings(shape, _COARSEST)
     sides = (max(side, 2) * 2**n for side in coarse_shape(shape, _COARSEST))
     return shape[0], *sides

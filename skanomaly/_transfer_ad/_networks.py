@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import SLOPE, Builders, StackedMLP, n_halvings
+from ..utils._kinds import CLIP, IMAGE
 
 Sides = tuple[int, ...]
 
@@ -48,7 +49,7 @@ class Layers:
 
     def __init__(self, shape: tuple[int, ...], width: int):
         n_channels, *sides = shape
-        if len(sides) == 2:
+        if len(shape) == len(IMAGE.axes):
             n = n_halvings(shape, _COARSEST)
             # 32, 16, 8 with two halvings; more of them leave the finest at 32.
             outputs = [max(min(width, width >> 2 << k), 1) for k in range(n + 1)][::-1]
@@ -102,7 +103,8 @@ class Layers:
         """Build a module that maps codes (n, latent_dim) to logits (n,)."""
         pooled: list[nn.Module] = []
         n_features = latent_dim
-        if len(self.sides[0]) == 3 and latent_dim == prod(self.code_shape):
+        of_clips = len(self.sides[0]) + 1 == len(CLIP.axes)
+        if of_clips and latent_dim == prod(self.code_shape):
             n_features = self.code_shape[0]
             pooled = [nn.Unflatten(1, self.code_shape), nn.AdaptiveAvgPool3d(1)]
         return nn.Sequential(

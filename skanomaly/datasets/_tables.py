@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..utils._kinds import TABLE
 from ._store import describe_loader, find, not_found, read
 from ._types import DataHome, FrameBunch, Labels, TableBunch
 
@@ -155,7 +156,7 @@ def fetch_odds(
     labels = labels.ravel()
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"y in {path} must be 1 for an anomaly and 0 elsewhere.")
-    if X.ndim != 2 or len(X) != len(labels):
+    if X.ndim != TABLE.ndim or len(X) != len(labels):
         raise ValueError(
             f"{path} must hold X of shape (n_samples, n_features) with one label each, "
             f"got X of shape {X.shape} and {len(labels)} labels."

@@ -12,13 +12,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from ..utils._kinds import IMAGE
 from ._store import describe_loader, find, not_found, read
 from ._types import DataHome, Images, Labels, Loader, Subset, VideoBunch
 
 _PED2 = "ucsd_ped2.npz"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: In pixels; a shorter axis is one of channels.
-_SMALLEST_SIDE = 4
 
 
 def _typed(loader: Callable[..., Any]) -> Loader[VideoBunch]:
@@ -279,9 +278,9 @@ def make_clips(
         "frames must be of shape (n_frames, channels, height, width), got "
         f"{images.shape}: "
     )
-    if images.ndim != 4:
+    if images.ndim != IMAGE.ndim:
         raise ValueError(f"{expected}give grey frames as frames[:, None].")
-    if images.shape[3] < _SMALLEST_SIDE <= images.shape[1]:
+    if images.shape[3] < IMAGE.least_side <= images.shape[1]:  # of channels
         raise ValueError(
             f"{expected}channels come first, give np.moveaxis(frames, -1, 1)."
         )
