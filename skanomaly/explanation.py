@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_array, column_or_1d
 
 from .utils._sklearn_compat import COUNT, safe_indexing
@@ -94,8 +95,8 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
     numbers, usual_numbers = _comparable(table, usual)
     before, out = _scores(detector, X), np.empty((len(table), len(table.names)))
     step = max(_NUMBERS // usual_numbers.size, 1)
-    for start in range(0, len(table), step):
-        part = np.arange(start, min(start + step, len(table)))
+    for batch in gen_batches(len(table), step):
+        part = np.arange(batch.start, batch.stop)
         squares = _squares(numbers[part], usual_numbers)
         total = squares.sum(2)
         for j in range(len(table.names)):

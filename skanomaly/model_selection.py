@@ -419,7 +419,7 @@ class TargetKFold(BaseCrossValidator):
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
-        KFold(n_splits, shuffle=shuffle)  # refuses what is not valid
+        KFold(n_splits, shuffle=shuffle)  # checks the parameters
         self.sample_domain: NDArray[Any] | None = None
         if sample_domain is not None:
             self.sample_domain = self._checked(sample_domain, "sample_domain")

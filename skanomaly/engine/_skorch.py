@@ -31,7 +31,7 @@ _REFUSED: dict[type, str] = {
     ),
     of_skorch.InputShapeSetter: (
         "sets a parameter that the networks of a detector do not have. They are built "
-        "for the rows of fit; functions in `architecture` are told the shape."
+        "for the rows of fit; functions in `architecture` get the shape."
     ),
     of_skorch.ProgressBar: (
         "counts batches in net.history, which has epochs alone. verbose=1 shows a bar."

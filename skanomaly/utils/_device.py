@@ -44,6 +44,6 @@ def resolve_device(device: str) -> str:
     if (wanted.index or 0) >= n_found:
         raise ValueError(
             f"device={device!r}, but torch sees {n_found} {wanted.type} devices here. "
-            "Use device='auto' to take what there is."
+            "Use device='auto' to take one of them, or the CPU."
         )
     return device

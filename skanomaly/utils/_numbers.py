@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 __all__ = ["as_numbers", "parts_of", "slices_of"]
 
@@ -136,7 +137,7 @@ def slices_of(X: NDArray) -> Iterator[slice]:
         It may be larger than the memory.
     """
     n_rows = max(_AT_ONCE // max(X[:1].size, 1), 1)
-    return (slice(start, start + n_rows) for start in range(0, len(X), n_rows))
+    return gen_batches(len(X), n_rows)
 
 
 def parts_of(X: NDArray, chosen: NDArray[np.bool_]) -> Iterator[NDArray]:
