@@ -198,7 +198,9 @@ class FrozenNetwork(nn.Module):
         more = f" and {len(names) - few} more" if len(names) > few else ""
         return f"{share:.0%} of the weights; not in {', '.join(names[:few])}{more}"
 
-    def _outputs(self, layers, x):
+    def _outputs(
+        self, layers: Iterable[nn.Module], x: Tensor
+    ) -> tuple[dict[nn.Module, Tensor], Tensor]:
         """Return the outputs of layers, in their order, and that of the network."""
         outputs: dict[nn.Module, Tensor] = {}
 

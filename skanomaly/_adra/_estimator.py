@@ -41,14 +41,12 @@ from ._net import (
     unchanged,
 )
 from ._networks import (
-    ImagePreparation,
     ResNet26,
     Source,
     existing,
     find_backbone,
-    normalizing,
+    preparation_for,
     shape_after,
-    sides_for,
     stacked_mlps,
 )
 from ._pretraining import (
@@ -457,14 +455,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return the preparation of scaled rows: columns clipped, or images resized."""
         if self._kind == TABLE:
             return self._clipping()
-        asked = self.normalization
-        if isinstance(asked, str):
-            asked = source.normalization if self._bounded() else None
-        sides = sides_for(self._row_shape, self.input_size, source.least_side)
-        if asked is None:
-            return ImagePreparation(sides)
-        # The package's network takes any number of channels, others grey in colour.
-        return normalizing(sides, asked, self._row_shape[0], self._is_own())
+        normalization = self.normalization
+        if isinstance(normalization, str):
+            normalization = source.normalization if self._bounded() else None
+        asked = self._row_shape, self.input_size, normalization
+        return preparation_for(source, *asked, any_channels=self._is_own())
 
     def _augmentation(self):
         """Return the random changes of samples in training."""
@@ -472,7 +467,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, known, seed):
+    def _train(self, rows: DeviceDataset, known: DeviceDataset, seed: int) -> None:
         given, labels = self._read_corpus(rows)
         corpus = self._corpus(rows, known, given, seed)
         self._has_corpus = bool(corpus)

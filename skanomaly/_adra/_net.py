@@ -298,7 +298,7 @@ class ResidualAdaptation(AlternatingNet):
         """Length of the embeddings."""
         return self.backbone_.features_shape[-1]
 
-    def initialize_module(self):
+    def initialize_module(self) -> ResidualAdaptation:
         builders: Mapping[str, Callable[..., Any]] = self.modules
         self.backbone_ = builders["backbone"]()
         self.adapters_ = builders["adapters"](self.backbone_)

@@ -258,36 +258,43 @@ class ImagePreparation(NamedTuple):
         return images.contiguous(memory_format=torch.channels_last)
 
 
-def sides_for(row_shape, input_size, least_side: int) -> tuple[int, int]:
-    """Return the sides of resized images; "auto" is at least `least_side`."""
-    _, height, width = row_shape
-    short = min(height, width)
-    wanted = max(short, least_side) if input_size == "auto" else input_size
-    return round(height * wanted / short), round(width * wanted / short)
-
-
-def normalizing(sides, normalization, n_channels: int, as_many: bool):
-    """Return a preparation that resizes and normalises.
+def preparation_for(
+    source: Source,
+    shape: tuple[int, ...],
+    input_size: int | str,
+    normalization: Iterable | None,
+    any_channels: bool,
+) -> ImagePreparation:
+    """Return the preparation of images for a network.
 
     Parameters
     ----------
-    sides : tuple of int
-        Height and width of resized images.
-    normalization : pair of array-like
-        The parameter of the detector, or of its network.
-    n_channels : int
-        Channels of the images.
-    as_many : bool
-        Whether the network takes no other number of channels.
+    source : Source
+        The network.
+    shape : tuple of int
+        Shape (c, h, w) of an image.
+    input_size : int or "auto"
+        Shorter side of resized images; "auto" enlarges small ones for the network.
+    normalization : pair of array-like, or None
+        Means and standard deviations of channels; None leaves pixels in [-1, 1].
+    any_channels : bool
+        Whether the network takes the channels of the images, however many they are.
 
     Raises
     ------
     ValueError
-        If `normalization` is no pair of means and deviations, or for other channels.
+        If `normalization` is no such pair, or is for other channels.
     """
+    n_channels, height, width = shape
+    short = min(height, width)
+    wanted = max(short, source.least_side) if input_size == "auto" else int(input_size)
+    sides = round(height * wanted / short), round(width * wanted / short)
+    if normalization is None:
+        return ImagePreparation(sides)
     means, spreads = checked_pair(normalization, n_channels)
     n_given = max(len(means), len(spreads))
-    if as_many and n_given not in (1, n_channels):
+    # Other networks may take grey images as three channels.
+    if any_channels and n_given not in (1, n_channels):
         raise ValueError(
             f"normalization is for {n_given} channels, and the network of the package "
             f"takes the {n_channels} of the images: give one for these, or None."
