@@ -383,6 +383,11 @@ ADAPTABLE = {
 }
 
 
+def is_adaptable(layer: nn.Module) -> bool:
+    """Return whether a layer can have an adapter."""
+    return isinstance(layer, tuple(ADAPTABLE))
+
+
 def adapted_layer(layer: nn.Module) -> AdaptedLayer:
     """Return a layer with a place for an adapter."""
     return _classes_for(layer)[0](layer)

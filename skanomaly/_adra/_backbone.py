@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._adapters import (
-    ADAPTABLE,
     AdaptedConvolution,
     AdaptedLayer,
     adapted_layer,
     adapter_for,
+    is_adaptable,
 )
 
 #: Channels that grey images are repeated to, for networks that do not take grey.
@@ -117,7 +117,7 @@ class FrozenNetwork(nn.Module):
         names = {
             layer: name
             for name, layer in self.network.named_modules()
-            if isinstance(layer, tuple(ADAPTABLE))
+            if is_adaptable(layer)
         }
         for layer in self._read():
             names.pop(layer, None)
@@ -186,7 +186,7 @@ class FrozenNetwork(nn.Module):
         read, sizes = self._read(), {}
         for name, module in self.network.named_modules():
             module = module.base_layer if isinstance(module, AdaptedLayer) else module
-            other = isinstance(module, tuple(ADAPTABLE)) and module not in read
+            other = is_adaptable(module) and module not in read
             if not other:
                 own = module.parameters(recurse=False)
                 sizes[name] = sum(p.numel() for p in own if p.ndim > 1)
@@ -236,11 +236,7 @@ class FrozenNetwork(nn.Module):
         adapted = set(self.layers.values())
         parts = [list(part.modules()) for part in self._parts()]
         n = next(k for k, inner in enumerate(parts) if not adapted.isdisjoint(inner))
-        return (
-            n
-            if any(isinstance(m, tuple(ADAPTABLE)) for p in parts[:n] for m in p)
-            else 0
-        )
+        return n if any(is_adaptable(m) for p in parts[:n] for m in p) else 0
 
     def _merge_norms(self, probe):
         """Merge batch normalisation into the convolution whose output it takes."""

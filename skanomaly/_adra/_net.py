@@ -295,7 +295,7 @@ class ResidualAdaptation(AlternatingNet):
 
     @property
     def latent_dim(self) -> int:
-        """Length of the embeddings."""
+        """Length of the latent codes."""
         return self.backbone_.features_shape[-1]
 
     def initialize_module(self) -> ResidualAdaptation:
