@@ -9,19 +9,19 @@ from .runner import run
 
 def main():
     """Run the experiments that the command line names."""
-    names = [experiment.name for experiment in EXPERIMENTS]
+    names = list(dict.fromkeys(experiment.name for experiment in EXPERIMENTS))
+    modules = {name.partition(".")[0] for name in names}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--profile", choices=["cpu", "long", "gpu"], default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(names):
+    if unknown := set(arguments.names) - set(names) - modules:
         parser.error(
             f"no experiment {', '.join(unknown)}; there are {', '.join(names)}"
         )
-    chosen = [
-        e for e in EXPERIMENTS if not arguments.names or e.name in arguments.names
-    ]
+    wanted = set(arguments.names) or modules
+    chosen = [e for e in EXPERIMENTS if {e.name, e.name.partition(".")[0]} & wanted]
     run(chosen, arguments.profile, arguments.jobs)
 
 

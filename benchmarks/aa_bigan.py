@@ -174,12 +174,12 @@ CURVE = FASHION | {"normal": [0], "gamma_l": [0.05], "params": [{"max_epochs": 4
 
 EXPERIMENTS = [
     Experiment(
-        "aa_bigan_tables",
+        "aa_bigan.tables",
         printed,
         grid(**TABLE, name=TABLE_NAMES, detector=EVERYONE, seed=range(5)),
     ),
     Experiment(
-        "aa_bigan_paper_tables",
+        "aa_bigan.paper_tables",
         printed,
         [
             *grid(**TABLE, name=PAPER, detector=EVERYONE, seed=range(10)),
@@ -189,17 +189,17 @@ EXPERIMENTS = [
     ),
     # Needs PyOD.
     Experiment(
-        "aa_bigan_devnet",
+        "aa_bigan.devnet",
         printed,
         grid(**TABLE, name=PAPER, detector=["DevNet"], seed=range(3)),
     ),
     Experiment(
-        "aa_bigan_selection",
+        "aa_bigan.selection",
         select,
         grid(variant=list(SELECTION), name=PAPER, gamma_l=[0.01], seed=range(3)),
     ),
     Experiment(
-        "aa_bigan_images",
+        "aa_bigan.images",
         printed,
         image_cells(IMAGES, ["AABiGAN"], [0.0, 0.01, 0.05], PAIRS)
         + image_cells(IMAGES, ["IsolationForest"], [0.0], PAIRS)
@@ -207,16 +207,16 @@ EXPERIMENTS = [
         + grid(name=IMAGES, gamma_l=[0.0, 0.01, 0.05], detector=["Paper"], seed=[0]),
     ),
     Experiment(
-        "aa_bigan_pollution",
+        "aa_bigan.pollution",
         polluted,
         grid(**CURVE, anomaly=[1], gamma_p=[0.0, 0.01, 0.05, 0.1, 0.2]),
     ),
     Experiment(
-        "aa_bigan_kinds", several_kinds, grid(**CURVE, n_kinds=range(6), gamma_p=[0.1])
+        "aa_bigan.kinds", several_kinds, grid(**CURVE, n_kinds=range(6), gamma_p=[0.1])
     ),
     # The sizes of the paper.
     Experiment(
-        "aa_bigan_mnist_paper",
+        "aa_bigan.mnist_paper",
         printed,
         image_cells(
             ["mnist"],
@@ -228,7 +228,7 @@ EXPERIMENTS = [
         profile="gpu",
     ),
     Experiment(
-        "aa_bigan_cifar10",
+        "aa_bigan.cifar10",
         printed,
         image_cells(
             ["cifar10"],
@@ -252,15 +252,15 @@ KINDS_OF_PAIRS = tuple(
     for metric in KINDS
 )
 TABLES = [
-    Table("aa_bigan_paper_tables", ("name",), "detector", DETECTION, "Table"),
-    Table("aa_bigan_tables", ("name",), "detector", DETECTION, "Table"),
-    Table("aa_bigan_devnet", ("name",), "detector", DETECTION, "Table"),
-    Table("aa_bigan_selection", ("name",), "variant", DETECTION[:1], "Table"),
-    Table("aa_bigan_images", ("name", "gamma_l"), "detector", KINDS_OF_PAIRS, "Images"),
-    Table("aa_bigan_pollution", ("gamma_p",), "detector", KINDS, "Pollution"),
-    Table("aa_bigan_kinds", ("n_kinds",), "detector", KINDS, "Known kinds"),
+    Table("aa_bigan.paper_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan.tables", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan.devnet", ("name",), "detector", DETECTION, "Table"),
+    Table("aa_bigan.selection", ("name",), "variant", DETECTION[:1], "Table"),
+    Table("aa_bigan.images", ("name", "gamma_l"), "detector", KINDS_OF_PAIRS, "Images"),
+    Table("aa_bigan.pollution", ("gamma_p",), "detector", KINDS, "Pollution"),
+    Table("aa_bigan.kinds", ("n_kinds",), "detector", KINDS, "Known kinds"),
     Table(
-        "aa_bigan_mnist_paper",
+        "aa_bigan.mnist_paper",
         ("normal",),
         "params",
         KINDS_OF_PAIRS,
@@ -269,7 +269,7 @@ TABLES = [
         "digits, on a GPU.",
     ),
     Table(
-        "aa_bigan_cifar10",
+        "aa_bigan.cifar10",
         ("gamma_l",),
         "params",
         KINDS_OF_PAIRS,

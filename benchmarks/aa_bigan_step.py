@@ -155,7 +155,7 @@ EXPERIMENTS = [
         alone=True,
     ),
     Experiment(
-        "aa_bigan_step_gpu",
+        "aa_bigan_step.gpu",
         compare,
         grid(**SIZES, n_threads=[8], n_steps=[50], n_rounds=[15], device=["cuda"]),
         profile="gpu",
@@ -172,7 +172,7 @@ STEP = (
 TABLES = [
     Table("aa_bigan_step", ("n_threads",), None, STEP, "Threads"),
     Table(
-        "aa_bigan_step_gpu",
+        "aa_bigan_step.gpu",
         ("device",),
         None,
         STEP,

@@ -158,21 +158,21 @@ def own_networks(name, normal):
 
 EXPERIMENTS = [
     Experiment(
-        "adra_memory",
+        "adra.memory",
         memory,
         grid(backbone=["ResNet26", "MobileNetV2"], n_experts=[1, 2, 4]),
     ),
-    Experiment("adra_tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),
+    Experiment("adra.tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),
     Experiment(
-        "adra_tables", table, tables(["ADRA", "IsolationForest"], [1, 2]), "long"
+        "adra.tables", table, tables(["ADRA", "IsolationForest"], [1, 2]), "long"
     ),
     Experiment(
-        "adra_disentanglement",
+        "adra.disentanglement",
         disentanglement,
         lengths(TRAINED, [0], [2]) + lengths(FROZEN, [0], [10]),
     ),
     Experiment(
-        "adra_disentanglement",
+        "adra.disentanglement",
         disentanglement,
         lengths(TRAINED, [0], [10])
         + lengths(TRAINED, [1, 2], [2, 10])
@@ -180,7 +180,7 @@ EXPERIMENTS = [
         profile="long",
     ),
     Experiment(
-        "adra_embedded",
+        "adra.embedded",
         embedded,
         own_networks("cifar10", 4) + own_networks("fashion_mnist", 2),
     ),
@@ -197,7 +197,7 @@ DEVELOPMENT = (
 
 TABLES = [
     Table(
-        "adra_tables",
+        "adra.tables",
         ("name",),
         "detector",
         DETECTION,
@@ -205,7 +205,7 @@ TABLES = [
         keep=lambda record: record["name"] not in DEVELOPMENT,
     ),
     Table(
-        "adra_tables",
+        "adra.tables",
         ("name",),
         "detector",
         DETECTION,
@@ -214,7 +214,7 @@ TABLES = [
         keep=lambda record: record["name"] in DEVELOPMENT,
     ),
     Table(
-        "adra_disentanglement",
+        "adra.disentanglement",
         ("max_epochs", "detector"),
         None,
         (
@@ -233,7 +233,7 @@ TABLES = [
         transform=without_passes,
     ),
     Table(
-        "adra_memory",
+        "adra.memory",
         ("backbone", "n_experts"),
         None,
         (
@@ -263,7 +263,7 @@ TABLES = [
         "Network, experts",
     ),
     Table(
-        "adra_embedded",
+        "adra.embedded",
         ("name", "normal"),
         "detector",
         (SCORES[0]._replace(average=False), *SCORES[1:]),

@@ -212,9 +212,11 @@ def on_gpu(seed):
 
 
 EXPERIMENTS = [
-    Experiment("adra_one_vs_rest", one_vs_rest, classes(ONCE, list(DETECTORS), [0])),
     Experiment(
-        "adra_one_vs_rest",
+        "adra_cifar10.one_vs_rest", one_vs_rest, classes(ONCE, list(DETECTORS), [0])
+    ),
+    Experiment(
+        "adra_cifar10.one_vs_rest",
         one_vs_rest,
         classes(DEVELOPMENT, list(DETECTORS), [0])
         + classes([*ONCE, *DEVELOPMENT], [*COMPARED, "ADRA K=2, block 7"], [1])
@@ -233,10 +235,12 @@ EXPERIMENTS = [
         profile="long",
     ),
     Experiment(
-        "adra_hold_one_out", hold_one_out, held_out(["ADRA K=2", "TF", "2-NN"], 1)
+        "adra_cifar10.hold_one_out",
+        hold_one_out,
+        held_out(["ADRA K=2", "TF", "2-NN"], 1),
     ),
     Experiment(
-        "adra_hold_one_out",
+        "adra_cifar10.hold_one_out",
         hold_one_out,
         held_out(["L2-SP", "ADRA K=1", "ADRA K=4", "HSC", "UADRA"], 1)
         + held_out(COMPARED, 3)
@@ -246,7 +250,7 @@ EXPERIMENTS = [
     ),
     *(
         Experiment(
-            "adra_same_source",
+            "adra_cifar10.same_source",
             same_source,
             with_corpus("other classes", ["ADRA K=1", *REFERENCES], seed)
             + with_corpus("none", ["UADRA"], seed)
@@ -257,7 +261,7 @@ EXPERIMENTS = [
     ),
     *(
         Experiment(
-            "adra_same_source",
+            "adra_cifar10.same_source",
             same_source,
             with_corpus("other classes", ["ADRA K=2", "ADRA K=4"], seed),
             profile="long",
@@ -265,7 +269,7 @@ EXPERIMENTS = [
         for seed in range(3)
     ),
     Experiment(
-        "adra_digits",
+        "adra_cifar10.digits",
         same_source,
         digits("other classes", ["ADRA K=1", "frozen"])
         + digits("letters", ["ADRA K=1"])
@@ -273,20 +277,20 @@ EXPERIMENTS = [
         profile="long",
     ),
     Experiment(
-        "adra_source",
+        "adra_cifar10.source",
         source,
         sources(["frozen"], [1]) + sources(["ADRA K=2", "TF"], [1, 3]),
         profile="long",
     ),
-    Experiment("adra_small_modes", small_modes, modes(["ADRA K=2", "TF"])),
+    Experiment("adra_cifar10.small_modes", small_modes, modes(["ADRA K=2", "TF"])),
     Experiment(
-        "adra_small_modes",
+        "adra_cifar10.small_modes",
         small_modes,
         modes(["HSC"]) + modes(["ADRA K=2", "TF"], seed=[1, 2], ratio=[0.03]),
         profile="long",
     ),
     Experiment(
-        "adra_one_vs_rest_gpu",
+        "adra_cifar10.one_vs_rest_gpu",
         one_vs_rest,
         on_gpu(seed=0) + on_gpu(seed=1),
         profile="gpu",
@@ -320,16 +324,16 @@ def held_out_of(passes, n_train):
     return lambda record: (record["max_epochs"], record["n_train"]) == (passes, n_train)
 
 
-ONE_CLASS = Table("adra_one_vs_rest", ("normal",), "detector", SCORES, "Class")
+ONE_CLASS = Table("adra_cifar10.one_vs_rest", ("normal",), "detector", SCORES, "Class")
 HELD_OUT = Table(
-    "adra_hold_one_out",
+    "adra_cifar10.hold_one_out",
     ("anomaly",),
     "detector",
     (AVERAGE_PRECISION._replace(average=True), *SCORES),
     "Class",
 )
 SAME_SOURCE = Table(
-    "adra_same_source",
+    "adra_cifar10.same_source",
     ("anomaly",),
     "detector",
     HELD_OUT.metrics[:3],  # not the seconds: other work had its part of the machine
@@ -353,7 +357,7 @@ TABLES = [
         if not (development and passes == 20)
     ),
     Table(
-        "adra_one_vs_rest",
+        "adra_cifar10.one_vs_rest",
         ("normal",),
         "input_size",
         SCORES[::2],
@@ -366,7 +370,7 @@ TABLES = [
         transform=lambda record: {"input_size": 64} | record,
     ),
     Table(
-        "adra_one_vs_rest_gpu",
+        "adra_cifar10.one_vs_rest_gpu",
         ("normal",),
         "detector",
         DETECTION[::2],
@@ -387,11 +391,11 @@ TABLES = [
     ),
     SAME_SOURCE,
     SAME_SOURCE._replace(
-        experiment="adra_digits",
+        experiment="adra_cifar10.digits",
         description="Digits of MNIST, with a digit held out.",
     ),
     Table(
-        "adra_source",
+        "adra_cifar10.source",
         ("anomaly", "detector", "max_epochs"),
         None,
         (
@@ -405,7 +409,7 @@ TABLES = [
         transform=without_passes,
     ),
     Table(
-        "adra_small_modes",
+        "adra_cifar10.small_modes",
         ("ratio",),
         "detector",
         (

@@ -159,7 +159,7 @@ EXPERIMENTS = [
     Experiment("adra_experts", many_modes, modes("ResNet20", 150, 1600)),
     Experiment("adra_experts", many_modes, modes("MobileNetV2", 60, 1000), "long"),
     Experiment(
-        "adra_experts_few",
+        "adra_experts.few",
         few_modes,
         grid(
             modes=MODES,
@@ -171,7 +171,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "adra_experts_tables",
+        "adra_experts.tables",
         table,
         grid(seed=[0, 1], name=SMALL_TABLES, n_experts=EXPERTS),
     ),
@@ -197,7 +197,7 @@ TABLES = [
         transform=with_experts,
     ),
     Table(
-        "adra_experts_few",
+        "adra_experts.few",
         ("modes",),
         "experts",
         (
@@ -210,7 +210,7 @@ TABLES = [
         transform=with_experts,
     ),
     Table(
-        "adra_experts_tables",
+        "adra_experts.tables",
         ("name",),
         "experts",
         SCORES[:1],

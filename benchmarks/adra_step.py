@@ -211,7 +211,7 @@ EXPERIMENTS = [
         alone=True,
     ),
     Experiment(
-        "adra_step_gpu",
+        "adra_step.gpu",
         compare,
         grid(
             network=list(NETWORKS),
@@ -250,7 +250,7 @@ TABLES = [
         "Network, instructions, threads",
     ),
     Table(
-        "adra_step_gpu",
+        "adra_step.gpu",
         ("network", "side"),
         None,
         STEP,

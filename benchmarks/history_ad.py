@@ -94,24 +94,24 @@ DIGITS = range(10)
 MNIST = {"problem": ["without_class"], "name": ["mnist"], "anomaly": DIGITS}
 EXPERIMENTS = [
     Experiment(
-        "history_ad_tables",
+        "history_ad.tables",
         detect,
         grid(problem=["table"], name=TABLE_NAMES, detector=EVERYONE, seed=range(5)),
     ),
     Experiment(
-        "history_ad_mnist",
+        "history_ad.mnist",
         detect,
         grid(**MNIST, n_train=[N_TRAIN], detector=EVERYONE, seed=[0]),
     ),
     Experiment(
-        "history_ad_digits",
+        "history_ad.digits",
         detect,
         grid(
             problem=["digits_without"], anomaly=DIGITS, detector=EVERYONE, seed=range(2)
         ),
     ),
     Experiment(
-        "history_ad_kmnist",
+        "history_ad.kmnist",
         detect,
         grid(
             problem=["mnist_against_kmnist"],
@@ -120,19 +120,19 @@ EXPERIMENTS = [
             seed=[0],
         ),
     ),
-    Experiment("history_ad_noise", noise, grid(n_train=[N_TRAIN], seed=[0])),
+    Experiment("history_ad.noise", noise, grid(n_train=[N_TRAIN], seed=[0])),
     Experiment(
-        "history_ad_saves",
+        "history_ad.saves",
         saves,
         grid(n_saves=[13, 65, 260], n_train=[N_TRAIN], seed=[0]),
     ),
     Experiment(
-        "history_ad_ablation",
+        "history_ad.ablation",
         ablate,
         grid(variant=list(ABLATION), name=ABLATION_TABLES, seed=[0]),
     ),
     Experiment(
-        "history_ad_mnist_paper",
+        "history_ad.mnist_paper",
         detect,
         grid(
             **MNIST,
@@ -147,7 +147,7 @@ EXPERIMENTS = [
         profile="gpu",
     ),
     Experiment(
-        "history_ad_kmnist_paper",
+        "history_ad.kmnist_paper",
         detect,
         grid(
             problem=["mnist_against_kmnist"],
@@ -161,18 +161,18 @@ EXPERIMENTS = [
 ]
 
 TABLES = [
-    Table("history_ad_tables", ("name",), "detector", DETECTION, "Table"),
-    Table("history_ad_mnist", ("anomaly",), "detector", DETECTION, "Digit"),
-    Table("history_ad_digits", ("anomaly",), "detector", DETECTION, "Digit"),
+    Table("history_ad.tables", ("name",), "detector", DETECTION, "Table"),
+    Table("history_ad.mnist", ("anomaly",), "detector", DETECTION, "Digit"),
+    Table("history_ad.digits", ("anomaly",), "detector", DETECTION, "Digit"),
     Table(
-        "history_ad_kmnist",
+        "history_ad.kmnist",
         ("detector", "params"),
         None,
         DETECTION_COLUMNS,
         "Detector",
     ),
     Table(
-        "history_ad_mnist_paper",
+        "history_ad.mnist_paper",
         ("anomaly",),
         "params",
         DETECTION,
@@ -181,7 +181,7 @@ TABLES = [
         "GPU; the others are our choice (:ref:`history_ad`).",
     ),
     Table(
-        "history_ad_kmnist_paper",
+        "history_ad.kmnist_paper",
         ("detector", "params"),
         None,
         DETECTION_COLUMNS,
@@ -190,7 +190,7 @@ TABLES = [
         "that the paper states, on a GPU.",
     ),
     Table(
-        "history_ad_noise",
+        "history_ad.noise",
         ("noise",),
         None,
         (
@@ -201,14 +201,14 @@ TABLES = [
         nested="noise",
     ),
     Table(
-        "history_ad_saves",
+        "history_ad.saves",
         ("n_saves", "params"),
         None,
         DETECTION_COLUMNS,
         "Save points",
     ),
     Table(
-        "history_ad_ablation",
+        "history_ad.ablation",
         ("variant",),
         None,
         (

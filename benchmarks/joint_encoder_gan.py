@@ -159,9 +159,9 @@ CARS = {"seed": range(3), "contamination": [0.0, 0.02]}
 PAPER = {"preset": "paper"}
 
 EXPERIMENTS = [
-    Experiment("joint_encoder_gan_images", one_class, IMAGES),
+    Experiment("joint_encoder_gan.images", one_class, IMAGES),
     Experiment(
-        "joint_encoder_gan_tables",
+        "joint_encoder_gan.tables",
         detect,
         grid(
             problem=["table"],
@@ -171,7 +171,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "joint_encoder_gan_cifar10",
+        "joint_encoder_gan.cifar10",
         cars,
         grid(**CARS, params=[{}, PAPER, {**PAPER, "max_epochs": 20}]),
         profile="gpu",
@@ -188,7 +188,7 @@ def in_all_rates(record):
 
 TABLES = [
     Table(
-        "joint_encoder_gan_images",
+        "joint_encoder_gan.images",
         ("variant", "score"),
         "contamination",
         OVER_CLASSES,
@@ -201,7 +201,7 @@ TABLES = [
         ),
     ),
     Table(
-        "joint_encoder_gan_images",
+        "joint_encoder_gan.images",
         ("name", "normal"),
         "score",
         DETECTION[:1],
@@ -214,7 +214,7 @@ TABLES = [
         ),
     ),
     Table(
-        "joint_encoder_gan_images",
+        "joint_encoder_gan.images",
         ("variant",),
         "score",
         OVER_CLASSES,
@@ -228,9 +228,9 @@ TABLES = [
             and record["variant"] != "baselines"
         ),
     ),
-    Table("joint_encoder_gan_tables", ("name",), "detector", DETECTION, "Table"),
+    Table("joint_encoder_gan.tables", ("name",), "detector", DETECTION, "Table"),
     Table(
-        "joint_encoder_gan_cifar10",
+        "joint_encoder_gan.cifar10",
         ("params", "score"),
         "contamination",
         (AUROC,),

@@ -249,7 +249,7 @@ EXPERIMENTS = [
         alone=True,
     ),
     Experiment(
-        "joint_encoder_gan_step_gpu",
+        "joint_encoder_gan_step.gpu",
         compare,
         grid(
             width=[512],
@@ -285,7 +285,7 @@ TABLES = [
         "Channels, fading in, threads",
     ),
     Table(
-        "joint_encoder_gan_step_gpu",
+        "joint_encoder_gan_step.gpu",
         ("fading",),
         None,
         STEP,

@@ -1,4 +1,4 @@
-"""Runs experiments cell by cell, and keeps one file of JSON lines per experiment.
+"""Runs experiments cell by cell, and keeps one file of JSON lines per module.
 
 An experiment is a function and a list of cells, its keyword arguments. A cell that has
 a line is not run again, so that a run can be stopped and resumed at any time. Machine
@@ -33,7 +33,8 @@ class Experiment(NamedTuple):
     Attributes
     ----------
     name : str
-        Name of the file of the results.
+        Name of the module, whose file has the results, and of the experiment among
+        those of the module: "adra.memory", or "defects" for the only one.
     run : callable
         Takes a cell as keywords, returns a dict of metrics.
     cells : list of dict
@@ -72,6 +73,7 @@ def run_cell(experiment: Experiment, cell: dict) -> None:
     # Parallel cells share the cores, and more threads would slow them down.
     torch.set_num_threads(1)
     record = {
+        "experiment": experiment.name,
         "cell": cell,
         "result": experiment.run(**cell),
         "date": date.today().isoformat(),
@@ -85,7 +87,7 @@ def run(experiments: Iterable[Experiment], profile: str, n_jobs: int) -> None:
     for experiment in experiments:
         if experiment.profile != profile:
             continue
-        done = {cell_name(record["cell"]) for record in _lines(_path(experiment.name))}
+        done = {cell_name(line["cell"]) for line in _lines_of(experiment.name)}
         cells = [cell for cell in experiment.cells if cell_name(cell) not in done]
         jobs = (delayed(run_cell)(experiment, cell) for cell in cells)
         pool = Parallel(
@@ -111,7 +113,7 @@ def records(name: str) -> list[dict[str, Any]]:
     known = {line.pop("id"): line for line in _lines(_path(_CIRCUMSTANCES))}
     found = {
         cell_name(line["cell"]): line | known[line.pop("circumstances")]
-        for line in _lines(_path(name))
+        for line in _lines_of(name)
     }
     return [{"name": key, **found[key]} for key in sorted(found)]
 
@@ -131,7 +133,13 @@ def _circumstances() -> str:
 
 
 def _path(name):
-    return RESULTS / f"{name}.jsonl"
+    """Return the file of the module that an experiment belongs to."""
+    return RESULTS / f"{name.partition('.')[0]}.jsonl"
+
+
+def _lines_of(name):
+    """Return the lines of an experiment."""
+    return [line for line in _lines(_path(name)) if line["experiment"] == name]
 
 
 def _lines(path):

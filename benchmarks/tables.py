@@ -61,7 +61,7 @@ class Table(NamedTuple):
         For results that hold a dict of metrics for each of several settings: the key
         of the setting, after each of them has become a record of its own.
     name : str
-        Name of the file, if it is not that of the experiment.
+        Name of the table among those of its experiment.
     keep : callable or None
         Whether the table shows a record.
     transform : callable or None
@@ -81,6 +81,11 @@ class Table(NamedTuple):
     keep: Callable[[Record], bool] | None = None
     transform: Callable[[Record], Record] | None = None
     description: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of the file, without its ending."""
+        return self.name or self.experiment.replace(".", "_")
 
 
 AUROC = Metric("auroc", "AUROC (mean ± standard deviation over the seeds)")

@@ -193,13 +193,13 @@ NAMES = [
 ]
 EXPERIMENTS = [
     Experiment(
-        "transfer_scoring",
+        "transfer.scoring",
         scoring,
         grid(kind=["images", "table"], n_samples=[4096], n_rounds=[15]),
         alone=True,
     ),
     Experiment(
-        "transfer_table_1",
+        "transfer.table_1",
         table_1,
         grid(
             direction=DIRECTIONS,
@@ -209,7 +209,7 @@ EXPERIMENTS = [
         + grid(direction=DIRECTIONS, detector=list(PAPER), seed=[0]),
     ),
     Experiment(
-        "transfer_tables",
+        "transfer.tables",
         domains.detect,
         grid(
             problem=["table"],
@@ -221,7 +221,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "transfer_digits",
+        "transfer.digits",
         domains.detect,
         grid(
             problem=["digits"],
@@ -233,7 +233,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "transfer_fashion",
+        "transfer.fashion",
         domains.detect,
         grid(
             problem=["fashion"],
@@ -245,7 +245,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "transfer_adversarial",
+        "transfer.adversarial",
         adversarial,
         grid(
             weight=[0.0, 5e-6, 5e-5, 5e-4, 5e-3, 5e-2, 0.5],
@@ -256,7 +256,7 @@ EXPERIMENTS = [
         ),
     ),
     Experiment(
-        "transfer_video",
+        "transfer.video",
         video,
         grid(detector=["TransferAD", *AUTOENCODERS], seed=[0, 1])
         + grid(detector=["frame differences"], seed=[0]),
@@ -279,27 +279,27 @@ MEANS = (
 )
 TABLES = [
     Table(
-        "transfer_table_1",
+        "transfer.table_1",
         ("direction", "rate"),
         "detector",
         DOMAINS[:2],
         "Domains, anomalies",
         nested="rate",
     ),
-    Table("transfer_digits", ("direction", "normal"), "detector", DOMAINS, "Digits"),
-    Table("transfer_fashion", ("change", "normal"), "detector", DOMAINS, "Class"),
-    Table("transfer_tables", ("shift", "rate"), "detector", MEANS, "Shift"),
+    Table("transfer.digits", ("direction", "normal"), "detector", DOMAINS, "Digits"),
+    Table("transfer.fashion", ("change", "normal"), "detector", DOMAINS, "Class"),
+    Table("transfer.tables", ("shift", "rate"), "detector", MEANS, "Shift"),
     Table(
-        "transfer_tables",
+        "transfer.tables",
         ("name",),
         "detector",
         MEANS[:2],
         "Table",
         name="transfer_tables_by_name",
     ),
-    Table("transfer_adversarial", ("weight",), "direction", (AUROC,), "Weight"),
+    Table("transfer.adversarial", ("weight",), "direction", (AUROC,), "Weight"),
     Table(
-        "transfer_video",
+        "transfer.video",
         ("detector",),
         None,
         (
@@ -310,7 +310,7 @@ TABLES = [
         "Detector",
     ),
     Table(
-        "transfer_scoring",
+        "transfer.scoring",
         ("kind",),
         None,
         (

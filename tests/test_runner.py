@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import engine_overhead, runner, transfer
-from benchmarks.experiments import EXPERIMENTS, TABLES
+from benchmarks.experiments import EXPERIMENTS, MODULES, TABLES
 from benchmarks.runner import Experiment, grid
 from benchmarks.tables import Metric, Table
 
@@ -46,7 +46,9 @@ def test_a_run_goes_on_where_it_was_stopped(experiment):
     runner.run([half], "cpu", 1)
     before = lines("squares")
     with (runner.RESULTS / "squares.jsonl").open("a") as file:
-        file.write('{"cell": {"x": 2}, "resu')  # a kill, in the middle of a line
+        file.write(
+            '{"experiment": "squares", "cell": {"x": 2}, "resu'
+        )  # a kill, in the middle of a line
     runner.run([experiment], "cpu", 1)
     after = lines("squares")
     assert after[:2] == before
@@ -62,6 +64,33 @@ def test_of_two_lines_of_a_cell_the_last_one_counts(experiment):
     with (runner.RESULTS / "squares.jsonl").open("a") as file:
         file.write(json.dumps(again) + "\n")
     assert [r["result"]["square"] for r in runner.records("squares")] == [100, 4, -1]
+
+
+def test_experiments_of_a_module_share_a_file(experiment):
+    other = experiment._replace(name="squares.negative", run=lambda x: {"square": -x})
+    runner.run([experiment, other], "cpu", 1)
+    assert len(lines("squares")) == 6
+    assert [r["result"]["square"] for r in runner.records("squares")] == [100, 4, 9]
+    found = [r["result"]["square"] for r in runner.records("squares.negative")]
+    assert found == [-10, -2, -3]
+
+
+def test_names_begin_with_the_module():
+    for module in MODULES:
+        name = module.__name__.rpartition(".")[2]
+        of_module = {e.name for e in module.EXPERIMENTS}
+        assert {one.partition(".")[0] for one in of_module} == {name}
+        assert {table.experiment for table in module.TABLES} <= of_module
+
+
+def test_every_line_of_the_results_belongs_to_an_experiment():
+    names = {e.name for e in EXPERIMENTS}
+    for file in runner.RESULTS.glob("*.jsonl"):
+        if file.stem != "circumstances":
+            stored = file.read_text().splitlines()
+            found = {json.loads(line)["experiment"] for line in stored}
+            assert found <= names
+            assert {name.partition(".")[0] for name in found} == {file.stem}
 
 
 def test_other_profiles_are_left_alone(experiment):
@@ -112,7 +141,7 @@ def test_every_experiment_has_a_table():
 def test_every_table_is_in_the_documentation():
     pages = "".join(page.read_text() for page in DOCS.rglob("*.rst"))
     included = re.findall(r"include:: (?:\.\./)?tables/(\w+)\.rst", pages)
-    names = [table.name or table.experiment for table in TABLES]
+    names = [table.file for table in TABLES]
     assert sorted(included) == sorted([*names, "not_run"])
 
 

@@ -1,6 +1,6 @@
 """Writes the tables of results, which the benchmarks declare, as reStructuredText.
 
-No number is typed: each is computed from ``benchmarks/results/<experiment>.jsonl``
+No number is typed: each is computed from ``benchmarks/results/<module>.jsonl``
 when the documentation is built.
 """
 
@@ -28,7 +28,7 @@ def write(folder: Path, tables: Iterable[Table] = TABLES) -> None:
         if text == NOT_RUN and table.description:
             missing.append(f"- {table.description}\n")
             text = f".. {table.experiment}: not run yet\n"
-        write_if_new(folder / f"{table.name or table.experiment}.rst", text)
+        write_if_new(folder / f"{table.file}.rst", text)
     write_if_new(folder / "not_run.rst", "".join(sorted(missing)) or COMPLETE)
 
 
