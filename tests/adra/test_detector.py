@@ -308,7 +308,7 @@ def test_a_file_without_its_network_needs_that_network(images, tmp_path):
     other = deepcopy(network)
     with torch.no_grad():
         other[1].running_mean += 1e-3
-    with pytest.raises(ValueError, match="weights of backbone are not those"):
+    with pytest.raises(ValueError, match="weights of backbone differ"):
         load(path, backbone=other)
     with pytest.raises(ValueError, match="backbone"):
         load(path)
@@ -354,7 +354,7 @@ def test_other_detectors_have_no_network_to_leave_out(X, tmp_path):
     detector = HistoryAD(max_epochs=1, detector_epochs=0, width=4, random_state=0).fit(
         X
     )
-    with pytest.raises(ValueError, match="HistoryAD has no network"):
+    with pytest.raises(ValueError, match="HistoryAD has no frozen backbone"):
         save(detector, tmp_path / "d", include_backbone=False)
 
 
