@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures of several test files."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-# For type checkers alone: half of it is errors on purpose.
+# Scripts for type checkers, with errors on purpose.
 collect_ignore = ["typing"]
 
 # One thread: the networks of the tests are small, and the machine is shared.
@@ -24,8 +24,8 @@ def seeded():
 def shared_data():
     """Folder with the benchmark data; tests that ask for it skip without it."""
     named = os.environ.get("SKANOMALY_DATA")
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    for folder in ([Path(named)] if named else []) + [beside]:
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    for folder in ([Path(named)] if named else []) + [default]:
         if (folder / "mnist.npz").exists():
             return folder
     return pytest.skip("no benchmark data: set SKANOMALY_DATA to their folder")
@@ -33,22 +33,22 @@ def shared_data():
 
 @pytest.fixture
 def toy():
-    """Return (X_train, X_test, y_test): a bent band of normal rows, noise around."""
+    """Return (X_train, X_test, y_test): a curved band of normal samples, and noise."""
     rng = np.random.default_rng(0)
 
     def band(n):
         t = rng.uniform(-2, 2, n)
-        rows = np.c_[t, t**2 / 2, np.sin(2 * t)]
-        return rows + 0.1 * rng.standard_normal(rows.shape)
+        X = np.c_[t, t**2 / 2, np.sin(2 * t)]
+        return X + 0.1 * rng.standard_normal(X.shape)
 
-    around = rng.uniform([-3, -1, -2], [3, 4, 2], size=(200, 3))
-    X_test = np.r_[band(200), around]
+    noise = rng.uniform([-3, -1, -2], [3, 4, 2], size=(200, 3))
+    X_test = np.r_[band(200), noise]
     return band(600), X_test, np.r_[np.ones(200, int), -np.ones(200, int)]
 
 
 @pytest.fixture
 def torch_and_numpy_state():
-    """Check afterwards that the caller's random state was not moved."""
+    """Check afterwards that the caller's random state is unchanged."""
     before = torch.get_rng_state(), np.random.get_state()
     yield
     assert torch.equal(before[0], torch.get_rng_state())

@@ -1,9 +1,9 @@
-"""A device other than the host, for machines that have none.
+"""A simulated device, for tests on machines without a GPU.
 
 Its tensors hold tensors of the host, and are computed by the host's kernels. Like those
-of a GPU, they do not mix with tensors of the host, and do not become NumPy arrays. So a
-test finds, without a GPU, tensors that were left or made on the host, and values that
-are fetched from the device.
+of a GPU, they do not mix with tensors of the host, and do not become NumPy arrays. So
+tests find tensors that are left on the host, and values that are fetched from the
+device, without a GPU.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _COPIES = {"_to_copy", "copy_"}
 
 
 class TensorElsewhere(torch.Tensor):
-    """A tensor on the other device.
+    """A tensor on the simulated device.
 
     Parameters
     ----------
     held : Tensor
-        Its values, on the host.
+        The values, on the host.
     """
 
     held: torch.Tensor
@@ -41,7 +41,7 @@ class TensorElsewhere(torch.Tensor):
     def __new__(cls, held):
         # A view may be changed in inference mode if its tensor may.
         with torch.inference_mode(held.is_inference()):
-            made = torch.Tensor._make_wrapper_subclass(
+            result = torch.Tensor._make_wrapper_subclass(
                 cls,
                 held.size(),
                 strides=held.stride(),
@@ -50,15 +50,15 @@ class TensorElsewhere(torch.Tensor):
                 layout=held.layout,
                 device=DEVICE,
             )
-        made.held = held
-        return made
+        result.held = held
+        return result
 
     def __repr__(self, **options):
         return f"{self.held!r} on {DEVICE}"
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise RuntimeError(f"{func} of a tensor on {DEVICE}, after its time")
+        raise RuntimeError(f"{func} of a tensor on {DEVICE}, outside of `Elsewhere`")
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -70,20 +70,20 @@ class TensorElsewhere(torch.Tensor):
         if func is torch.Tensor.tolist:
             return args[0].detach().cpu().tolist()
         with torch._C.DisableTorchFunctionSubclass():
-            made = func(*args, **kwargs)
+            result = func(*args, **kwargs)
         if func is torch.Tensor.data.__set__:
             args[0].held = args[1].held
-        return made
+        return result
 
 
 class GeneratorElsewhere(torch.Generator):
-    """A generator of the host that gives another device as its own."""
+    """A generator of the host with another value of `device`."""
 
     def __new__(cls, device="cpu"):
         """Return a generator of the host."""
-        made = super().__new__(cls, "cpu")
-        made._device = torch.device(device)
-        return made
+        result = super().__new__(cls, "cpu")
+        result._device = torch.device(device)
+        return result
 
     def __init__(self, device="cpu"):
         """Do nothing."""
@@ -94,7 +94,7 @@ class GeneratorElsewhere(torch.Generator):
 
 
 class Elsewhere(TorchDispatchMode):
-    """The mode in which the other device exists.
+    """The mode in which the simulated device exists.
 
     Attributes
     ----------
@@ -107,12 +107,12 @@ class Elsewhere(TorchDispatchMode):
         self.fetched = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Compute on the host for either device."""
+        """Compute on the host, for both devices."""
         kwargs = kwargs or {}
-        with self:  # composite operations come back part by part
-            made = func.decompose(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
+        with self:  # calls this method for each part of an operation
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
         name = func.overloadpacket.__name__
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
         there = [x for x in given if isinstance(x, TensorElsewhere)]
@@ -129,7 +129,7 @@ class Elsewhere(TorchDispatchMode):
         if there and (name in _FETCHES or (name in _COPIES and not goes_there)):
             self.fetched.append(name)
         args, kwargs = tree_map(_held, (args, kwargs))
-        made = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         same = {id(_held(x)): x for x in given}  # operations in place return these
 
         def placed(x):
@@ -137,7 +137,7 @@ class Elsewhere(TorchDispatchMode):
                 return same.get(id(x), x)
             return TensorElsewhere(x) if goes_there else x
 
-        return tree_map(placed, made)
+        return tree_map(placed, result)
 
     def _refuse_mixtures(self, name, args, given):
         if name in _INDEXES and isinstance(args[0], TensorElsewhere):
@@ -159,7 +159,7 @@ def _held(x):
 
 @contextmanager
 def another_device():
-    """Give the mode in which detectors with ``device="cuda"`` use the other device."""
+    """Simulate ``device="cuda"``, and yield the mode that records fetches."""
     usual = torch.autocast, torch.is_autocast_enabled
     fused = [*_get_fused_kernels_supported_devices(), NAME]
 
@@ -180,7 +180,7 @@ def another_device():
         "skanomaly._base.resolve_device": resolved,
         "skanomaly._persistence.resolve_device": resolved,
     }
-    # Tensors of numbers are made on the host, and then moved.
+    # Tensors of numbers are created on the host, and then moved.
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:

@@ -1,12 +1,12 @@
 """Cases for `test_odd_inputs.py`: detectors with unusual and wrong inputs.
 
 A case is an ordinary one with one to three oddities: of the shape, the values, the type
-of the numbers, what holds them, the labels, the other rows (domains, a corpus), the
-parameters, what follows the fit, or a file. Which ones is drawn by the case's number,
-so that a case can be looked at alone:
+of the numbers, the container, the labels, the reference samples (domains, a corpus),
+the parameters, the call after the fit, or a file. The number of a case is the seed of
+its oddities, so each case can be run alone:
 
->>> from odd_inputs import drawn
->>> drawn("HistoryAD", 17).oddities
+>>> from odd_inputs import draw_case
+>>> draw_case("HistoryAD", 17).oddities
 ['...']
 """
 
@@ -30,7 +30,7 @@ from torch import nn
 
 import skanomaly
 
-#: A training of few steps by small networks: what is odd is the input.
+#: Short trainings of small networks.
 TINY = {
     "ADRA": {"pretrain_epochs": 1, "n_estimators": 1},
     "AABiGAN": {"n_estimators": 1},
@@ -48,13 +48,13 @@ class Case:
     name: str
     rng: np.random.Generator
     X: Any = None
-    #: The same rows in an array of NumPy.
+    #: The same samples in an array of NumPy.
     plain: Any = None
     y: Any = None
     params: dict = field(default_factory=dict)
     fit_params: dict = field(default_factory=dict)
-    #: What follows the fit: a function of detector, case and a folder, which returns
-    #: scores, or something else that has to be finite, or None.
+    #: The call after the fit: a function of detector, case and a folder, which returns
+    #: scores, another array that has to be finite, or None.
     then: Callable | None = None
     oddities: list[str] = field(default_factory=list)
 
@@ -68,7 +68,7 @@ class Case:
 
 
 def band(rng, n, d):
-    """Return rows of a table that lie near a plane."""
+    """Return samples of a table that lie near a plane."""
     codes = rng.normal(size=(n, 2))
     return codes @ rng.normal(size=(2, d)) + 0.1 * rng.normal(size=(n, d))
 
@@ -84,10 +84,10 @@ def pictures(rng, shape, dtype=np.uint8):
 # Shapes -------------------------------------------------------------------------------
 
 TABLE_SHAPES = {
-    "one row": lambda X, rng: X[:1],
-    "two rows": lambda X, rng: X[:2],
-    "three rows": lambda X, rng: X[:3],
-    "no rows": lambda X, rng: X[:0],
+    "one sample": lambda X, rng: X[:1],
+    "two samples": lambda X, rng: X[:2],
+    "three samples": lambda X, rng: X[:3],
+    "no samples": lambda X, rng: X[:0],
     "one column": lambda X, rng: X[:, :1],
     "no columns": lambda X, rng: X[:, :0],
     "many columns": lambda X, rng: band(rng, 30, 300),
@@ -95,9 +95,9 @@ TABLE_SHAPES = {
     "a number": lambda X, rng: np.float64(3.0),
     "three dimensions": lambda X, rng: X[:, None],
     "six dimensions": lambda X, rng: X[:, :1, None, None, None, None],
-    "two rows, one column": lambda X, rng: X[:2, :1],
-    "rows turned into columns": lambda X, rng: X.T,
-    "more rows than a batch by one": lambda X, rng: band(rng, 17, 3),
+    "two samples, one column": lambda X, rng: X[:2, :1],
+    "samples as columns": lambda X, rng: X.T,
+    "more samples than a batch by one": lambda X, rng: band(rng, 17, 3),
 }
 IMAGE_SHAPES = {
     "one image": lambda X, rng: X[:1],
@@ -122,7 +122,7 @@ IMAGE_SHAPES = {
     "no axis for channels": lambda X, rng: X[:, 0],
     "one image alone": lambda X, rng: X[0],
     "clips": lambda X, rng: np.repeat(X[:, :, None], 4, axis=2),
-    "flat rows": lambda X, rng: X.reshape(len(X), -1),
+    "flat samples": lambda X, rng: X.reshape(len(X), -1),
 }
 
 # Values -------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ VALUES = {
     "all equal, and large": times(0, 1e20),
     "all equal but one": lambda X, rng: with_cell(1.0)(X * 0, rng),
     "zeros with a sign": lambda X, rng: np.copysign(0.0, X.astype(float) - 0.5),
-    "rows repeated": lambda X, rng: X[rng.integers(2, size=len(X))],
-    "one row repeated": lambda X, rng: X[[0] * len(X)],
+    "samples repeated": lambda X, rng: X[rng.integers(2, size=len(X))],
+    "one sample repeated": lambda X, rng: X[[0] * len(X)],
     "a column of one value": lambda X, rng: _with_column(X, 3.0),
     "a column of one large value": lambda X, rng: _with_column(X, 1e16),
     "a column of one-hot": lambda X, rng: _with_column(X, np.arange(len(X)) == 1),
-    "a column of row numbers": lambda X, rng: _with_column(X, np.arange(len(X))),
+    "a column of sample numbers": lambda X, rng: _with_column(X, np.arange(len(X))),
     "scales from 1e-12 to 1e12": lambda X, rng: (
         X.astype(float) * np.logspace(-12, 12, X.shape[-1])
     ),
@@ -200,13 +200,13 @@ def _with_column(X, values):
 def integers(dtype, edge=False):
     info = np.iinfo(dtype)
 
-    def made(X, rng):
+    def convert(X, rng):
         if edge:
             return rng.choice([info.min, info.max, 0, 1], size=X.shape).astype(dtype)
         low = X - X.min()
         return (low / low.max() * min(info.max, 200)).astype(dtype)
 
-    return made
+    return convert
 
 
 DTYPES = {
@@ -251,11 +251,11 @@ def _objects(X, value):
     return X
 
 
-# What holds them ----------------------------------------------------------------------
+# Containers ---------------------------------------------------------------------------
 
 
 def _mapped(X, rng):
-    path = Path(HOLDERS_FOLDER[0]) / f"{rng.integers(2**60)}.npy"
+    path = Path(MAPS_FOLDER[0]) / f"{rng.integers(2**60)}.npy"
     np.save(path, X)
     return np.load(path, mmap_mode="r")
 
@@ -275,7 +275,7 @@ def _frame(X, rng, **changes):
 
 
 def _flat(X):
-    """Return flat rows, of a type that other libraries know."""
+    """Return flat samples, of a type that other libraries support."""
     known = X.dtype.isnative and X.dtype.itemsize in (1, 4, 8)
     return (X if known else X.astype(np.float64)).reshape(len(X), -1)
 
@@ -291,18 +291,18 @@ def _polars(X, rng, **columns):
     return frame.with_columns(**columns)
 
 
-#: Those that leave the numbers and their type as they are, and so all scores.
+#: Containers that keep the numbers and their type, and so the scores.
 SAME = {
     *("Fortran's order", "backwards", "every second of", "locked", "memory map"),
     *("tuple of arrays", "masked, nothing hidden", "tensor", "pandas", "polars"),
     *("pandas, names of numbers", "pandas, index twice", "matrix"),
 }
-#: Where memory maps are written; the test puts its own folder here.
-HOLDERS_FOLDER = [""]
-HOLDERS = {
+#: Folder of memory maps, set by the test.
+MAPS_FOLDER = [""]
+CONTAINERS = {
     "list": lambda X, rng: X.tolist(),
     "tuple of arrays": lambda X, rng: tuple(X),
-    "list of uneven rows": lambda X, rng: [X[0].ravel().tolist()[:-1], *X.tolist()],
+    "list of uneven samples": lambda X, rng: [X[0].ravel().tolist()[:-1], *X.tolist()],
     "iterator": lambda X, rng: iter(X),
     "set": lambda X, rng: {1.0, 2.0},
     "dict": lambda X, rng: {"a": X},
@@ -311,7 +311,7 @@ HOLDERS = {
     "Fortran's order": lambda X, rng: np.asfortranarray(X),
     "backwards": lambda X, rng: X[::-1, ::-1],
     "every second of": lambda X, rng: np.repeat(X, 2, axis=0)[::2],
-    "one row for all": lambda X, rng: np.broadcast_to(X[:1], X.shape),
+    "one sample for all": lambda X, rng: np.broadcast_to(X[:1], X.shape),
     "locked": _locked,
     "memory map": _mapped,
     "matrix": lambda X, rng: np.asmatrix(X.reshape(len(X), -1)),
@@ -324,7 +324,7 @@ HOLDERS = {
     "tensor without data": lambda X, rng: _tensor(X).to("meta"),
     "tensor, sparse": lambda X, rng: _tensor(X).double().to_sparse(),
     "list of tensors": lambda X, rng: list(_tensor(X)),
-    "sparse rows": lambda X, rng: scipy.sparse.csr_matrix(_flat(X)),
+    "sparse samples": lambda X, rng: scipy.sparse.csr_matrix(_flat(X)),
     "sparse array": lambda X, rng: scipy.sparse.coo_array(_flat(X)),
     "pandas": _frame,
     "pandas, text": lambda X, rng: _frame(X, rng, c0="cat"),
@@ -357,7 +357,7 @@ HOLDERS = {
 
 
 def _mixed(rng, n, *values):
-    """Return labels that have all of the values, if there are rows enough."""
+    """Return labels that have all of the values, if there are enough samples."""
     return np.array(values)[rng.permutation(np.arange(n) % len(values))]
 
 
@@ -398,7 +398,7 @@ LABELS = {
     "text alone": lambda n, rng: "labels",
 }
 
-# Other rows: domains and corpora ------------------------------------------------------
+# Reference samples: domains and corpora -----------------------------------------------
 
 DOMAINS = {
     "text": lambda n, rng: _mixed(rng, n, "source", "target"),
@@ -415,10 +415,10 @@ DOMAINS = {
     "two columns": lambda n, rng: np.ones((n, 2), int),
     "source alone": lambda n, rng: np.ones(n, int),
     "target alone": lambda n, rng: -np.ones(n, int),
-    "one source row": lambda n, rng: np.r_[1, -np.ones(n - 1, int)],
-    "one target row": lambda n, rng: np.r_[-1, np.ones(n - 1, int)],
-    "two target rows": lambda n, rng: np.r_[-1, -1, np.ones(n - 2, int)],
-    "two source rows": lambda n, rng: np.r_[1, 1, -np.ones(n - 2, int)],
+    "one source sample": lambda n, rng: np.r_[1, -np.ones(n - 1, int)],
+    "one target sample": lambda n, rng: np.r_[-1, np.ones(n - 1, int)],
+    "two target samples": lambda n, rng: np.r_[-1, -1, np.ones(n - 2, int)],
+    "two source samples": lambda n, rng: np.r_[1, 1, -np.ones(n - 2, int)],
     "int8": lambda n, rng: _mixed(rng, n, 1, -128).astype(np.int8),
     "tiny": lambda n, rng: _mixed(rng, n, 1e-300, -1e-300),
     "complex": lambda n, rng: _mixed(rng, n, 1, -1) + 0j,
@@ -428,16 +428,16 @@ DOMAINS = {
     "a dict": lambda n, rng: {"a": 1},
     "text alone": lambda n, rng: "domains",
 }
-#: Rows beside X: those of the source, or of a corpus.
-OTHER_ROWS = {
+#: Samples of the source, or of a corpus.
+REFERENCES = {
     "other columns": lambda X, rng: np.concatenate([X, X], axis=-1),
     "of one dimension": lambda X, rng: X.ravel(),
     "a number": lambda X, rng: 3.0,
-    "one row": lambda X, rng: X[:1],
-    "two rows": lambda X, rng: X[:2],
+    "one sample": lambda X, rng: X[:1],
+    "two samples": lambda X, rng: X[:2],
     "none": lambda X, rng: X[:0],
-    "one row repeated": lambda X, rng: X[[0] * len(X)],
-    "the same rows": lambda X, rng: X.copy(),
+    "one sample repeated": lambda X, rng: X[[0] * len(X)],
+    "the same samples": lambda X, rng: X.copy(),
     "times 1e10": lambda X, rng: X.astype(float) * 1e10,
     "times 1e-10": lambda X, rng: X.astype(float) * 1e-10,
     "times 1e300": lambda X, rng: X.astype(float) * 1e300,
@@ -461,7 +461,7 @@ OTHER_ROWS = {
 
 # Parameters ---------------------------------------------------------------------------
 
-_ANYTHING = {
+_VALUES = {
     "True": True,
     "False": False,
     "-1": -1,
@@ -500,8 +500,8 @@ _ANYTHING = {
 }
 
 
-def _besides():
-    """Return further values to try, by parameter, anew, since many are mutable."""
+def _own_values():
+    """Return further values by parameter, new ones in each call: many are mutable."""
     return {
         "width": {"10**12": 10**12},
         "latent_dim": {"10**12": 10**12, "300": 300},
@@ -561,18 +561,18 @@ def _besides():
     }
 
 
-#: Whose every number means time, of which tests have little.
-_LONG = {"verbose"}
+#: Parameters that are left out: they print.
+_LEFT_OUT = {"verbose"}
 
 
 def parameters(name):
     """Return each parameter of a detector with each value to try, in one list."""
     given = getattr(skanomaly, name)().get_params()
-    besides = _besides()
+    own = _own_values()
     return [
         (parameter, label, value)
-        for parameter in sorted(set(given) - _LONG)
-        for label, value in {**_ANYTHING, **besides.get(parameter, {})}.items()
+        for parameter in sorted(set(given) - _LEFT_OUT)
+        for label, value in {**_VALUES, **own.get(parameter, {})}.items()
     ]
 
 
@@ -580,27 +580,27 @@ def parameters(name):
 
 
 def scoring(change, method="score_samples"):
-    """Return a function that scores changed rows."""
+    """Return a function that scores changed samples."""
 
     def then(detector, case, folder):
-        rows = np.asarray(case.plain)
-        if rows.dtype.kind not in "iufb":
-            rows = rows.astype(np.float64)
+        samples = np.asarray(case.plain)
+        if samples.dtype.kind not in "iufb":
+            samples = samples.astype(np.float64)
         with np.errstate(all="ignore"):
-            changed = change(rows, case.rng)
+            changed = change(samples, case.rng)
         return getattr(detector, method)(changed)
 
     return then
 
 
 def fitting(change, **params):
-    """Return a function that fits changed rows and scores them."""
+    """Return a function that fits changed samples and scores them."""
 
     def then(detector, case, folder):
         with np.errstate(all="ignore"):
-            rows = change(np.asarray(case.plain), case.rng)
-        detector.set_params(**params).fit(rows)
-        return detector.score_samples(rows)
+            samples = change(np.asarray(case.plain), case.rng)
+        detector.set_params(**params).fit(samples)
+        return detector.score_samples(samples)
 
     return then
 
@@ -625,9 +625,9 @@ def asking(method, change):
 
     def then(detector, case, folder):
         if hasattr(detector, method):
-            rows = np.asarray(case.plain).astype(np.float64)
+            samples = np.asarray(case.plain).astype(np.float64)
             with np.errstate(all="ignore"):
-                changed = change(rows)
+                changed = change(samples)
             return getattr(detector, method)(changed)
         return None
 
@@ -645,9 +645,9 @@ def _copied(copy):
 
 
 AFTER = {
-    "scores a row": scoring(lambda X, rng: X[:1]),
-    "scores no rows": scoring(lambda X, rng: X[:0]),
-    "scores a row without its axis": scoring(lambda X, rng: X[0]),
+    "scores a sample": scoring(lambda X, rng: X[:1]),
+    "scores no samples": scoring(lambda X, rng: X[:0]),
+    "scores a sample without its axis": scoring(lambda X, rng: X[0]),
     "scores fewer columns": scoring(lambda X, rng: X[..., 1:]),
     "scores more columns": scoring(lambda X, rng: np.concatenate([X, X], axis=-1)),
     "scores one axis more": scoring(lambda X, rng: X[..., None]),
@@ -663,20 +663,20 @@ AFTER = {
     },
     **{f"scores {label}": scoring(DTYPES[label]) for label in ("text", "objects")},
     **{
-        f"scores {label}": scoring(HOLDERS[label])
-        for label in ("list", "pandas", "polars", "tensor", "sparse rows", "masked")
+        f"scores {label}": scoring(CONTAINERS[label])
+        for label in ("list", "pandas", "polars", "tensor", "sparse samples", "masked")
     },
     "scores text": scoring(lambda X, rng: "rows.csv"),
     "scores None": scoring(lambda X, rng: None),
     "predicts backwards": scoring(lambda X, rng: X[::-1], "predict"),
     "decides on float32": scoring(DTYPES["float32"], "decision_function"),
-    "encodes a row": asking("encode", lambda X: X[:1]),
+    "encodes a sample": asking("encode", lambda X: X[:1]),
     "encodes a NaN": asking("encode", lambda X: X * np.nan),
     "encodes 1e300": asking("encode", lambda X: X * 1e300),
     "reconstructs 1e300": asking("reconstruct", lambda X: X * 1e300),
     "reconstructs text": asking("reconstruct", lambda X: "rows.csv"),
-    "maps a row": asking("anomaly_map", lambda X: X[:1]),
-    "maps no rows": asking("anomaly_map", lambda X: X[:0]),
+    "maps a sample": asking("anomaly_map", lambda X: X[:1]),
+    "maps no samples": asking("anomaly_map", lambda X: X[:0]),
     "samples none": calling("sample", 0),
     "samples -1": calling("sample", -1),
     "samples 1.5": calling("sample", 1.5),
@@ -684,13 +684,13 @@ AFTER = {
     "samples text": calling("sample", "3"),
     "samples with text for a seed": calling("sample", 2, random_state="seed"),
     "samples three": calling("sample", 3, random_state=0),
-    "fits a row": fitting(lambda X, rng: X[:1]),
+    "fits a sample": fitting(lambda X, rng: X[:1]),
     "fits other columns": fitting(lambda X, rng: np.concatenate([X, X], axis=-1)),
     "fits a NaN": fitting(with_cell(np.nan)),
     "fits infinities": fitting(with_cell(-np.inf)),
     "fits text": fitting(lambda X, rng: "rows.csv"),
     "goes on": fitting(lambda X, rng: X, warm_start=True),
-    "goes on with a row": fitting(lambda X, rng: X[:1], warm_start=True),
+    "goes on with a sample": fitting(lambda X, rng: X[:1], warm_start=True),
     "goes on with fewer columns": fitting(lambda X, rng: X[..., 1:], warm_start=True),
     "goes on times 1e6": fitting(times(1e6), warm_start=True),
     "goes on with a wider network": fitting(lambda X, rng: X, warm_start=True, width=6),
@@ -850,16 +850,25 @@ FILES = {
 # Cases --------------------------------------------------------------------------------
 
 #: In the order in which they are applied.
-AXES = ("shape", "values", "dtype", "holder", "labels", "others", "params", "then")
-#: Whose turn it is: there is more to try on some.
-LOTS = (*AXES, "params", "params", "then", "then", "values", "dtype")
+AXES = (
+    "shape",
+    "values",
+    "dtype",
+    "container",
+    "labels",
+    "reference",
+    "params",
+    "then",
+)
+#: Order of the first oddities; axes with more options come several times.
+TURNS = (*AXES, "params", "params", "then", "then", "values", "dtype")
 
 
-def drawn(name, number):
-    """Return the case of a detector that has this number.
+def draw_case(name, number):
+    """Return a case of a detector by its number.
 
-    The first oddity goes through all axes, and on each through all there are; up to two
-    more are drawn.
+    The first oddity takes all axes in turn, and all options of each; up to two more are
+    drawn at random.
     """
     position = list(TINY).index(name)
     rng = np.random.default_rng([20261130, position, number])
@@ -878,10 +887,10 @@ def drawn(name, number):
 
 
 def _turn(number):
-    """Return whose turn it is among the axes, and for which time."""
-    n_rounds, lot = divmod(number, len(LOTS))
-    axis = LOTS[lot]
-    return axis, n_rounds * LOTS.count(axis) + LOTS[:lot].count(axis)
+    """Return the axis of the first oddity, and the number of its earlier turns."""
+    n_rounds, turn = divmod(number, len(TURNS))
+    axis = TURNS[turn]
+    return axis, n_rounds * TURNS.count(axis) + TURNS[:turn].count(axis)
 
 
 def _ordinary(name, rng):
@@ -902,7 +911,7 @@ def _ordinary(name, rng):
 
 
 def _ordinary_rest(case):
-    """Add labels, domains and a corpus that fit the rows."""
+    """Add labels, domains and a corpus that fit the samples."""
     X, rng = case.X, case.rng
     n = len(X) if X.ndim else 0
     if rng.random() < 0.3 and n > 4:
@@ -921,10 +930,10 @@ def _pick(options, at):
     return label, options[label]
 
 
-def _changed_rows(options):
+def _changed_samples(options):
     def change(case, at):
         if not (case.X.ndim and case.X.size):
-            return  # is odd enough
+            return  # odd already
         label, function = _pick(options(case) if callable(options) else options, at)
         with np.errstate(all="ignore"):
             case.X = function(case.X, case.rng)
@@ -933,11 +942,11 @@ def _changed_rows(options):
     return change
 
 
-def _odd_holder(case, at):
+def _odd_container(case, at):
     if not (case.X.ndim and case.X.size and case.X.dtype.kind in "iuf"):
-        return  # is odd enough, and no other library takes it
+        return  # odd already, and no other library takes it
     shape = case.X.shape
-    _changed_rows(HOLDERS)(case, at)
+    _changed_samples(CONTAINERS)(case, at)
     if len(shape) > 2 and len(getattr(case.X, "shape", shape)) == 2:
         case.params["image_shape"] = shape[1:]
         case.plain = case.plain.reshape(len(case.plain), -1)
@@ -951,17 +960,17 @@ def _odd_labels(case, at):
         case.oddities.append(f"y: {label}")
 
 
-def _odd_others(case, at):
+def _odd_reference(case, at):
     X = case.plain
     if case.name == "ADRA" and X.ndim and X.size and X.dtype.kind in "iuf":
-        label, function = _pick(OTHER_ROWS, at)
+        label, function = _pick(REFERENCES, at)
         with np.errstate(all="ignore"):
             case.params["corpus"] = function(X, case.rng)
         case.oddities.append(f"corpus: {label}")
     elif case.name != "TransferAD" or _length(case) < 3:
         _odd_labels(case, at)
     elif at % 2 and X.dtype.kind in "iuf" and X.size:
-        label, function = _pick(OTHER_ROWS, at // 2)
+        label, function = _pick(REFERENCES, at // 2)
         with np.errstate(all="ignore"):
             case.fit_params = {"X_source": function(X, case.rng)}
         case.oddities.append(f"X_source: {label}")
@@ -976,7 +985,7 @@ def _length(case):
 
 
 def _odd_params(case, at):
-    # Far from each other in turn, since neighbours are of one parameter.
+    # Neighbours in the list share a parameter, so consecutive cases jump.
     options = parameters(case.name)
     parameter, label, value = options[at * 97 % len(options)]
     case.params[parameter] = value
@@ -989,12 +998,12 @@ def _odd_then(case, at):
 
 
 _ODD = {
-    "shape": _changed_rows(lambda c: TABLE_SHAPES if c.is_table else IMAGE_SHAPES),
-    "values": _changed_rows(VALUES),
-    "dtype": _changed_rows(DTYPES),
-    "holder": _odd_holder,
+    "shape": _changed_samples(lambda c: TABLE_SHAPES if c.is_table else IMAGE_SHAPES),
+    "values": _changed_samples(VALUES),
+    "dtype": _changed_samples(DTYPES),
+    "container": _odd_container,
     "labels": _odd_labels,
-    "others": _odd_others,
+    "reference": _odd_reference,
     "params": _odd_params,
     "then": _odd_then,
 }

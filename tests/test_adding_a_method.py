@@ -1,4 +1,4 @@
-"""The worked examples of the documentation are detectors that keep the contract."""
+"""The example detectors of the documentation work, and keep the common contract."""
 
 import importlib
 import pickle
@@ -26,7 +26,7 @@ def SeriesAutoencoder(monkeypatch):
 
 @pytest.fixture
 def series():
-    """Return waves of two channels in three arrays: to train, normal, out of step."""
+    """Return waves of two channels: training, normal and anomalous samples."""
     rng = np.random.default_rng(0)
     phases = rng.uniform(0, 6, (3, 60, 1, 1))
     lag = np.zeros((3, 60, 2, 1))
@@ -35,11 +35,11 @@ def series():
     return waves + 0.05 * rng.normal(size=waves.shape)
 
 
-def test_it_passes_scikit_learn_s_suite(Autoencoder):
+def test_the_example_passes_scikit_learn_checks(Autoencoder):
     check_estimator(Autoencoder(max_epochs=2), on_skip=None)
 
 
-def test_it_detects(Autoencoder, toy):
+def test_the_example_detects_anomalies(Autoencoder, toy):
     X_train, X_test, y_test = toy
     detector = Autoencoder(random_state=0).fit(X_train)
     assert roc_auc_score(y_test, detector.score_samples(X_test)) > 0.8
@@ -49,7 +49,7 @@ def test_it_detects(Autoencoder, toy):
     )
 
 
-def test_a_fourth_kind_of_data(SeriesAutoencoder, series):
+def test_a_detector_of_a_fourth_kind_of_data(SeriesAutoencoder, series):
     X_train, normal, anomalous = series
     detector = SeriesAutoencoder(random_state=0).fit(X_train)
     X_test, y_test = np.concatenate([normal, anomalous]), np.repeat([1, -1], 60)
@@ -69,7 +69,7 @@ def test_a_fourth_kind_of_data(SeriesAutoencoder, series):
         assert (detector.predict(200 * normal) == -1).all()
 
 
-def test_the_checks_know_the_fourth_kind(SeriesAutoencoder, series):
+def test_input_checks_of_a_fourth_kind_of_data(SeriesAutoencoder, series):
     X, detector = series[0], SeriesAutoencoder(random_state=0, max_epochs=1)
     flat = X.reshape(len(X), -1)
     by_hint = detector.set_params(image_shape=(2, 30)).fit(flat).score_samples(flat)

@@ -1,4 +1,4 @@
-"""The contract of every detector, for all that discovery finds."""
+"""The common contract, tested on all detectors of the package."""
 
 import copy
 import pickle
@@ -53,9 +53,9 @@ SHORT = {
         "n_estimators": 2,
     },
 }
-# What lets a rate be out of all bounds: its product with a decay is checked before.
+# Without these, a huge `lr` is refused: its product with the decay is checked first.
 DIVERGING = {"ADRA": {"weight_decay": 0.0}}
-# What stops all players, besides ``lr``.
+# Learning rates besides `lr`, so small that all players stand still.
 FROZEN = {
     "ADRA": {},
     "AABiGAN": {},
@@ -63,7 +63,7 @@ FROZEN = {
     "JointEncoderGAN": {},
     "TransferAD": {},
 }
-# AUROC on the toy that a detector has to reach with its defaults.
+# AUROC on the toy data that a detector has to reach with its defaults.
 TOY_AUROC = {
     "ADRA": 0.85,
     "AABiGAN": 0.85,
@@ -72,8 +72,8 @@ TOY_AUROC = {
     "TransferAD": 0.85,
 }
 
-# Three steps of training cover nothing, and scikit-learn's suite passes labels that
-# mark no anomaly, and no domains; that is not what these tests are about.
+# Expected here: short trainings cover little, and scikit-learn's checks pass labels
+# without a -1, and no domains.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
     pytest.mark.filterwarnings("ignore:Nothing is taken as known:UserWarning"),
@@ -102,13 +102,13 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (40, 1, 9, 12)).astype(np.uint8)
 
 
-def test_there_are_detectors():
+def test_all_detectors_are_found():
     names = {cls.__name__ for cls in DETECTORS}
     assert {"ADRA", "AABiGAN", "HistoryAD", "JointEncoderGAN", "TransferAD"} <= names
 
 
 @parametrize_with_checks([short(cls) for cls in DETECTORS])
-def test_scikit_learn_s_own_suite(estimator, check):
+def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
@@ -156,7 +156,7 @@ def test_scores_decisions_and_predictions_agree(cls, X):
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_a_row_s_score_does_not_depend_on_its_neighbours(cls, kind, request):
+def test_the_score_of_a_sample_does_not_depend_on_the_others(cls, kind, request):
     data = request.getfixturevalue(kind)
     detector = short(cls).fit(data)
     scores = detector.score_samples(data)
@@ -177,7 +177,7 @@ def test_contamination_sets_the_share_of_training_outliers(cls, X):
 
 
 @every_detector
-def test_fit_predict_is_both_with_labels_too(cls, X):
+def test_fit_predict_equals_fit_and_predict_with_labels_too(cls, X):
     y = np.repeat([-1, 1], [8, 72])
     expected = short(cls).fit(X, y).predict(X)
     np.testing.assert_array_equal(short(cls).fit_predict(X, y), expected)
@@ -190,7 +190,7 @@ def test_fit_predict_is_both_with_labels_too(cls, X):
 
 
 @every_detector
-def test_pixels_of_another_scale_are_noticed(cls, images):
+def test_pixels_of_another_scale_give_a_warning(cls, images):
     detector = short(cls).fit(images)
     detector.score_samples(images.astype(np.float32))
     with pytest.warns(UserWarning, match=r"holds floats from 0 to 1, .*bytes"):
@@ -217,7 +217,7 @@ def test_pixels_of_another_scale_are_noticed(cls, images):
     ],
     ids=["tensor", "list", "pandas", "pandas, with gaps", "polars"],
 )
-def test_bytes_are_pixels_in_whatever_holds_them(cls, hold, images):
+def test_uint8_images_are_recognised_in_all_containers(cls, hold, images):
     held = hold(images // 2)
     shape = {} if len(np.shape(held)) > 2 else {"image_shape": images.shape[1:]}
     detector = short(cls, **shape).fit(held)
@@ -228,7 +228,7 @@ def test_bytes_are_pixels_in_whatever_holds_them(cls, hold, images):
 
 
 @every_detector
-def test_where_channels_belong(cls, images):
+def test_channels_last_raise_an_error(cls, images):
     last = np.moveaxis(np.repeat(images, 3, axis=1), 1, -1)
     with pytest.raises(ValueError, match="Channels come first"):
         short(cls).fit(last)
@@ -237,7 +237,7 @@ def test_where_channels_belong(cls, images):
 
 
 @every_detector
-def test_rows_that_are_too_far_out_for_numbers_are_outliers(cls, X):
+def test_samples_without_a_finite_score_are_outliers(cls, X):
     detector = short(cls, scaling=None).fit(X)
     far = [[1e300, -1e300, 1e300, 1.0]]
     assert detector.score_samples(far) == [np.finfo(np.float32).min]
@@ -245,7 +245,7 @@ def test_rows_that_are_too_far_out_for_numbers_are_outliers(cls, X):
 
 
 @every_detector
-def test_images_that_run_backwards(cls, images):
+def test_images_with_negative_strides(cls, images):
     detector = short(cls).fit(np.ascontiguousarray(images[::-1]))
     expected = detector.score_samples(images)
     other = short(cls).fit(images[::-1])
@@ -254,7 +254,7 @@ def test_images_that_run_backwards(cls, images):
 
 
 @every_detector
-def test_a_shape_that_images_do_not_have(cls, images):
+def test_a_wrong_image_shape_raises_an_error(cls, images):
     with pytest.raises(ValueError, match=r"\(1, 9, 12\), and image_shape=\(1, 12, 9\)"):
         short(cls, image_shape=(1, 12, 9)).fit(images)
     short(cls, image_shape=(1, 9, 12)).fit(images)
@@ -262,7 +262,7 @@ def test_a_shape_that_images_do_not_have(cls, images):
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5])
 @pytest.mark.parametrize("cls", GENERATORS, ids=lambda c: c.__name__)
-def test_samples_are_a_number(cls, X, n_samples):
+def test_an_invalid_n_samples_raises_an_error(cls, X, n_samples):
     with pytest.raises((TypeError, ValueError), match="n_samples"):
         short(cls).fit(X).sample(n_samples)
 
@@ -348,7 +348,7 @@ def test_data_frames_keep_their_names(cls, X):
 
 
 @every_detector
-def test_odd_arrays_work(cls, X, tmp_path):
+def test_unusual_arrays_work(cls, X, tmp_path):
     reference = short(cls).fit(X).score_samples(X)
     frozen = X.copy()
     frozen.flags.writeable = False
@@ -374,7 +374,7 @@ def test_degenerate_tables_work(cls, X):
 
 
 @every_detector
-def test_columns_of_any_size_are_scaled(cls, X):
+def test_columns_of_any_unit_are_scaled(cls, X):
     scores = short(cls).fit(X).score_samples(X)
     moved = X * np.array([1e-6, 1.0, 1e6, 1.0]) + np.array([0, 1e6, 0, -5])
     rescaled = short(cls).fit(moved).score_samples(moved)
@@ -382,7 +382,7 @@ def test_columns_of_any_size_are_scaled(cls, X):
 
 
 @every_detector
-def test_scaling_is_learned_and_kept(cls, X):
+def test_fit_sets_the_scaler(cls, X):
     for scaling in ("auto", "minmax", "standard", None):
         detector = short(cls, scaling=scaling).fit(X)
         assert (detector.scaler_ is None) == (scaling is None)
@@ -391,7 +391,7 @@ def test_scaling_is_learned_and_kept(cls, X):
 
 
 @every_detector
-def test_images_of_many_kinds(cls, images):
+def test_images_of_many_types_and_shapes(cls, images):
     reference = short(cls).fit(images).score_samples(images)
     assert short(cls).fit(images).image_shape_ == (1, 9, 12)
     flat = images.reshape(len(images), -1)
@@ -422,7 +422,9 @@ def test_a_memory_map_larger_than_the_device_is_streamed(
 
 @pytest.mark.parametrize("scaling", ["auto", "minmax", "standard"])
 @pytest.mark.parametrize("kind", ["X", "images", "floats"])
-def test_scaling_is_learned_in_parts(scaling, kind, X, images, monkeypatch):
+def test_scalers_fitted_in_parts_equal_those_fitted_at_once(
+    scaling, kind, X, images, monkeypatch
+):
     data = {"X": X, "images": images, "floats": images.astype(np.float32)}[kind]
     chosen = np.arange(len(data)) % 3 > 0
     whole = make_scaler(scaling, TABLE if kind == "X" else IMAGE).fit(data[chosen])
@@ -436,12 +438,12 @@ def test_constant_pixels_become_zero(images):
     for kind in (np.uint8, np.float32):
         data = np.repeat(images, 2, axis=1).astype(kind)
         data[:, 1] = 7
-        made = make_scaler("standard", IMAGE).fit(data).transform(data)
-        np.testing.assert_allclose(made[:, 1], 0, atol=1e-6)
-        assert made[:, 0].std() == pytest.approx(1, rel=1e-4)
+        scaled = make_scaler("standard", IMAGE).fit(data).transform(data)
+        np.testing.assert_allclose(scaled[:, 1], 0, atol=1e-6)
+        assert scaled[:, 0].std() == pytest.approx(1, rel=1e-4)
     grey = np.full((5, 1, 4, 4), 0.3, np.float32)
-    made = make_scaler("minmax", IMAGE).fit(grey).transform(grey)
-    np.testing.assert_allclose(made, 0, atol=1e-6)
+    scaled = make_scaler("minmax", IMAGE).fit(grey).transform(grey)
+    np.testing.assert_allclose(scaled, 0, atol=1e-6)
 
 
 # Bad input ---------------------------------------------------------------------------
@@ -456,7 +458,7 @@ def with_value(X, value):
 BAD_INPUT = {
     "nan": (lambda X: with_value(X, np.nan), "NaN"),
     "inf": (lambda X: with_value(X, np.inf), "infinity"),
-    "one row": (lambda X: X[:1], "minimum of 2"),
+    "one sample": (lambda X: X[:1], "minimum of 2"),
     "no columns": (lambda X: X[:, :0], r"0 feature\(s\)"),
     "text": (lambda X: X.astype(str).astype(object) + "x", "could not convert"),
     "complex": (lambda X: X + 1j, "Complex"),
@@ -467,7 +469,7 @@ BAD_INPUT = {
 
 @every_detector
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_named_and_changes_nothing(cls, X, case):
+def test_bad_input_raises_an_error_and_changes_nothing(cls, X, case):
     spoil, message = BAD_INPUT[case]
     unfitted = short(cls)
     with pytest.raises(ValueError, match=message):
@@ -482,7 +484,7 @@ def test_bad_input_is_named_and_changes_nothing(cls, X, case):
 
 
 @every_detector
-def test_rows_unlike_those_of_fit_are_named(cls, X, images):
+def test_samples_of_another_shape_raise_an_error(cls, X, images):
     table, pictures = short(cls).fit(X), short(cls).fit(images)
     with pytest.raises(ValueError, match="3 features"):
         table.score_samples(X[:, :3])
@@ -514,20 +516,20 @@ def test_rows_unlike_those_of_fit_are_named(cls, X, images):
         ({"architecture": {"painter": None}}, "'painter'"),
     ],
 )
-def test_bad_parameters_are_named(cls, X, params, message):
+def test_bad_parameters_raise_an_error(cls, X, params, message):
     with pytest.raises(ValueError, match=message):
         short(cls, **params).fit(X)
 
 
 @every_detector
-def test_a_network_in_the_place_of_what_builds_it_is_named(cls, X):
+def test_a_network_instead_of_a_function_raises_an_error(cls, X):
     for role in cls._roles:
         with pytest.raises(ValueError, match=f"'{role}'.*instance of Linear.*function"):
             short(cls, architecture={role: torch.nn.Linear(4, 4)}).fit(X)
 
 
-class Judge(torch.nn.Module):
-    """A user's network of one number per row, as (n,) or as (n, 1)."""
+class ScalarNetwork(torch.nn.Module):
+    """A user's network with one number per sample, flat or as a column."""
 
     def __init__(self, *sizes, flat):
         super().__init__()
@@ -539,28 +541,28 @@ class Judge(torch.nn.Module):
         return values[:, 0] if self.flat else values
 
 
-JUDGES = "critic", "classifier", "discriminator_xz", "discriminator_xx"
+SCALAR_ROLES = "critic", "classifier", "discriminator_xz", "discriminator_xx"
 
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_one_number_per_row_may_have_an_axis_or_none(cls, kind, request):
+def test_one_number_per_sample_may_be_flat_or_a_column(cls, kind, request):
     data = request.getfixturevalue(kind)
-    roles = [role for role in cls._roles if role in JUDGES]
+    roles = [role for role in cls._roles if role in SCALAR_ROLES]
     if not roles:
         pytest.skip("no network of this method ends on one number")
     takes_source = "X_source" in signature(cls.fit).parameters
     domains = {"X_source": data} if takes_source else {}
     scores = []
     for flat in (True, False):
-        own = dict.fromkeys(roles, partial(Judge, flat=flat))
+        own = dict.fromkeys(roles, partial(ScalarNetwork, flat=flat))
         detector = short(cls, architecture=own).fit(data, **domains)
         scores.append(detector.score_samples(data))
     np.testing.assert_array_equal(*scores)
 
 
 @every_detector
-def test_images_too_small_for_the_networks_are_named(cls):
+def test_images_too_small_for_the_networks_raise_an_error(cls):
     with pytest.raises(ValueError, match=r"3 x 9.*at least 4"):
         short(cls).fit(np.zeros((10, 1, 3, 9)))
 
@@ -591,7 +593,7 @@ def test_parameters_that_were_changed_after_fit_are_checked(cls, X):
 
 
 @every_detector
-def test_a_contamination_that_was_changed_after_fit_is_no_threshold(cls, X):
+def test_changing_contamination_after_fit_gives_a_warning(cls, X):
     """It used to be without effect, silently."""
     detector = short(cls, contamination=0.1).fit(X)
     expected = detector.predict(X)
@@ -604,7 +606,7 @@ def test_a_contamination_that_was_changed_after_fit_is_no_threshold(cls, X):
 
 
 @every_detector
-def test_training_rows_that_all_score_the_same_are_noticed(cls, X):
+def test_constant_training_scores_give_a_warning(cls, X):
     for rows in (np.ones_like(X), 1e-200 * X):
         with pytest.warns(
             skanomaly.exceptions.ConstantScoresWarning, match="All 80 training samples"
@@ -629,7 +631,7 @@ def test_names_of_the_cpu(cls, X, device, tmp_path):
 
 
 @every_detector
-def test_functions_that_make_no_network_are_named(cls, X):
+def test_functions_that_return_no_network_raise_an_error(cls, X):
     for role in cls._roles:
         detector = short(cls, architecture={role: lambda *sizes: 3})
         with pytest.raises(ValueError, match=f"'{role}'.* returned a int"):
@@ -640,7 +642,7 @@ def test_functions_that_make_no_network_are_named(cls, X):
 
 
 @every_detector
-def test_images_without_pixels_or_channels_are_named(cls, images):
+def test_images_without_pixels_or_channels_raise_an_error(cls, images):
     for none in (images[:, :0], images[..., :0]):
         with pytest.raises(ValueError, match=r"X has shape \(40, .*hold no numbers"):
             short(cls).fit(none)
@@ -690,7 +692,7 @@ class InterruptAt(Callback):
 
 @every_detector
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_the_keyboard_leaves_a_usable_detector_on_request(cls, X, step):
+def test_an_interrupt_leaves_a_usable_detector_on_request(cls, X, step):
     detector = short(
         cls, callbacks=[InterruptAt(step)], batch_size=32, on_interrupt="keep"
     )
@@ -704,7 +706,7 @@ def test_the_keyboard_leaves_a_usable_detector_on_request(cls, X, step):
 
 @every_detector
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_the_keyboard_s_interrupt_comes_out_and_changes_nothing(cls, X, step):
+def test_an_interrupt_is_raised_and_changes_nothing(cls, X, step):
     detector = short(cls, batch_size=32).fit(X)
     before, scores = dict(vars(detector)), detector.score_samples(X)
     detector.set_params(callbacks=[InterruptAt(step)])
@@ -715,8 +717,8 @@ def test_the_keyboard_s_interrupt_comes_out_and_changes_nothing(cls, X, step):
 
 
 @every_detector
-def test_the_keyboard_ends_a_search_and_not_one_fit_of_it(cls, X, monkeypatch):
-    """It used to end one fit, which then took part as a whole one, and might win."""
+def test_an_interrupt_ends_a_whole_search(cls, X, monkeypatch):
+    """It ended a single fit, which the search then ranked as a complete one."""
     monkeypatch.setattr(AlternatingNet, "_train_on_batch", interrupted)
     search = GridSearchCV(
         short(cls), {"batch_size": [16, 32]}, scoring=lambda *_: 0.0, cv=2
@@ -729,7 +731,7 @@ def test_the_keyboard_ends_a_search_and_not_one_fit_of_it(cls, X, monkeypatch):
 
 
 @every_staged_detector
-def test_an_interrupted_stage_is_not_kept(cls, X, tmp_path):
+def test_an_interrupted_stage_is_not_stored(cls, X, tmp_path):
     plain = short(cls).fit(X).score_samples(X)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AlternatingNet, "_train_on_batch", interrupted)
@@ -746,7 +748,7 @@ def interrupted(net, batch):
 
 
 @every_staged_detector
-def test_what_an_interrupt_does_makes_no_other_entry(cls, X, tmp_path, monkeypatch):
+def test_on_interrupt_is_not_part_of_the_key_of_a_stage(cls, X, tmp_path, monkeypatch):
     plain = short(cls, memory=str(tmp_path)).fit(X).score_samples(X)
     detector = short(cls, memory=str(tmp_path), on_interrupt="keep").fit(X)
     np.testing.assert_array_equal(detector.score_samples(X), plain)
@@ -757,7 +759,7 @@ def test_what_an_interrupt_does_makes_no_other_entry(cls, X, tmp_path, monkeypat
 
 
 @every_staged_detector
-def test_a_stage_that_a_callback_changes_is_not_kept(cls, X, tmp_path):
+def test_a_stage_with_callbacks_is_not_stored(cls, X, tmp_path):
     plain = short(cls).fit(X).score_samples(X)
     short(cls, memory=str(tmp_path), callbacks=[StopAtOnce()]).fit(X)
     again = short(cls, memory=str(tmp_path)).fit(X)
@@ -770,7 +772,7 @@ class StopAtOnce(Callback):
 
 
 @every_detector
-def test_metadata_routing_does_no_harm(cls, X):
+def test_fit_works_with_metadata_routing(cls, X):
     with config_context(enable_metadata_routing=True):
         assert short(cls).fit(X).score_samples(X).shape == (len(X),)
 
@@ -798,7 +800,7 @@ def test_divergence_in_a_warm_start_changes_nothing(cls, X):
 
 
 @every_detector
-def test_a_warm_start_wants_as_many_rows_as_any(cls, X):
+def test_a_warm_start_needs_two_samples(cls, X):
     detector = short(cls, warm_start=True).fit(X)
     with pytest.raises(ValueError, match="minimum of 2"):
         detector.fit(X[:1])
@@ -806,7 +808,7 @@ def test_a_warm_start_wants_as_many_rows_as_any(cls, X):
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_parameters_may_be_numbers_of_numpy(cls, kind, request):
+def test_numpy_integers_are_accepted(cls, kind, request):
     data, params = request.getfixturevalue(kind), cls().get_params()
     numbers = {"batch_size": 16, "width": 8, "latent_dim": 3, "max_epochs": 1}
     given = {name: n for name, n in numbers.items() if name in params}
@@ -816,9 +818,7 @@ def test_parameters_may_be_numbers_of_numpy(cls, kind, request):
 
 
 @every_detector
-def test_fits_in_threads_are_those_of_one_after_the_other(
-    cls, X, torch_and_numpy_state
-):
+def test_fits_in_threads_equal_sequential_fits(cls, X, torch_and_numpy_state):
     def scores(_):
         return short(cls, max_epochs=1).fit(X).score_samples(X)
 
@@ -831,7 +831,7 @@ def test_fits_in_threads_are_those_of_one_after_the_other(
 @every_detector
 def test_a_fit_in_another_thread_changes_a_detector_in_one_step(cls, X):
     """Scoring meanwhile used to end in AttributeError or NotFittedError."""
-    # Fits that differ in all that there is to differ: scaling, networks, threshold.
+    # The two fits differ in scaling, networks and threshold.
     data, contaminations = (X, 50 * X - 7), (0.1, 0.4)
     known, wrong, done = [], [], []
     for rows, share in zip(data, contaminations, strict=True):
@@ -850,8 +850,11 @@ def test_a_fit_in_another_thread_changes_a_detector_in_one_step(cls, X):
             scores, decisions = detector.score_samples(X), detector.decision_function(X)
             wrong.extend(
                 name
-                for name, made, k in (("score", scores, 0), ("decision", decisions, 1))
-                if not any(np.array_equal(made, pair[k]) for pair in known)
+                for name, result, k in (
+                    ("score", scores, 0),
+                    ("decision", decisions, 1),
+                )
+                if not any(np.array_equal(result, pair[k]) for pair in known)
             )
 
     with warnings.catch_warnings(), ThreadPoolExecutor(2) as pool:
@@ -888,14 +891,14 @@ def weights_of(net):
 
 
 @every_detector
-def test_warm_start_goes_on(cls, X):
+def test_warm_start_continues_the_training(cls, X):
     detector = short(cls, warm_start=True).fit(X)
     first, n_iter = detector.score_samples(X), detector.n_iter_
     steps, stages = detector.net_.step_, [row["stage"] for row in detector.history_]
     detector.fit(X)
     assert detector.n_iter_ == len(detector.history_)
     again = [row["stage"] for row in detector.history_[n_iter:]]
-    # What a frozen network was taught stays; every other stage goes on.
+    # A pretrained network is kept; every other stage goes on.
     assert again == [k for k in stages if cls.__name__ != "ADRA" or k == stages[-1]]
     assert detector.net_.step_ == 2 * steps
     assert not np.array_equal(detector.score_samples(X), first)
@@ -948,7 +951,7 @@ def test_save_and_load_keep_the_detector(cls, kind, request, tmp_path):
 
 
 @every_staged_detector
-def test_load_wants_what_no_file_can_hold(cls, X, tmp_path):
+def test_load_asks_for_parameters_that_no_file_holds(cls, X, tmp_path):
     path, memory = tmp_path / "d.safetensors", joblib.Memory(tmp_path, verbose=0)
     skanomaly.save(short(cls, memory=memory).fit(X), path)
     with pytest.raises(ValueError, match="memory"):

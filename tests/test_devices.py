@@ -1,6 +1,6 @@
-"""A pretended device: tensors do not mix with the host, and steps do not wait.
+"""A simulated device: tensors do not mix with the host, and steps do not wait.
 
-The device of `elsewhere.py` exists on every machine. `test_gpu.py` tests a real GPU.
+`elsewhere.py` simulates it on any machine. `test_gpu.py` tests a real GPU.
 """
 
 from contextlib import contextmanager
@@ -45,9 +45,9 @@ def images():
 
 @contextmanager
 def elsewhere():
-    """Let ``device="cuda"`` be another device, on which steps may not wait.
+    """Simulate ``device="cuda"``, and check that no step fetches a value.
 
-    Between steps callbacks may fetch a value, and nets once an epoch.
+    Callbacks may do so between steps, and nets once an epoch.
     """
     found, usual = [], AlternatingNet.notify
     with another_device() as mode:
@@ -60,11 +60,11 @@ def elsewhere():
 
         with patch.object(AlternatingNet, "notify", notify):
             yield
-    assert found, "no step was looked at"
+    assert found, "no step was recorded"
     assert not any(found), f"fetched within steps: {[x for x in found if x]}"
 
 
-def assert_there(net):
+def assert_on_device(net):
     modules = [m for m in vars(net).values() if isinstance(m, nn.Module)]
     tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
     assert tensors
@@ -75,7 +75,7 @@ def assert_close(one, other):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-# The pretended device ---------------------------------------------------------------
+# The simulated device ---------------------------------------------------------------
 
 
 def test_devices_do_not_mix():
@@ -100,20 +100,20 @@ def test_devices_do_not_mix():
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_another_device_makes_no_difference(cls, kind, request):
+def test_scores_on_a_device_equal_those_on_the_host(cls, kind, request):
     data = request.getfixturevalue(kind)
     on_host = brief(cls).fit(data)
     expected = on_host.score_samples(data)
     with elsewhere():
         detector = brief(cls, device="cuda").fit(data)
         assert detector.net_.device == NAME
-        assert_there(detector.net_)
+        assert_on_device(detector.net_)
         assert_close(detector.score_samples(data), expected)
         assert detector.offset_ == pytest.approx(on_host.offset_, rel=1e-3)
         for name in ("encode", "reconstruct", "anomaly_map"):
             if hasattr(cls, name) and not (name == "anomaly_map" and kind == "X"):
-                made = getattr(detector, name)(data)
-                assert_close(made, getattr(on_host, name)(data))
+                result = getattr(detector, name)(data)
+                assert_close(result, getattr(on_host, name)(data))
         if hasattr(cls, "sample"):
             assert_close(detector.sample(7), on_host.sample(7))
         detector.set_params(warm_start=True).fit(data)
@@ -123,7 +123,7 @@ def test_another_device_makes_no_difference(cls, kind, request):
 
 
 @every_detector
-def test_rows_that_do_not_fit_on_the_device_come_in_batches(cls, X, monkeypatch):
+def test_data_larger_than_the_device_is_streamed(cls, X, monkeypatch):
     expected = brief(cls).fit(X).score_samples(X)
     monkeypatch.setattr("skanomaly.engine._dataset.HOST_BYTES", 0)
     with another_device():
@@ -180,7 +180,7 @@ def test_domains(kind, more, request):
 
 
 @pytest.mark.parametrize("init", ["average", "random"])
-def test_a_history_with_wide_samples(init, X):
+def test_history_with_wide_samples(init, X):
     def build(**settings):
         return brief(HistoryAD, init=init, wide_latent=3.0, **settings)
 
@@ -195,7 +195,7 @@ def test_a_history_with_wide_samples(init, X):
         {"preset": "paper"},
     ],
 )
-def test_encoders_of_other_kinds(more, images):
+def test_other_losses_of_the_encoder(more, images):
     def build(**settings):
         return brief(JointEncoderGAN, **more, **settings)
 
@@ -239,11 +239,11 @@ def test_adapters_of_a_network(n_experts, more, images):
     _, detector = compared(build, lambda d: d.fit(colours, y), colours)
     assert all(p.device.type == "cpu" for p in detector.backbone.parameters())
     with another_device():
-        assert_there(detector.net_)
+        assert_on_device(detector.net_)
 
 
 @pytest.mark.parametrize("pretrain", ["rotation", "supervised"])
-def test_a_network_is_pretrained(pretrain, images):
+def test_pretraining(pretrain, images):
     corpus = images[:, :, ::-1].copy(), np.repeat([0, 1], 20)
 
     def build(**settings):

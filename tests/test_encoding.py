@@ -32,7 +32,7 @@ def samples_of(kind):
     return rng.integers(0, 256, (40, n_channels, 9, 12)).astype(np.uint8)
 
 
-def test_who_has_an_encoder_and_who_a_decoder():
+def test_detectors_with_an_encoder_or_a_decoder():
     names = {cls.__name__ for cls in ENCODERS}
     assert names == {"ADRA", "AABiGAN", "JointEncoderGAN", "TransferAD"}
     assert {cls.__name__ for cls in DECODERS} == names - {"ADRA"}
@@ -80,7 +80,7 @@ def test_flat_images_come_back_flat(cls):
 
 
 @every_decoder
-def test_codes_that_do_not_fit_are_named(cls):
+def test_invalid_codes_raise_an_error(cls):
     X = samples_of("table")
     with pytest.raises(NotFittedError):
         short(cls).inverse_transform(X)
@@ -106,7 +106,7 @@ def test_data_frames_of_codes(cls):
 
 
 @every_encoder
-def test_a_step_of_a_pipeline(cls):
+def test_a_detector_is_a_step_of_a_pipeline(cls):
     X = samples_of("table")
     y = (X[:, 0] > 0).astype(int)
     pipeline = make_pipeline(StandardScaler(), short(cls), LogisticRegression())

@@ -34,7 +34,7 @@ def X():
     return np.random.default_rng(0).normal(size=(120, 4))
 
 
-# Labels (point 5) --------------------------------------------------------------------
+# Labels --------------------------------------------------------------------
 
 
 def hint(value):
@@ -61,7 +61,7 @@ TWO_VALUES = {
 
 @every_reader
 @pytest.mark.parametrize("case", TWO_VALUES)
-def test_labels_that_mark_no_anomaly_are_an_error(cls, X, case):
+def test_two_labels_without_minus_1_raise_an_error(cls, X, case):
     """Known frauds under 0/1, bool or string labels were learned as normal."""
     y, message = TWO_VALUES[case]
     with pytest.raises(ValueError, match=message) as caught:
@@ -69,16 +69,16 @@ def test_labels_that_mark_no_anomaly_are_an_error(cls, X, case):
     if "np.where" in str(caught.value):  # which marks the eight, of lists too
         advice = str(caught.value).partition("an anomaly: ")[2].partition(". Where")[0]
         for given in (y, list(y)):
-            made = eval(advice, {"np": np, "y": given})
-            assert np.sum(made == -1) == (60 if case == "half" else 8)
+            converted = eval(advice, {"np": np, "y": given})
+            assert np.sum(converted == -1) == (60 if case == "half" else 8)
 
 
 @every_reader
 @pytest.mark.parametrize(
     "missing", [np.nan, None, pd.NA], ids=["NaN", "None", "pandas.NA"]
 )
-def test_missing_labels_are_an_error(cls, X, missing):
-    """One NaN among -1 and +1 made all known anomalies normal rows."""
+def test_missing_labels_raise_an_error(cls, X, missing):
+    """With one NaN, all known anomalies were learned as normal samples."""
     y = [-1] * 8 + [1] * 111 + [missing]
     with pytest.raises(ValueError, match="unlabelled sample, has missing"):
         short(cls).fit(X, y)
@@ -93,27 +93,27 @@ def test_missing_labels_are_an_error(cls, X, missing):
     [np.ones(40), np.zeros(40), np.arange(40) % 3, np.arange(40) % 2],
     ids=["1", "0", "classes", "as scikit-learn's checks have it"],
 )
-def test_targets_that_may_be_anything_are_warned_about(cls, X, y):
+def test_labels_of_another_meaning_give_a_warning(cls, X, y):
     with pytest.warns(UserWarning, match="Nothing is taken as known"):
         detector = short(cls).fit(X[:40], y)
     expected = short(cls).fit(X[:40]).score_samples(X)
     np.testing.assert_array_equal(detector.score_samples(X), expected)
 
 
-def test_a_corpus_does_without_labels(X):
+def test_two_labels_beside_a_corpus_give_a_warning(X):
     y = np.repeat([1, 0], [8, 112])
     with pytest.warns(UserWarning, match="Nothing is taken.*" + hint(1)):
         short(ADRA, corpus=X + 3).fit(X, y)
 
 
-def test_missing_labels_are_not_normal_rows_of_a_splitter():
+def test_a_splitter_refuses_missing_labels():
     y = [-1, -1, 1, 1, np.nan]
     splitter = LeaveAnomalyKindOut(["a", "b", "c", "c", "c"])
     with pytest.raises(ValueError, match="unlabelled sample, has missing values"):
         list(splitter.split(np.zeros((5, 1)), y))
 
 
-# Channels (point 7) ------------------------------------------------------------------
+# Channels ------------------------------------------------------------------
 
 every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__name__)
 
@@ -124,8 +124,8 @@ every_detector = pytest.mark.parametrize("cls", DETECTORS, ids=lambda c: c.__nam
     [(16, 16, 4), (64, 64, 4), (5, 5, 4), (64, 64, 12), (9, 12, 2), (9, 12, 1)],
     ids=str,
 )
-def test_channels_that_come_last_are_named(cls, shape):
-    """Four channels and more were read as channels of narrow images."""
+def test_channels_last_raise_an_error(cls, shape):
+    """Images with four or more channels last were read as narrow images."""
     images = np.random.default_rng(0).integers(0, 256, (12, *shape), dtype=np.uint8)
     message = rf"look like {shape[0]} x {shape[1]} with {shape[2]} channels. Channels "
     with pytest.raises(ValueError, match=message + "come first.*image_shape=.* says"):
@@ -159,13 +159,13 @@ def test_channels_that_come_last_are_named(cls, shape):
     ],
     ids=str,
 )
-def test_channels_that_come_first_pass(shape):
+def test_channels_first_pass(shape):
     assert not _has_channels_last(shape)
 
 
 @every_detector
 @pytest.mark.parametrize("shape", [(16, 24, 5), (24, 16, 8)], ids=str)
-def test_how_axes_are_read_is_said_where_the_last_is_the_shortest(cls, shape):
+def test_an_ambiguous_order_of_axes_gives_a_warning(cls, shape):
     """Images of 16 x 24 with 5 channels were read as 16 channels in silence."""
     images = np.random.default_rng(0).integers(0, 256, (60, *shape), dtype=np.uint8)
     a, b, c = shape
@@ -181,8 +181,8 @@ def test_how_axes_are_read_is_said_where_the_last_is_the_shortest(cls, shape):
     short(cls)._check_rows(np.moveaxis(images, -1, 1), reset=True)
 
 
-def test_an_image_shape_with_channels_first_names_channels_last():
-    """It was said that image_shape is for flat images, and nothing of the cause."""
+def test_the_error_of_image_shape_explains_channels_last():
+    """The error said that image_shape is for flat images, and not the cause."""
     images = np.random.default_rng(0).uniform(size=(60, 8, 8, 4))
     with pytest.raises(ValueError, match=r"come first: np\.moveaxis\(X, -1, 1\)"):
         short(ADRA, image_shape=(4, 8, 8)).fit(images)
@@ -190,18 +190,18 @@ def test_an_image_shape_with_channels_first_names_channels_last():
         short(ADRA, image_shape=(8, 4, 8)).fit(images)
 
 
-def test_channels_of_clips_that_come_last_are_named():
+def test_clips_with_channels_last_raise_an_error():
     clips = np.random.default_rng(0).integers(0, 256, (8, 8, 16, 16, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"Clips of.*8 x 16 x 16 with 3 channels"):
         short(TransferAD).fit(clips)
 
 
-# Errors of columns (point 10) --------------------------------------------------------
+# Errors of columns --------------------------------------------------------
 
-MAPPERS = [cls for cls in DETECTORS if hasattr(cls, "anomaly_map")]
+WITH_ANOMALY_MAP = [cls for cls in DETECTORS if hasattr(cls, "anomaly_map")]
 
 
-@pytest.mark.parametrize("cls", MAPPERS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", WITH_ANOMALY_MAP, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("scaling", ["auto", "minmax", None])
 def test_errors_of_columns_do_not_depend_on_their_units(cls, scaling, X):
     """The hint named the column with the largest unit, whatever was odd."""
@@ -215,41 +215,45 @@ def test_errors_of_columns_do_not_depend_on_their_units(cls, scaling, X):
     errors = eval(hint, {"X": odd * units, "detector": detector})
     assert errors.argmax() == 2
     scaled = odd * units
-    rebuilt = detector.reconstruct(scaled)
+    reconstruction = detector.reconstruct(scaled)
     if scaling:
-        scaled, rebuilt = map(detector.scaler_.transform, (scaled, rebuilt))
-    np.testing.assert_allclose(errors, (scaled - rebuilt) ** 2, rtol=1e-3, atol=1e-6)
+        scaled, reconstruction = map(
+            detector.scaler_.transform, (scaled, reconstruction)
+        )
+    np.testing.assert_allclose(
+        errors, (scaled - reconstruction) ** 2, rtol=1e-3, atol=1e-6
+    )
     assert isinstance(detector.scaler_, StandardScaler) == (scaling == "auto")
 
 
-# Parameters given as pairs (point 24) ------------------------------------------------
+# Parameters given as pairs ------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [(np.nan, 1.0), (1.0, np.nan), (1.0, np.inf)])
-def test_a_pair_with_nan_is_named(X, beta):
+def test_a_pair_with_nan_raises_an_error(X, beta):
     """Training diverged, and the learning rate was blamed."""
     with pytest.raises(ValueError, match=r"beta=.* has to be a finite number above 0"):
         short(TransferAD, beta=beta).fit(X)
 
 
 @pytest.mark.parametrize("pair", [(np.nan, 1.0), (0.0, np.nan), (np.inf, 1.0)])
-def test_a_normalization_with_nan_is_named(pair):
+def test_a_normalization_with_nan_raises_an_error(pair):
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"normalization=.*, all finite"):
         short(ADRA, normalization=pair).fit(images)
 
 
-# The range of training (point 23) ----------------------------------------------------
+# The range of training ----------------------------------------------------
 
 
 @pytest.fixture
 def pictures():
     """Return images with values of [0, 1], dark at their edges."""
     rng = np.random.default_rng(0)
-    made = np.zeros((60, 1, 8, 8))
-    made[:, :, 2:6, 2:6] = rng.uniform(0.2, 1, size=(60, 1, 4, 4))
-    made[0, 0, 3, 3] = 1
-    return made
+    images = np.zeros((60, 1, 8, 8))
+    images[:, :, 2:6, 2:6] = rng.uniform(0.2, 1, size=(60, 1, 4, 4))
+    images[0, 0, 3, 3] = 1
+    return images
 
 
 def with_pixel(images, value):
@@ -288,7 +292,7 @@ def test_images_far_beyond_the_range_are_outliers(cls, contamination, pictures):
 
 
 @pytest.mark.filterwarnings("ignore:X holds floats")
-def test_a_critic_finds_bright_images_less_normal_than_other_digits():
+def test_bright_images_score_lower_than_other_digits():
     """Digits three times as bright came before other ones, and were inliers."""
     X, y = load_digits(return_X_y=True)
     X = X.reshape(-1, 1, 8, 8)
@@ -305,31 +309,31 @@ def test_a_critic_finds_bright_images_less_normal_than_other_digits():
 
 
 @every_detector
-def test_rows_of_a_table_far_beyond_the_range_are_outliers(cls, X):
+def test_table_samples_far_beyond_the_range_are_outliers(cls, X):
     detector = short(cls).fit(X)
     for j in range(4):
         for side in (-1e3, 1e3):
-            assert (detector.predict(far_rows(X, j, side)) == -1).all()
+            assert (detector.predict(with_column(X, j, side)) == -1).all()
 
 
-def far_rows(X, j, value):
+def with_column(X, j, value):
     far = X.copy()
     far[:, j] = value
     return far
 
 
-FAR_ROWS = {
-    "a column far above": lambda X: far_rows(X, 1, 50),
-    "a column far below": lambda X: far_rows(X, 2, -50),
+FAR_SAMPLES = {
+    "a column far above": lambda X: with_column(X, 1, 50),
+    "a column far below": lambda X: with_column(X, 2, -50),
     "all columns": lambda X: 1e3 * X,
     "all columns, mirrored": lambda X: -1e3 * X,
     "an offset": lambda X: X + 100,
-    "beyond any scale": lambda X: far_rows(X, 0, 1e300),
+    "beyond any scale": lambda X: with_column(X, 0, 1e300),
 }
 
 
-def assert_no_more_normal(detector, X, changed):
-    """Check that rows have low scores, each the same alone as among others."""
+def assert_low_scores(detector, X, changed):
+    """Check that changed samples score low, alone and in a batch alike."""
     usual = np.median(detector.score_samples(X))
     scores = detector.score_samples(np.concatenate([X, *changed.values()]))
     assert np.isfinite(scores).all()
@@ -346,36 +350,34 @@ def assert_no_more_normal(detector, X, changed):
 @pytest.mark.parametrize(
     ("holds", "scaling"), [("floats", "auto"), ("floats", None), ("bytes", "auto")]
 )
-def test_images_beyond_the_range_of_training_are_no_more_normal(
-    cls, holds, scaling, pictures
-):
+def test_images_beyond_the_training_range_score_low(cls, holds, scaling, pictures):
     """A critic found images three times as bright more normal than any other."""
     unit, pictures = 255 if holds == "bytes" else 1.0, pictures[:24]
     X = np.rint(unit * pictures).astype(np.uint8) if holds == "bytes" else pictures
     detector = short(cls, scaling=scaling).fit(X)
     changed = {name: unit * make(pictures) for name, make in FAR_IMAGES.items()}
-    assert_no_more_normal(detector, X.astype(float), changed)
+    assert_low_scores(detector, X.astype(float), changed)
 
 
 @pytest.mark.filterwarnings("ignore:X holds floats")
-def test_clips_beyond_the_range_of_training_are_no_more_normal(pictures):
+def test_clips_beyond_the_training_range_score_low(pictures):
     clips = np.repeat(pictures[:12, :, None], 4, axis=2)
     detector = short(TransferAD, criterion="reconstruction").fit(clips)
     changed = {name: make(clips) for name, make in FAR_IMAGES.items()}
-    assert_no_more_normal(detector, clips, changed)
+    assert_low_scores(detector, clips, changed)
 
 
 @every_detector
 @pytest.mark.parametrize("scaling", ["auto", "minmax", None])
-def test_rows_beyond_the_range_of_training_are_no_more_normal(cls, scaling, X):
+def test_table_samples_beyond_the_training_range_score_low(cls, scaling, X):
     detector = short(cls, scaling=scaling).fit(X)
-    changed = {name: make(X) for name, make in FAR_ROWS.items()}
-    assert_no_more_normal(detector, X, changed)
+    changed = {name: make(X) for name, make in FAR_SAMPLES.items()}
+    assert_low_scores(detector, X, changed)
 
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "pictures"])
-def test_rows_inside_the_range_have_the_networks_scores(cls, kind, request):
+def test_samples_inside_the_range_keep_the_scores_of_the_networks(cls, kind, request):
     data = request.getfixturevalue(kind)
     detector = short(cls).fit(data)
     np.testing.assert_array_equal(
@@ -386,14 +388,14 @@ def test_rows_inside_the_range_have_the_networks_scores(cls, kind, request):
     width = np.ptp(data, axes)
     assert (low < data.min(axes)).all() & (low > data.min(axes) - width).all()
     assert (high > data.max(axes)).all() & (high < data.max(axes) + width).all()
-    del detector._range  # as in files that know of none
+    del detector._range  # as in older files, without a range
     np.testing.assert_array_equal(
         detector.score_samples(data), detector._scores_of(data)
     )
 
 
 @every_detector
-def test_scores_are_continuous_at_the_end_of_the_range(cls, X):
+def test_scores_are_continuous_at_the_bounds_of_the_range(cls, X):
     detector = short(cls).fit(X)
     row = X[:1].copy()
     row[0, 1] = detector._range[1][1]
@@ -409,7 +411,7 @@ def test_scores_are_continuous_at_the_end_of_the_range(cls, X):
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "pictures"])
 @pytest.mark.filterwarnings("ignore:X holds floats")
-def test_the_range_is_kept_in_files(cls, kind, request, tmp_path):
+def test_files_and_pickles_keep_the_range(cls, kind, request, tmp_path):
     data = request.getfixturevalue(kind)
     detector = short(cls).fit(data)
     expected = detector.score_samples(100 * data)
@@ -429,14 +431,14 @@ def test_a_warm_start_joins_the_ranges(cls, X):
         )
 
 
-def test_the_range_is_that_of_both_domains(X):
+def test_the_range_covers_both_domains(X):
     detector = short(TransferAD).fit(X, X_source=X + 0.5)
     assert (detector._range[0] < X.min(0)).all()
     assert (detector._range[1] > X.max(0) + 0.5).all()
 
 
 @pytest.mark.parametrize("cls", READERS, ids=lambda c: c.__name__)
-def test_known_anomalies_are_not_in_the_range(cls, X):
+def test_the_range_excludes_known_anomalies(cls, X):
     y = np.repeat([-1, 1], [10, 110])
     X[y == -1] += 50
     detector = short(cls).fit(X, y)
@@ -445,7 +447,7 @@ def test_known_anomalies_are_not_in_the_range(cls, X):
 
 @every_detector
 @pytest.mark.parametrize("change", ["three times as bright", "a pixel at -1000"])
-def test_pixels_far_out_at_either_end_are_warned_about(cls, change, pictures):
+def test_pixels_far_below_or_above_the_range_give_a_warning(cls, change, pictures):
     detector = short(cls).fit(np.rint(255 * pictures).astype(np.uint8))
     with pytest.warns(UserWarning, match=r"X holds floats from .* have one scale"):
         detector.score_samples(255 * FAR_IMAGES[change](pictures))
@@ -468,7 +470,7 @@ def test_pixels_are_compared_with_the_scale_of_their_channel(cls, pictures):
 
 @pytest.mark.parametrize("shape", [(3,), (784,), (3, 16, 16), (1, 4, 8, 8)])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
+def test_excess_does_not_depend_on_the_other_samples(shape, kind, monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, *shape)).astype(kind)
     learned = ValueRange.of([(X[:100], np.ones(100, dtype=bool))])
@@ -486,13 +488,13 @@ def test_excess_does_not_depend_on_the_other_rows(shape, kind, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-# Floats (point 6) --------------------------------------------------------------------
+# Floats --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scaling", ["minmax", "standard"])
 @pytest.mark.parametrize("value", [10, 1000, -1000, 1e30])
-def test_one_hot_pixel_does_not_set_the_range(scaling, value, pictures):
-    """It left the other images a hundredth of the range, and nothing was detected."""
+def test_a_hot_pixel_does_not_set_the_range(scaling, value, pictures):
+    """Other images had a hundredth of the range, and nothing was detected."""
     ordinary = make_scaler(scaling, IMAGE)
     fit_by_parts(ordinary, pictures, np.arange(60) != 7)
     assert ordinary.clip_ is None
@@ -533,7 +535,7 @@ def test_a_hot_pixel_is_found_in_the_unit_of_its_channel(unit, pictures):
 
 @every_detector
 @pytest.mark.filterwarnings("ignore:X holds floats")
-def test_a_detector_with_a_hot_pixel_of_a_channel_is_kept(cls, pictures, tmp_path):
+def test_files_keep_the_clipping_of_a_channel(cls, pictures, tmp_path):
     units = np.array([1e4, 1]).reshape(1, 2, 1, 1)
     images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
     images[7, 1, 2, 2] = 1000
@@ -548,7 +550,7 @@ def test_a_detector_with_a_hot_pixel_of_a_channel_is_kept(cls, pictures, tmp_pat
 
 @every_detector
 @pytest.mark.filterwarnings("ignore:X holds floats")
-def test_a_detector_with_one_hot_pixel_is_that_without(cls, pictures):
+def test_a_hot_pixel_does_not_change_the_other_scores(cls, pictures):
     spoilt = pictures.copy()
     spoilt[7, 0, 2, 2] = 1000
     with pytest.warns(PixelRangeWarning, match=r"98\.33% of the images.*cut off"):
@@ -578,26 +580,26 @@ def test_ordinary_and_sparse_images_keep_their_range(change, pictures):
     scaler = make_scaler("auto", IMAGE)
     fit_by_parts(scaler, images, np.ones(60, dtype=bool))
     assert scaler.clip_ is None
-    made = scaler.transform(images)
-    assert (made.min(), made.max()) == (-1, 1)
+    scaled = scaler.transform(images)
+    assert (scaled.min(), scaled.max()) == (-1, 1)
 
 
 @pytest.mark.parametrize("scaling", ["minmax", "standard"])
-def test_an_offset_leaves_the_content(scaling, pictures, monkeypatch):
-    """It was lost in float32, before it was subtracted."""
+def test_a_large_offset_of_all_pixels_is_removed(scaling, pictures, monkeypatch):
+    """The content was lost in float32, before the offset was subtracted."""
     plain = make_scaler(scaling, IMAGE).fit(pictures)
     monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * 64)
     for offset, tolerance in ((1e7, 1e-6), (-1e10, 1e-4), (1e12, 1e-2)):
         scaler = make_scaler(scaling, IMAGE)
         fit_by_parts(scaler, pictures + offset, np.ones(60, dtype=bool))
-        made = scaler.transform(pictures + offset)
-        assert made.dtype == np.float32
-        np.testing.assert_allclose(made, plain.transform(pictures), atol=tolerance)
-        back = scaler.inverse_transform(made) - offset
+        scaled = scaler.transform(pictures + offset)
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled, plain.transform(pictures), atol=tolerance)
+        back = scaler.inverse_transform(scaled) - offset
         np.testing.assert_allclose(back, pictures, atol=tolerance)
 
 
-# Units of two sets of rows (points 4 and 22) -----------------------------------------
+# Units of two data sets ---------------------------------------------------------------
 
 IN_OTHER_UNITS = {
     "far larger": lambda X: X * 1e10,
@@ -610,7 +612,7 @@ IN_OTHER_UNITS = {
 @pytest.mark.parametrize("case", IN_OTHER_UNITS)
 @pytest.mark.parametrize("given", ["X_source", "sample_domain"])
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
-def test_a_source_in_other_units_is_noticed(case, given, X):
+def test_a_source_in_other_units_gives_a_warning(case, given, X):
     """All scores were equal, in silence, where the source has the larger numbers."""
     source, rows, domain = IN_OTHER_UNITS[case](X), X, {}
     if given == "X_source":
@@ -622,14 +624,14 @@ def test_a_source_in_other_units_is_noticed(case, given, X):
 
 
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.ConstantScoresWarning")
-def test_a_source_of_images_in_other_units_is_noticed(pictures):
+def test_a_source_of_images_in_other_units_gives_a_warning(pictures):
     both = np.concatenate([pictures, 1e-3 * pictures])
     with pytest.warns(UserWarning, match=r"The numbers of the target .* same units"):
         short(TransferAD).fit(both, sample_domain=np.repeat([1, -1], 60))
     short(TransferAD).fit(pictures, X_source=pictures / 2 + 0.4)
 
 
-def test_domains_that_differ_are_not_in_other_units(X):
+def test_domains_that_differ_in_other_ways_give_no_warning(X):
     rng = np.random.default_rng(1)
     short(TransferAD).fit(X, X_source=3 * X)
     short(TransferAD).fit(X, X_source=X + 3)
@@ -640,14 +642,14 @@ def test_domains_that_differ_are_not_in_other_units(X):
 
 
 @pytest.mark.parametrize("factor", [1e-10, 1e10])
-def test_a_corpus_in_other_units_is_noticed_at_both_ends(factor, X):
+def test_a_corpus_in_other_units_gives_a_warning(factor, X):
     with pytest.warns(UserWarning, match=r"the corpus .* Are both in the same units"):
         short(ADRA, corpus=factor * X).fit(X)
     short(ADRA, corpus=5 * X + 3).fit(X)
 
 
-def test_a_pipeline_that_does_not_transform_the_source_is_noticed(X):
-    """The steps of a pipeline transform X alone, which nothing said for arrays."""
+def test_a_pipeline_that_does_not_transform_the_source_gives_a_warning(X):
+    """The steps of a pipeline transform X alone; arrays gave no warning."""
     raw, source = 50 + 10 * X, 52 + 11 * X
     with pytest.warns(UserWarning, match=r"X alone, save with its transform_input"):
         make_pipeline(StandardScaler(), short(TransferAD)).fit(

@@ -21,50 +21,50 @@ from skanomaly import (
 )
 from skanomaly.utils._numbers import as_numbers
 
-ROWS = np.random.default_rng(0).normal(size=(20, 3))
+SAMPLES = np.random.default_rng(0).normal(size=(20, 3))
 
 
 def frame(**columns):
-    return pd.DataFrame(ROWS, columns=list("abc")).assign(**columns)
+    return pd.DataFrame(SAMPLES, columns=list("abc")).assign(**columns)
 
 
 @pytest.mark.parametrize(
     "X",
     [
-        ROWS,
-        ROWS.astype(">f8"),
-        ROWS > 0,
-        np.ma.masked_array(ROWS),
+        SAMPLES,
+        SAMPLES.astype(">f8"),
+        SAMPLES > 0,
+        np.ma.masked_array(SAMPLES),
         np.float64(3.0),
-        scipy.sparse.csr_matrix(ROWS),
+        scipy.sparse.csr_matrix(SAMPLES),
         frame(),
         frame(a=pd.array([pd.NA] * 20, dtype="Float64"), b=True, c="1.5"),
         pl.DataFrame({"a": [1, 2], "b": [1.0, None], "c": [True, False]}),
     ],
 )
-def test_numbers_are_left_as_they_are(X):
+def test_numbers_are_not_converted(X):
     assert as_numbers(X) is X
 
 
 @pytest.mark.parametrize(
     ("X", "expected"),
     [
-        (ROWS.tolist(), ROWS),
-        (torch.tensor(ROWS), ROWS),
-        (torch.tensor(ROWS).requires_grad_(), ROWS),
-        (torch.tensor(ROWS).float().bfloat16(), None),
-        (ROWS.astype(object), ROWS),
+        (SAMPLES.tolist(), SAMPLES),
+        (torch.tensor(SAMPLES), SAMPLES),
+        (torch.tensor(SAMPLES).requires_grad_(), SAMPLES),
+        (torch.tensor(SAMPLES).float().bfloat16(), None),
+        (SAMPLES.astype(object), SAMPLES),
         (np.array([["1.5", "2"]]), [[1.5, 2]]),
-        (ROWS.astype(np.longdouble), ROWS),
+        (SAMPLES.astype(np.longdouble), SAMPLES),
         (np.full((2, 2), np.longdouble("1e400")), np.full((2, 2), np.inf)),
     ],
 )
-def test_what_becomes_numbers(X, expected):
-    """Tensors of bfloat16 or with a gradient, and numbers too large: raw errors."""
-    made = as_numbers(X)
-    assert made.dtype in (np.float64, np.float32)
+def test_conversions_to_numbers(X, expected):
+    """Tensors of bfloat16 or with a gradient, and large numbers, raised raw errors."""
+    converted = as_numbers(X)
+    assert converted.dtype in (np.float64, np.float32)
     expected = X.float().numpy() if expected is None else expected
-    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(converted, expected)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_what_becomes_numbers(X, expected):
     [
         (None, "X is None, and has to be an array, a DataFrame or a list"),
         ("rows.csv", "X is of type str"),
-        (iter(ROWS), "X is of type"),
+        (iter(SAMPLES), "X is of type"),
         ({1.0, 2.0}, "X is of type set"),
-        ({"a": ROWS}, "X is of type dict"),
+        ({"a": SAMPLES}, "X is of type dict"),
         ([[1.0, 2.0], [1.0]], "X has samples of different lengths"),
         (np.array([["cat", "1"]]), "X has to hold numbers: .*'cat'.*encode text"),
         (np.array([["cat", 1]], object), "X has to hold numbers: .*'cat'"),
@@ -83,10 +83,10 @@ def test_what_becomes_numbers(X, expected):
         (np.zeros(3, dtype=[("a", "f8")]), "X holds named fields"),
         (np.zeros((3, 2), "datetime64[s]"), "X holds dates"),
         (np.zeros((3, 2), "timedelta64[s]"), "X holds spans of time"),
-        (ROWS + 1j, "Complex data not supported: X is of dtype complex128"),
-        (np.ma.masked_greater(ROWS, 1), "X is a masked array"),
-        (torch.tensor(ROWS).to_sparse(), "X is a tensor that is sparse"),
-        (torch.tensor(ROWS).to("meta"), "X is a tensor without data"),
+        (SAMPLES + 1j, "Complex data not supported: X is of dtype complex128"),
+        (np.ma.masked_greater(SAMPLES, 1), "X is a masked array"),
+        (torch.tensor(SAMPLES).to_sparse(), "X is a tensor that is sparse"),
+        (torch.tensor(SAMPLES).to("meta"), "X is a tensor without data"),
         (frame(b="cat"), "X has a column 'b' of .*'cat'.*: encode text"),
         (frame(b=pd.Categorical(["a"] * 20)), "X has a column 'b' of category"),
         (frame(b=pd.Timestamp("2026-01-01")), "X has a column 'b' of datetime64"),
@@ -95,14 +95,14 @@ def test_what_becomes_numbers(X, expected):
         (pl.DataFrame({"a": [1]}).lazy(), r"X is a LazyFrame: give X\.collect\(\)"),
     ],
 )
-def test_what_holds_no_numbers(X, message):
-    """All of these came out as errors of NumPy, torch, pandas or polars."""
+def test_data_without_numbers_raise_an_error(X, message):
+    """All of these raised raw errors of NumPy, torch, pandas or polars."""
     with pytest.raises((TypeError, ValueError), match=message):
         HistoryAD().fit(X)
     if hasattr(X, "shape"):
         as_corpus = re.sub(r"\bX\b", "corpus", message)
         with pytest.raises((TypeError, ValueError), match=as_corpus):
-            ADRA(corpus=X).fit(ROWS)
+            ADRA(corpus=X).fit(SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_what_holds_no_numbers(X, message):
         np.full((20, 3), 3e38, np.float32) * np.resize([1, -1], (20, 1)),
     ],
 )
-def test_sums_that_overflow_are_silent(X):
-    """A warning of NumPy came from the check for infinities."""
+def test_sums_that_overflow_give_no_warning(X):
+    """The check for infinities gave a warning of NumPy."""
     with np.errstate(all="raise"):
         if np.isinf(X).any():
             with pytest.raises(ValueError, match="Input X contains infinity"):
@@ -122,22 +122,22 @@ def test_sums_that_overflow_are_silent(X):
             HistoryAD(max_epochs=1, detector_epochs=1)._check_rows(X, reset=True)
 
 
-def test_a_column_of_labels_is_told_of_at_the_user_s_line():
+def test_a_column_of_labels_gives_a_warning_at_the_user_s_line():
     y = np.repeat([1, -1], [15, 5])[:, None]
     with pytest.warns(DataConversionWarning, match=r"shape \(20, 1\)") as record:
-        AABiGAN(max_epochs=1, width=4, n_estimators=1).fit(ROWS, y)
+        AABiGAN(max_epochs=1, width=4, n_estimators=1).fit(SAMPLES, y)
     assert record[0].filename == __file__
 
 
 @pytest.mark.parametrize("path", [None, 3, b"detector", ["detector"]])
-def test_paths_are_strings(path):
+def test_paths_of_another_type_raise_an_error(path):
     with pytest.raises(TypeError, match="path is of type"):
         load(path)
     with pytest.raises(TypeError, match="path is of type"):
         save(HistoryAD(), path)
 
 
-# Numbers that nothing can be computed with --------------------------------------------
+# Numbers beyond single precision ----------------------------------------------------
 
 DETECTORS = AABiGAN, ADRA, HistoryAD, JointEncoderGAN, TransferAD
 STAGES = {
@@ -161,8 +161,8 @@ quiet = pytest.mark.filterwarnings("ignore:.* was given no:UserWarning")
 @pytest.mark.parametrize(
     "X",
     [
-        ROWS * 1e300,
-        np.r_[ROWS, np.full((1, 3), -1e300)],
+        SAMPLES * 1e300,
+        np.r_[SAMPLES, np.full((1, 3), -1e300)],
         np.random.default_rng(0).random((20, 1, 8, 8)) * 1e-310,
     ],
     ids=["large", "one", "images"],
@@ -189,8 +189,8 @@ def test_images_of_any_unit_are_scaled(cls, factor):
 @pytest.mark.filterwarnings("ignore:X holds floats:UserWarning")
 @pytest.mark.parametrize("cls", [AABiGAN, JointEncoderGAN, TransferAD])
 @quiet
-def test_what_is_made_of_rows_is_finite_or_refused(cls):
-    """Codes and reconstructions of rows far out were NaN, in silence."""
+def test_outputs_are_finite_or_refused(cls):
+    """Latent codes and reconstructions of samples far out were NaN, silently."""
     X = np.random.default_rng(0).random((20, 1, 8, 8))
     detector = tiny(cls).fit(X)
     X[3] *= 1e300
@@ -202,6 +202,6 @@ def test_what_is_made_of_rows_is_finite_or_refused(cls):
     assert np.isfinite(detector.score_samples(X)).all()
 
 
-def test_an_empty_tuple_is_no_corpus():
+def test_an_empty_tuple_as_corpus_raises_an_error():
     with pytest.raises(ValueError, match="corpus is a tuple of 0; a pair"):
-        tiny(ADRA, corpus=()).fit(pd.DataFrame(ROWS, columns=list("abc")))
+        tiny(ADRA, corpus=()).fit(pd.DataFrame(SAMPLES, columns=list("abc")))

@@ -1,6 +1,6 @@
-"""Odd inputs, drawn by a seed: each goes through, is refused in words, or warned about.
+"""Odd inputs, drawn by a seed: each gives scores, a warning or a clear error.
 
-500 cases are part of every run. 3,000 others take minutes, and are asked for:
+Every run has 500 cases. 3,000 more take minutes, and run on request:
 
     python -m pytest -m slow tests/test_odd_inputs.py
 """
@@ -18,7 +18,7 @@ import numpy as np
 import odd_inputs
 import pytest
 import torch
-from odd_inputs import TINY, drawn
+from odd_inputs import TINY, draw_case
 from sklearn.exceptions import NotFittedError
 
 import skanomaly
@@ -26,8 +26,8 @@ from skanomaly import exceptions
 from skanomaly.exceptions import ConstantScoresWarning, TrainingDivergedError
 
 N_CASES, N_MANY = 100, 600  # for each of the five detectors
-SECONDS = 60  # what takes longer hangs
-#: What errors speak of, besides the parameters of a detector.
+SECONDS = 60  # of a case, at most
+#: Names in error messages, besides the parameters of a detector.
 ARGUMENTS = {
     *("X", "y", "sample_domain", "X_source", "corpus", "Images", "Clips", "file"),
     *("n_samples", "random_state", "include_backbone", "detector", "path", "domain"),
@@ -37,13 +37,13 @@ OWN_ERRORS = tuple(
     for name in exceptions.__all__
     if not issubclass(one := getattr(exceptions, name), Warning)
 )
-#: The one of an import says what to install.
+#: An ImportError names the package to install.
 ERRORS = ValueError, TypeError, OSError, ImportError, NotFittedError, *OWN_ERRORS
 HERE = {__file__, odd_inputs.__file__}
 
 
 class FaultError(BaseException):
-    """A result that no case may have; passes all handlers of exceptions."""
+    """A forbidden result of a case; `except Exception` does not catch it."""
 
 
 # Outcomes of a case ---------------------------------------------------------------
@@ -62,7 +62,7 @@ def outcome(case, folder):
         error = _run(case, folder, caught)
     _check_warnings(caught)
     if given != _fingerprint(case):
-        raise FaultError("what was given was changed")
+        raise FaultError("the input was changed")
     if error is not None:
         return "error"
     return "warning" if any(one.filename in HERE for one in caught) else "scores"
@@ -77,7 +77,7 @@ def _run(case, folder, caught):
         lambda: case.then and _check_finite(case.then(detector, case, folder)),
     )
     for step in steps:
-        # What follows may set parameters.
+        # The call after the fit may set parameters.
         but = detector.get_params(deep=False) if step is steps[-1] else ()
         before = {k: one for k, one in vars(detector).items() if k not in but}
         try:
@@ -97,14 +97,14 @@ def _check_scores(scores, case, caught):
     _check_finite(scores)
     if scores.shape != (len(case.plain),) or scores.dtype != np.float64:
         raise FaultError(f"scores are {scores.dtype} of shape {scores.shape}")
-    told = any(one.category is ConstantScoresWarning for one in caught)
-    if np.ptp(scores) == 0 and not told:
+    warned = any(one.category is ConstantScoresWarning for one in caught)
+    if np.ptp(scores) == 0 and not warned:
         raise FaultError("constant scores in silence")
     if odd_inputs.SAME & set(case.oddities) and case.detector().random_state == 0:
-        rows = np.asarray(case.X).copy()
-        plain = case.detector().fit(rows, case.y, **case.fit_params)
-        if not np.array_equal(scores, plain.score_samples(rows)):
-            raise FaultError("other scores than those of the same rows in an array")
+        samples = np.asarray(case.X).copy()
+        plain = case.detector().fit(samples, case.y, **case.fit_params)
+        if not np.array_equal(scores, plain.score_samples(samples)):
+            raise FaultError("scores differ from those of the same samples in an array")
 
 
 def _check_finite(result):
@@ -119,21 +119,21 @@ def _check_error(error, case, folder):
     frame = error.__traceback__
     while frame.tb_next is not None:
         frame = frame.tb_next
-    code, told = frame.tb_frame.f_code, f"{type(error).__name__}: {error}"
+    code, message = frame.tb_frame.f_code, f"{type(error).__name__}: {error}"
     module = frame.tb_frame.f_globals.get("__name__", "").partition(".")[0]
     checks = module in ("skanomaly", "sklearn")
-    # What a kernel of NumPy or torch raises comes out of a line that only calls it.
+    # An error of a compiled function appears at a line that only calls it.
     raised = code.co_code[frame.tb_lasti] == opmap["RAISE_VARARGS"]
     if not (isinstance(error, ERRORS) and raised and checks):
         place = f"{code.co_filename.rpartition('site-packages/')[-1]}:{frame.tb_lineno}"
-        raise FaultError(f"raw error in {place}: {told}") from error
+        raise FaultError(f"raw error in {place}: {message}") from error
     words = set(re.findall(r"\w+", str(error)))
     if isinstance(error, TrainingDivergedError) and not words & set(case.params):
-        raise FaultError(f"advice that misleads: {told}") from error
+        raise FaultError(f"misleading advice: {message}") from error
     known = set(getattr(skanomaly, case.name)().get_params())
-    named = words & (ARGUMENTS | known) or str(folder) in told
+    named = words & (ARGUMENTS | known) or str(folder) in message
     if module == "skanomaly" and not named:
-        raise FaultError(f"an error that names no argument: {told}") from error
+        raise FaultError(f"the error names no argument: {message}") from error
 
 
 def _check_warnings(caught):
@@ -147,7 +147,7 @@ def _check_warnings(caught):
 
 @contextmanager
 def _process_left_alone():
-    """Raise a fault if a case moves a random state or a setting of the process."""
+    """Raise a fault if a case changes a random state or a setting of the process."""
 
     def state():
         return pickle.dumps(
@@ -190,8 +190,8 @@ def _time_limit():
 
 
 def _fingerprint(case):
-    """Return the bytes of all that a detector is given."""
-    # A RandomState moves, and that is what it is for.
+    """Return the contents of all inputs of a detector."""
+    # A RandomState is meant to change.
     given = {"X": case.X, "y": case.y, **case.params, **case.fit_params}
     given.pop("random_state", None)
     return {name: _bytes(value) for name, value in given.items()}
@@ -211,7 +211,7 @@ def _bytes(value):
         return id(value)
 
 
-# What is no outcome -------------------------------------------------------------------
+# Faults -------------------------------------------------------------------------------
 
 
 def _raises(error):
@@ -243,9 +243,9 @@ def _does(function, scores=np.arange):
         (_does(lambda X: np.asarray(X) @ np.ones(99)), "raw error in .*matmul"),
         (_does(lambda X: {}["width"]), "raw error in .*KeyError"),
         (_does(lambda X: torch.ones(2) @ torch.ones(3)), "raw error in .*RuntimeError"),
-        (_raises(ValueError("shapes do not fit")), "an error that names no argument"),
+        (_raises(ValueError("shapes do not fit")), "the error names no argument"),
         (_raises(RuntimeError("X is not fine")), "raw error in .*X is not fine"),
-        (_raises(TrainingDivergedError("Lower `lr`.")), "advice that misleads"),
+        (_raises(TrainingDivergedError("Lower `lr`.")), "misleading advice"),
         (_leaves(width=9), "the detector was changed by an error"),
         (_leaves(offset_=9), "the detector was changed by an error"),
         (_does(lambda X: np.float64(1e300) * 1e300), "stray RuntimeWarning"),
@@ -256,15 +256,15 @@ def _does(function, scores=np.arange):
         (_does(lambda X: np.random.rand()), "random state"),
         (_does(lambda X: torch.rand(1)), "random state"),
         (_does(lambda X: random.random()), "random state"),
-        (_does(lambda X: X.sort()), "what was given was changed"),
+        (_does(lambda X: X.sort()), "the input was changed"),
         (_does(id, np.zeros), "constant scores in silence"),
         (_does(id, lambda n: np.full(n, np.nan)), "not finite"),
         (_does(id, lambda n: np.arange(n + 1)), "of shape"),
     ],
 )
-def test_what_is_no_outcome(fit, fault, monkeypatch, tmp_path):
-    """Each fault that a case is looked at for is seen."""
-    case = drawn("HistoryAD", 0)
+def test_faults_are_found(fit, fault, monkeypatch, tmp_path):
+    """Each kind of fault is recognised."""
+    case = draw_case("HistoryAD", 0)
     case.X = case.plain = np.random.default_rng(0).normal(size=(20, 3))
     case.y, case.params, case.fit_params, case.then = None, {}, {}, None
     monkeypatch.setattr(skanomaly.HistoryAD, "fit", fit)
@@ -277,27 +277,27 @@ def test_what_is_no_outcome(fit, fault, monkeypatch, tmp_path):
 # The cases ----------------------------------------------------------------------------
 
 
-def _tried(name, numbers, folder):
-    """Return how many cases had which outcome, and the faults."""
+def _run_cases(name, numbers, folder):
+    """Return the number of cases by outcome, and the faults."""
     outcomes, faults = Counter(), []
     for number in numbers:
         own = folder / str(number)
         own.mkdir()
-        odd_inputs.HOLDERS_FOLDER[0] = own
+        odd_inputs.MAPS_FOLDER[0] = own
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy thinks little of matrices
-            case = drawn(name, number)
+            warnings.simplefilter("ignore")  # NumPy deprecates matrices
+            case = draw_case(name, number)
         try:
             outcomes[outcome(case, own)] += 1
         except FaultError as fault:
-            faults.append(f"drawn({name!r}, {number}), {case.oddities}: {fault}")
+            faults.append(f"draw_case({name!r}, {number}), {case.oddities}: {fault}")
     return outcomes, faults
 
 
 def _check_all(name, numbers, folder):
-    outcomes, faults = _tried(name, numbers, folder)
+    outcomes, faults = _run_cases(name, numbers, folder)
     assert not faults, "\n".join([f"{len(faults)} faults, {dict(outcomes)}:", *faults])
-    # Else all would be refused at the door, and nothing tried.
+    # Otherwise nearly all cases would be refused, and no fit tested.
     assert outcomes["scores"] + outcomes["warning"] > len(numbers) / 5
     assert outcomes["error"] > len(numbers) / 4
 

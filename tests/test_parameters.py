@@ -1,4 +1,4 @@
-"""Parameters of all detectors: numbers that are none, networks that do not fit."""
+"""Parameters of all detectors: invalid numbers, and networks with wrong outputs."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from test_common import DETECTORS, JUDGES, Judge, every_detector, short
+from test_common import DETECTORS, SCALAR_ROLES, ScalarNetwork, every_detector, short
 from torch import nn
 
 import skanomaly
@@ -71,7 +71,7 @@ def numbers_of(cls, kind):
 
 @every_detector
 @pytest.mark.parametrize("case", NOT_A_NUMBER)
-def test_what_is_no_number_is_named_and_not_blamed_on_the_learning_rate(cls, X, case):
+def test_invalid_numbers_raise_an_error_with_the_parameter(cls, X, case):
     value = NOT_A_NUMBER[case]
     names = [*numbers_of(cls, sk.Real), *numbers_of(cls, sk.Integral)]
     assert {"lr", "contamination", "max_epochs"} <= set(names)
@@ -86,10 +86,10 @@ def test_what_is_no_number_is_named_and_not_blamed_on_the_learning_rate(cls, X, 
 
 
 @every_detector
-def test_numbers_that_are_allowed_can_be_computed_with(cls, X):
-    """The ends of an interval train, or an error has the name of the parameter."""
+def test_the_bounds_of_parameters_train_or_raise_an_error(cls, X):
+    """The error, if there is one, names the parameter."""
     for name in numbers_of(cls, sk.Real):
-        for bound in ends(cls, name):
+        for bound in bounds(cls, name):
             detector = brief(cls, **{name: bound})
             error = error_of(fit, detector, X)
             if isinstance(error, skanomaly.exceptions.TrainingDivergedError):
@@ -101,7 +101,7 @@ def test_numbers_that_are_allowed_can_be_computed_with(cls, X):
 
 
 def error_of(function, *arguments):
-    """Return the error that a call ends in, None if it does not."""
+    """Return the error that a call raises, or None."""
     try:
         function(*arguments)
     except (ValueError, skanomaly.exceptions.TrainingDivergedError) as error:
@@ -109,8 +109,8 @@ def error_of(function, *arguments):
     return None
 
 
-def ends(cls, name):
-    """Return the numbers at the ends of the intervals of a parameter."""
+def bounds(cls, name):
+    """Yield the bounds of the intervals of a parameter."""
     for interval in cls._parameter_constraints[name]:
         if isinstance(interval, sk.Interval):
             for value in (interval.left, interval.right):
@@ -119,7 +119,7 @@ def ends(cls, name):
 
 
 @every_detector
-def test_numbers_of_numpy_are_numbers(cls, X):
+def test_numpy_floats_are_accepted(cls, X):
     given = {"lr": 0.001, "contamination": 0.25}
     plain = fit(brief(cls, **given), X)
     same = fit(brief(cls, **{k: np.float64(v) for k, v in given.items()}), X)
@@ -135,12 +135,12 @@ def test_numbers_of_numpy_are_numbers(cls, X):
 @pytest.mark.parametrize(
     "pair", [(np.nan, 20.0), (20.0, np.nan), (1, np.inf), (1, True)]
 )
-def test_nan_in_a_pair_is_named(X, pair):
+def test_nan_in_a_pair_raises_an_error(X, pair):
     with pytest.raises(ValueError, match=r"beta=.*a finite number above 0, or a pair"):
         fit(brief(skanomaly.TransferAD, beta=pair), X)
 
 
-def test_weights_that_are_all_0_are_not_divided_by_their_mean(X):
+def test_weights_that_are_all_zero_are_not_normalised(X):
     """The loss was NaN, and the learning rate was blamed."""
     detector = brief(skanomaly.TransferAD, eta=-1e30, normalize_weights=True)
     with pytest.warns(skanomaly.exceptions.SaturatedWeightsWarning):
@@ -149,13 +149,13 @@ def test_weights_that_are_all_0_are_not_divided_by_their_mean(X):
 
 @every_detector
 @pytest.mark.parametrize("value", [False, np.False_])
-def test_false_is_no_contamination(cls, X, value):
+def test_contamination_false_raises_an_error(cls, X, value):
     with pytest.raises(ValueError, match="'contamination' parameter"):
         brief(cls, contamination=value).fit(X)
 
 
 @every_detector
-def test_true_is_no_count_of_samples_or_pixels(cls, X):
+def test_true_as_a_count_raises_an_error(cls, X):
     with pytest.raises(ValueError, match="image_shape"):
         brief(cls, image_shape=(True, 2, 2)).fit(X)
     if hasattr(cls, "sample"):
@@ -167,7 +167,7 @@ def test_true_is_no_count_of_samples_or_pixels(cls, X):
 
 
 class Own(nn.Module):
-    """A network of a user from rows of one shape to rows of another."""
+    """A user's network from samples of one shape to samples of another."""
 
     def __init__(self, inputs, outputs, normalised=True):
         super().__init__()
@@ -180,7 +180,7 @@ class Own(nn.Module):
 
 
 class Lazy(nn.Module):
-    """The same, which learns the length of rows when it is given some."""
+    """The same with lazy layers, which get their sizes from the first batch."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -199,7 +199,7 @@ def as_shape(size):
     return size if isinstance(size, tuple) else (size,)
 
 
-def rows_to_rows(network):
+def builder(network):
     """Return a function that builds a network from two sizes."""
     return lambda first, second: network(as_shape(first), as_shape(second))
 
@@ -211,20 +211,20 @@ ROLES = [
     for cls in WITH_NETWORKS
     for role in cls._roles
 ]
-MAPS = [case for case in ROLES if case.values[1] not in JUDGES]
+VECTOR_ROLES = [case for case in ROLES if case.values[1] not in SCALAR_ROLES]
 
 
-@pytest.mark.parametrize(("cls", "role"), MAPS)
+@pytest.mark.parametrize(("cls", "role"), VECTOR_ROLES)
 @pytest.mark.parametrize("kind", ["X", "images"])
 def test_a_network_with_one_output_is_not_broadcast(cls, role, kind, request):
-    """A decoder with one output was compared with whole rows, in silence."""
+    """A decoder with one output was compared with whole samples, silently."""
     data = request.getfixturevalue(kind)
-    one = rows_to_rows(lambda i, o: Own(i, (1,) * len(o)))
+    one = builder(lambda i, o: Own(i, (1,) * len(o)))
     message = rf"'{role}'.*float32 of shape \(2, 1.*has to return floats of shape \(2, "
     if role == "encoder" or kind == "X":
         with pytest.raises(ValueError, match=message):
             fit(brief(cls, architecture={role: one}, latent_dim=3), data)
-    too_many = rows_to_rows(lambda i, o: Own(i, (*o[:-1], o[-1] + 1)))
+    too_many = builder(lambda i, o: Own(i, (*o[:-1], o[-1] + 1)))
     with pytest.raises(ValueError, match=message.replace("1.*h", ".*h")):
         fit(brief(cls, architecture={role: too_many}, latent_dim=3), data)
 
@@ -234,31 +234,31 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (20, 1, 6, 8)).astype(np.uint8)
 
 
-class Twice(nn.Module):
-    """Two numbers per row, where one is wanted."""
+class TwoNumbers(nn.Module):
+    """A network with two numbers per sample instead of one."""
 
     def __init__(self, *sizes):
         super().__init__()
-        self.judge = Judge(flat=False)
+        self.network = ScalarNetwork(flat=False)
 
     def forward(self, *inputs):
-        return self.judge(*inputs).expand(-1, 2)
+        return self.network(*inputs).expand(-1, 2)
 
 
 @pytest.mark.parametrize(("cls", "role"), ROLES)
-def test_networks_that_return_what_they_should_not_are_named(cls, role, X):
+def test_networks_with_wrong_outputs_raise_an_error(cls, role, X):
     def fails(network, message):
         with pytest.raises(ValueError, match=f"'{role}'.*{message}"):
             fit(brief(cls, architecture={role: lambda *sizes: network}), X)
 
     fails(nn.LSTM(4, 4), "fails on two rows of shape|returns a tuple")
     fails(nn.Linear(97, 1), "fails on two rows of shape .*RuntimeError|TypeError")
-    if role in JUDGES:
-        fails(Twice(), r"float32 of shape \(2, 2\).* \(2,\) or \(2, 1\)")
+    if role in SCALAR_ROLES:
+        fails(TwoNumbers(), r"float32 of shape \(2, 2\).* \(2,\) or \(2, 1\)")
 
 
 class Counting(Own):
-    """A network that draws random numbers, and counts the rows that it has seen."""
+    """A network that draws random numbers, and counts the samples that it has seen."""
 
     def __init__(self, inputs, outputs):
         super().__init__(inputs, outputs)
@@ -269,8 +269,8 @@ class Counting(Own):
         return super().forward(x) + torch.rand(())
 
 
-@pytest.mark.parametrize(("cls", "role"), MAPS)
-def test_looking_at_a_network_changes_neither_it_nor_random_states(cls, role, X):
+@pytest.mark.parametrize(("cls", "role"), VECTOR_ROLES)
+def test_checking_a_network_leaves_it_and_random_states_unchanged(cls, role, X):
     given, state = Counting((4,), (4,)), torch.get_rng_state()
     before = {name: value.clone() for name, value in given.state_dict().items()}
     detector = brief(cls, architecture={role: lambda *sizes: given}, latent_dim=4)
@@ -281,21 +281,21 @@ def test_looking_at_a_network_changes_neither_it_nor_random_states(cls, role, X)
                 with torch.random.fork_rng():
                     torch.default_generator.manual_seed(1)
                     expected = torch.get_rng_state()
-                    made = build().members[0]
+                    built = build().members[0]
                     assert torch.equal(torch.get_rng_state(), expected)
-                assert made.training
-                for key, value in made.state_dict().items():
+                assert built.training
+                for key, value in built.state_dict().items():
                     assert torch.equal(value, before[key])
     for key, value in given.state_dict().items():
         assert torch.equal(value, before[key])
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("cls", "role"), MAPS)
-def test_lazy_networks_learn_their_sizes_before_the_optimisers_do(
+@pytest.mark.parametrize(("cls", "role"), VECTOR_ROLES)
+def test_lazy_networks_get_their_sizes_before_the_optimisers(
     cls, role, X, torch_and_numpy_state
 ):
-    build = rows_to_rows(Lazy)
+    build = builder(Lazy)
     scores = []
     for _ in "ab":
         detector = brief(cls, architecture={role: build}, latent_dim=3, lr=0.05)
@@ -303,10 +303,10 @@ def test_lazy_networks_learn_their_sizes_before_the_optimisers_do(
     np.testing.assert_array_equal(*scores)
     net = getattr(detector, "gan_", detector.net_)
     network = getattr(net, f"{role}_").members[0]
-    rates = network.layers[2]
-    assert len(rates.bias) == len(network.layers[1].bias)
-    assert rates.bias.abs().max() > 0.01  # trained
-    assert rates.num_batches_tracked < 50
+    norm = network.layers[2]
+    assert len(norm.bias) == len(network.layers[1].bias)
+    assert norm.bias.abs().max() > 0.01  # trained
+    assert norm.num_batches_tracked < 50
 
 
 # Modes of torch ----------------------------------------------------------------------
@@ -329,46 +329,46 @@ MODES = {
 }
 
 
-def everything(detector, data, path):
+def results_of(detector, data, path):
     """Return the results of all public methods of a fitted detector, by name."""
-    on_rows = ["score_samples", "decision_function", "predict", "encode"]
-    on_rows += ["reconstruct", "anomaly_map", "score_terms"]
+    methods = ["score_samples", "decision_function", "predict", "encode"]
+    methods += ["reconstruct", "anomaly_map", "score_terms"]
     if data.ndim == 2:
-        on_rows.remove("anomaly_map")
-    made = {k: getattr(detector, k)(data) for k in on_rows if hasattr(detector, k)}
+        methods.remove("anomaly_map")
+    results = {k: getattr(detector, k)(data) for k in methods if hasattr(detector, k)}
     if hasattr(detector, "sample"):
-        made["sample"] = detector.sample(5, random_state=0)
+        results["sample"] = detector.sample(5, random_state=0)
     if "from_history" in signature(getattr(detector, "sample", len)).parameters:
         history = {"from_history": True, "random_state": 0}
-        made["from_history"] = detector.sample(5, **history)
+        results["from_history"] = detector.sample(5, **history)
     skanomaly.save(detector, path)
     loaded = skanomaly.load(path)
-    made["loaded"] = loaded.score_samples(data)
-    made["copy"] = copy.deepcopy(detector).score_samples(data)
-    made["pickle"] = pickle.loads(pickle.dumps(detector)).score_samples(data)
+    results["loaded"] = loaded.score_samples(data)
+    results["copy"] = copy.deepcopy(detector).score_samples(data)
+    results["pickle"] = pickle.loads(pickle.dumps(detector)).score_samples(data)
     if hasattr(detector, "backbone_"):
         weights = detector.backbone_.state_dict()
-        made["backbone_"] = np.array(
+        results["backbone_"] = np.array(
             [float(w.double().sum()) for w in weights.values()]
         )
     loaded.set_params(warm_start=True)
-    made["warm start"] = fit(loaded, data).score_samples(data)
-    made["fit"] = fit(clone(detector), data).score_samples(data)
-    return made
+    results["warm start"] = fit(loaded, data).score_samples(data)
+    results["fit"] = fit(clone(detector), data).score_samples(data)
+    return results
 
 
 @every_detector
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_modes_of_torch_change_nothing(cls, kind, request, tmp_path):
+def test_modes_of_torch_do_not_change_results(cls, kind, request, tmp_path):
     """``sample`` failed, or computed in half precision, under autocast."""
     data, path = request.getfixturevalue(kind), tmp_path / "d.safetensors"
     detector = fit(brief(cls), data)
-    expected = everything(detector, data, path)
+    expected = results_of(detector, data, path)
     for name, mode in MODES.items():
         with mode():
-            made = everything(detector, data, path)
-        assert made.keys() == expected.keys()
-        for method, values in made.items():
+            results = results_of(detector, data, path)
+        assert results.keys() == expected.keys()
+        for method, values in results.items():
             assert values.dtype == expected[method].dtype, (name, method)
             message = f"{method} in {name}"
             np.testing.assert_array_equal(values, expected[method], err_msg=message)
