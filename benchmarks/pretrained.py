@@ -25,7 +25,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def mobilenet_v2(folder, classify=False):
-    """Return MobileNetV2 1.0 with batch norm folded into its convolutions.
+    """Return MobileNetV2 1.0 with batch norm merged into its convolutions.
 
     Parameters
     ----------

@@ -155,7 +155,7 @@ class InputMixin(ABC):
         """Raise an error if the last axis of images seems to be the channels.
 
         Warn in case of doubt. `said` is whether a given `image_shape` confirms the
-        shape of X; for images in flat rows it is the only statement of the shape.
+        shape of X; for flat images it is the only statement of the shape.
         """
         if not _has_short_last(shape) or (said and self.image_shape is not None):
             return

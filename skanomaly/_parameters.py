@@ -63,7 +63,7 @@ class CommonParameters(Declared):
         [tuple, list, None],
         default=None,
         doc="""
-        ``(channels, height, width)`` reads each row of a table as an image, so that
+        ``(channels, height, width)`` reads each sample of a table as an image, so that
         images can pass through pipeline steps for tables; ``(channels, frames, height,
         width)`` reads it as a clip, if the detector takes clips. Arrays of such a shape
         do not need it.

@@ -245,9 +245,10 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         n_normal = np.count_nonzero(normal)
         if n_normal < n_splits:
             raise ValueError(
-                f"{n_normal} rows are normal (1 in y), fewer than the {n_splits} "
-                "splits, one per kind, which each need some to test on. Rows with 0 in "
-                "y are unlabelled, and not tested: if most are normal, mark them by 1."
+                f"{n_normal} samples are normal (1 in y), fewer than the {n_splits} "
+                "splits, one per kind, which each need some to test on. Samples with 0 "
+                "in y are unlabelled, and not tested: if most are normal, mark them "
+                "by 1."
             )
         folds = np.sort(np.arange(n_normal) % n_splits)
         if self.shuffle:
@@ -278,7 +279,7 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
             )
         if found[0].tolist() != found[-1].tolist():
             raise ValueError(
-                "groups differ from the kinds of the splitter in rows where y is -1: "
+                "groups differ from the kinds of the splitter where y is -1: "
                 "give the kinds in one of the two ways."
             )
         names, indices = np.unique(found[0], return_inverse=True)
@@ -298,9 +299,9 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
         kinds = _column_of_kinds(kinds)
         if len(y) != len(kinds):
             raise ValueError(
-                f"{name} was given for {len(kinds)} rows, but y has {len(y)}: give the "
-                "splitter the kinds of the rows to split, or give them as groups, "
-                "which a search slices with the rows."
+                f"{name} was given for {len(kinds)} samples, but y has {len(y)}: give "
+                "the splitter the kinds of the samples to split, or give them as "
+                "groups, which a search slices with the samples."
             )
         anomalous = y == -1
         if not anomalous.any():
@@ -492,7 +493,7 @@ class TargetKFold(BaseCrossValidator):
             # StratifiedKFold warns if one class is too small, and refuses two.
             warn(
                 f"y has fewer than n_splits={self.n_splits} normal (+1) and fewer than "
-                "n_splits anomalous (-1) target rows: the folds are not stratified."
+                "n_splits anomalous (-1) target samples: the folds are not stratified."
             )
             return folds
         return StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=seed)
@@ -510,7 +511,7 @@ class TargetKFold(BaseCrossValidator):
             return domain
         if own is None:
             raise ValueError(
-                "The domains of the rows are needed: as groups=sample_domain, which "
+                "The domains of the samples are needed: as groups=sample_domain, which "
                 "searches pass on, or as TargetKFold(sample_domain)."
             )
         return own
@@ -518,11 +519,11 @@ class TargetKFold(BaseCrossValidator):
     def _checked(self, sample_domain: ArrayLike, name: str) -> NDArray[Any]:
         domain = checked_domains(sample_domain, name)
         if not (domain > 0).any():
-            raise ValueError(f"{name} has no source row (above 0).")
+            raise ValueError(f"{name} has no source sample (above 0).")
         n_target = np.count_nonzero(domain < 0)
         if n_target < self.n_splits:
             raise ValueError(
-                f"{name} has {n_target} target rows (below 0): too few for "
+                f"{name} has {n_target} target samples (below 0): too few for "
                 f"n_splits={self.n_splits}."
             )
         return domain
@@ -532,9 +533,9 @@ class TargetKFold(BaseCrossValidator):
         n = rows.shape[0] if hasattr(rows, "shape") else len(rows)
         if n != len(domain):
             raise ValueError(
-                f"The domains were given for {len(domain)} rows, but {name} has {n}: "
-                "give the splitter the domains of the rows to split, or give them as "
-                "groups, which a search slices with the rows."
+                f"The domains were given for {len(domain)} samples, but {name} has "
+                f"{n}: give the splitter the domains of the samples to split, or give "
+                "them as groups, which a search slices with the samples."
             )
 
 
@@ -549,13 +550,13 @@ def _column_of_kinds(kinds: ArrayLike) -> NDArray[Any]:
 def _labelled(
     rows: NDArray[np.intp], labels: NDArray[Any]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
-    """Return the rows to test and a mask of the anomalies, or None without labels.
+    """Return the indices to test and a mask of the anomalies, or None without labels.
 
     Unless they hold both classes, labels are of no use to a scorer, and may have any
     values.
     """
     if not {1, -1} <= set(labels.tolist()):
         return rows, None
-    labels = complete_column(labels, "y, in the target rows,")
+    labels = complete_column(labels, "y, of the target samples,")
     known = labels != 0
     return rows[known], labels[known] == -1

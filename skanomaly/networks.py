@@ -284,9 +284,10 @@ def build_checked_network(
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got not in fits or not output.is_floating_point():
         raise ValueError(
-            f"architecture[{name!r}] made a network that returns "
-            f"{_in_words(got, output)} for two rows of shape {_shapes(wanted_inputs)}, "
-            f"and has to return floats of shape {' or '.join(map(str, sorted(fits)))}."
+            f"architecture[{name!r}] returned a network that returns "
+            f"{_in_words(got, output)} for two samples of shape "
+            f"{_shapes(wanted_inputs)}, and has to return floats of shape "
+            f"{' or '.join(map(str, sorted(fits)))}."
         )
     return network
 
@@ -301,8 +302,8 @@ def _tried(name: str, network: nn.Module, inputs: list[Tensor]) -> Any:
     except Exception as error:
         shapes = _shapes(tuple(part.shape)[1:] for part in inputs)
         raise ValueError(
-            f"architecture[{name!r}] made a network that fails on two rows of shape "
-            f"{shapes}: {type(error).__name__}: {error}"
+            f"architecture[{name!r}] returned a network that fails on two samples of "
+            f"shape {shapes}: {type(error).__name__}: {error}"
         ) from error
     finally:
         for module, mode in training:
@@ -504,7 +505,7 @@ class ConvGenerator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (n, latent_dim) to (n, c, h, w)."""
+        """Map latent codes to images (n_samples, channels, height, width)."""
         _, h, w = self.shape
         return self.layers(z)[..., :h, :w]
 
@@ -551,6 +552,6 @@ class ConvCritic(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, c, h, w) to (n, 1)."""
+        """Map images (n_samples, channels, height, width) to (n_samples, 1)."""
         x = F.pad(x, self.padding) if any(self.padding) else x
         return self.layers(x.contiguous(memory_format=torch.channels_last))

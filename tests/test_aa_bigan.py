@@ -23,7 +23,7 @@ SMALL = {"max_epochs": 4, "width": 8, "n_estimators": 2, "random_state": 0}
 
 @pytest.fixture
 def data():
-    """Return rows and labels: 8 known anomalies, far to one side."""
+    """Return samples and labels: 8 known anomalies, far to one side."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(120, 4))
     X[:8] += 4
@@ -250,7 +250,7 @@ def test_known_anomalies_share_a_batch_with_normal_samples(data):
         module.register_forward_hook(lambda _, x, z: seen.append(x[0].shape[1]))
     rows, known = DeviceDataset(X), DeviceDataset(X[:8])
     net.train(rows, known=known, cycle_weight=0.5, max_epochs=1, epoch_steps=1)
-    assert seen == [20 + 5, 2 * 20]  # rows and anomalies, codes and noise
+    assert seen == [20 + 5, 2 * 20]  # samples and anomalies, latent codes and noise
     # And then they are part of its statistics.
     encoder, x = net.encoder_.train(), torch.randn(2, 16, 4)
     together = encoder(torch.cat([x, x[:, :4] + 5], 1))[:, :16]

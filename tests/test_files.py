@@ -212,7 +212,7 @@ def kinds(cls):
 
 @every_detector
 def test_every_change_of_a_file_is_detected(cls, X, tmp_path):
-    # Of 1410 changes 211 gave other scores in silence, 18 failed when rows were scored.
+    # Of 1410 changes 211 gave other scores in silence, 18 failed in score_samples.
     path = tmp_path / "detector"
     save(short(cls).fit(X), path)
     load(path)

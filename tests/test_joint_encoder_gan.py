@@ -450,7 +450,7 @@ def test_the_authors_order_of_turns(params, trained, order):
 
 
 def test_the_authors_turns_are_each_on_noise_of_its_own():
-    """Point 13: encoder and critic learned from the same generated rows."""
+    """Encoder and critic learned from the same generated samples."""
     for as_published, n_draws in ((False, 2), (True, 3)):
         net, drawn = make_net(as_published=as_published), []
         draw = net.draw_noise
@@ -502,7 +502,7 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
             gap = noise - codes if encoder_loss == "latent" else made
             if encoder_loss == "image":
                 gap = made - net.generator_(codes)
-        printed.append(gap.abs().flatten(2).sum(2).mean())  # the norm of each row
+        printed.append(gap.abs().flatten(2).sum(2).mean())  # the norm of each sample
         # The encoder has no other term, and its loss stays one of a size.
         torch.testing.assert_close(cycle.detach(), gap.abs().mean())
     losses = {weight: loss.detach() for weight, loss in losses.items()}
@@ -883,26 +883,26 @@ def test_terms_make_the_score(images):
 def test_the_direction_of_the_norm_is_measured_and_warned_about(share):
     rng = np.random.default_rng(0)
 
-    def codes_of(generated):
-        # In `share` of the pairs, held-out rows have the shorter codes.
+    def latent_codes(generated):
+        # In `share` of the pairs, held-out samples have the shorter codes.
         short_ones = rng.random(2000) < share
         size = np.where(short_ones, 1.0, 3.0) if not generated else np.full(2000, 2.0)
         return torch.from_numpy(size)[None, :, None]
 
     detector = JointEncoderGAN(distance="origin")
     detector._row_shape = (4,)
-    held_out = codes_of(False)
+    held_out = latent_codes(False)
     if share < 0.5:
         with pytest.warns(NormDirectionWarning, match="longer codes"):
-            detector._compare_norms(codes_of(True), held_out)
+            detector._compare_norms(latent_codes(True), held_out)
         detector.set_params(distance="mahalanobis")._compare_norms(
-            codes_of(True), held_out
+            latent_codes(True), held_out
         )
         detector.set_params(distance="origin", lam=1.0)._compare_norms(
-            codes_of(True), held_out
+            latent_codes(True), held_out
         )
     else:
-        detector._compare_norms(codes_of(True), held_out)
+        detector._compare_norms(latent_codes(True), held_out)
     assert detector.norm_auroc_ == pytest.approx(share, abs=0.03)
 
 

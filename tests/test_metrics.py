@@ -33,7 +33,7 @@ SCORERS = [detector_roc_auc, detector_average_precision]
 CURVES = [DetectorRocDisplay, DetectorPrecisionRecallDisplay]
 SCORE_DISPLAYS = [ScoreDistributionDisplay, *CURVES]
 
-# Two anomalies, four normal rows: below 0 are both anomalies and one normal row.
+# Two anomalies, four normal samples: below 0 are both anomalies and one normal sample.
 Y = np.array([1, 1, 1, 1, -1, -1])
 S = np.array([0.9, 0.8, -0.2, 0.4, -0.5, -0.1])
 
@@ -50,7 +50,7 @@ def plt():
 
 @pytest.fixture(scope="module")
 def data():
-    """Return clean training rows, and test rows with 20 far anomalies."""
+    """Return clean training samples, and test samples with 20 far anomalies."""
     rng = np.random.default_rng(0)
     X_train = rng.normal(size=(200, 2))
     X = np.r_[rng.normal(size=(80, 2)), rng.normal(5, 1, size=(20, 2))]
@@ -87,7 +87,7 @@ def test_constant_scores_are_chance(score):
 
 
 def test_values_by_hand():
-    # Of the 8 pairs of anomaly and normal row, one is the wrong way round.
+    # Of the 8 pairs of anomaly and normal sample, one is the wrong way round.
     assert detector_roc_auc_score(Y, S) == 7 / 8
     # The anomalies stand at ranks 1 and 3: precisions 1/1 and 2/3.
     assert detector_average_precision_score(Y, S) == pytest.approx((1 + 2 / 3) / 2)
@@ -349,12 +349,12 @@ def test_score_distribution_without_labels_or_threshold(plt, data, forest):
     assert display.y_true is None
     name = "IsolationForest"
     assert legend(display.ax_) == [
-        f"{name}: all rows (n = 100)",
+        f"{name}: all samples (n = 100)",
         f"{name}: threshold (0)",
     ]
     display = ScoreDistributionDisplay.from_predictions(None, S)
     assert display.line_ is None
-    assert list(display.histograms_) == ["all rows"]
+    assert list(display.histograms_) == ["all samples"]
     display = ScoreDistributionDisplay(S, threshold=0).plot(plot_threshold=False)
     assert display.line_ is None
 
@@ -369,26 +369,26 @@ def test_score_distribution_of_one_class_and_outside_the_bins(plt):
 def test_rows_too_far_out_to_compute_leave_the_others_visible(plt):
     far = np.finfo(np.float32).min
     display = ScoreDistributionDisplay([0.0, 1.0, 2.0, far]).plot(bins=2)
-    drawn = display.histograms_["all rows"].get_data()
+    drawn = display.histograms_["all samples"].get_data()
     assert drawn.edges.tolist() == [0, 1, 2]
     assert drawn.values.tolist() == [0.25, 0.5]
-    assert legend(display.ax_) == ["all rows (n = 4)"]
+    assert legend(display.ax_) == ["all samples (n = 4)"]
     assert ScoreDistributionDisplay([far, far]).plot(bins=2).histograms_
 
 
 def test_hist_kwargs_win(plt):
     display = ScoreDistributionDisplay(S).plot(hist_kwargs={"label": "x", "hatch": "/"})
-    assert display.histograms_["all rows"].get_hatch() == "/"
+    assert display.histograms_["all samples"].get_hatch() == "/"
     assert legend(display.ax_) == ["x"]
 
 
 def test_one_colour_is_that_of_face_and_edge(plt):
     display = ScoreDistributionDisplay(S).plot(hist_kwargs={"color": "red"})
-    drawn = display.histograms_["all rows"]
+    drawn = display.histograms_["all samples"]
     assert drawn.get_edgecolor() == (1, 0, 0, 1)
     assert drawn.get_facecolor() == (1, 0, 0, 0.35)
     options = {"color": "red", "facecolor": "blue"}
-    drawn = display.plot(hist_kwargs=options).histograms_["all rows"]
+    drawn = display.plot(hist_kwargs=options).histograms_["all samples"]
     assert drawn.get_facecolor() == (0, 0, 1, 1)
 
 
@@ -474,7 +474,7 @@ def test_weights_of_a_distribution(plt):
 
 @pytest.mark.parametrize("display_class", CURVES)
 def test_curve_needs_weights_in_both_classes(plt, display_class):
-    with pytest.raises(ValueError, match="among the rows with a weight"):
+    with pytest.raises(ValueError, match="among the samples with a weight"):
         display_class.from_predictions(Y, S, sample_weight=(Y == 1).astype(float))
     with pytest.raises(ValueError, match="inconsistent"):
         display_class.from_predictions(Y, S, sample_weight=[1.0])

@@ -45,7 +45,7 @@ def rows():
 
 @pytest.fixture
 def labelled(rows):
-    """Return the rows without the unlabelled ones, as scorers want them."""
+    """Return the samples without the unlabelled ones, as scorers want them."""
     X, y, kinds = rows
     return X[y != 0], y[y != 0], kinds[y != 0]
 
@@ -103,7 +103,7 @@ def test_normal_rows_are_mixed_by_shuffling(rows):
 
 @pytest.mark.parametrize("scoring", ["roc_auc", detector_roc_auc])
 def test_unlabelled_rows_are_trained_on_alone(rows, scoring):
-    """Point 15: rows with 0 in y were in the test parts, and every score was NaN."""
+    """Unlabelled samples were in the test parts, and every score was NaN."""
     X, y, kinds = rows
     cv = LeaveAnomalyKindOut(kinds, random_state=0)
     for train, test in cv.split(X, y):
@@ -117,7 +117,7 @@ def test_unlabelled_rows_are_trained_on_alone(rows, scoring):
 def test_labels_without_a_normal_row_are_refused(rows):
     _, y, kinds = rows
     y[y == 1] = 0
-    with pytest.raises(ValueError, match=r"0 rows are normal \(1 in y\).*mark them"):
+    with pytest.raises(ValueError, match=r"0 samples are normal \(1 in y\).*mark them"):
         LeaveAnomalyKindOut(kinds).split(y, y)
 
 
@@ -259,7 +259,7 @@ def test_kinds_of_the_protocols():
     split = labelled_anomalies(*split, ratio=0.3, kinds=[1, 3], random_state=0)
     X, _, y, _, kinds, _ = split
     found = list(LeaveAnomalyKindOut(kinds, random_state=0).split(X, y))
-    # The unlabelled anomalies count as other rows, those of the second class too.
+    # The unlabelled anomalies count as other samples, those of the second class too.
     assert 2 in kinds
     for kept_out, (train, test) in zip((1, 3), found, strict=True):
         np.testing.assert_equal(kinds[test][y[test] == -1], kept_out)
@@ -314,7 +314,7 @@ def test_groups_of_searches_and_cross_validations(labelled, routing):
 @pytest.mark.parametrize("outer_has_kinds", [True, False])
 @pytest.mark.parametrize("routing", [True, False])
 def test_a_search_is_nested(labelled, routing, outer_has_kinds):
-    """Point 15: the inner splitter was given the kinds of all rows, and refused."""
+    """The inner splitter got the kinds of all samples, and raised an error."""
     X, y, kinds = labelled
     inner = LeaveAnomalyKindOut(random_state=0)
     outer = LeaveAnomalyKindOut(kinds if outer_has_kinds else None, random_state=0)
@@ -404,7 +404,7 @@ def test_splits_as_predefined_split_does(rows):
         ([0, 1, 2], [1, 1, 1], r"np\.where\(y == 1, -1, 1\)"),
         ([0, 1, 2], [0, 1, 1], r"np\.where\(y == 1, -1, 1\)"),
         ([0, 1, 2], [False, True, True], r"np\.where\(y == 1, -1, 1\)"),
-        ([0, 1, 2, 3], [1, -1, -1], "for 4 rows, but y has 3"),
+        ([0, 1, 2, 3], [1, -1, -1], "for 4 samples, but y has 3"),
         ([0, 1, 1], [1, -1, -1], "two kinds .* of the kind 1"),
         (["", "a", "a"], [1, -1, -1], "two kinds .* of the kind 'a'"),
         ([0, 1, np.nan], [1, -1, -1], "missing"),
@@ -428,13 +428,13 @@ def test_refusals(method, kinds, y, message):
     ("kinds", "groups", "message"),
     [
         (None, None, r"as groups=kinds, .* or as LeaveAnomalyKindOut\(kinds\)"),
-        (None, [0, 1], "groups was given for 2 rows, but y has 3"),
+        (None, [0, 1], "groups was given for 2 samples, but y has 3"),
         (None, [0, 1, 1], "two kinds .* of the kind 1"),
         (None, ["", "a", None], "groups, where y is -1, has missing"),
         (None, np.zeros((3, 2)), "1d array"),
         ([0, 1, 2], [0, 2, 1], "groups differ from the kinds"),
-        ([0, 1, 2], [0, 1], "groups was given for 2 rows, but y has 3"),
-        ([0, 1], [0, 1, 2], "kinds was given for 2 rows.*give them as groups"),
+        ([0, 1, 2], [0, 1], "groups was given for 2 samples, but y has 3"),
+        ([0, 1], [0, 1, 2], "kinds was given for 2 samples.*give them as groups"),
     ],
 )
 def test_groups_that_are_refused(method, kinds, groups, message):
@@ -445,7 +445,7 @@ def test_groups_that_are_refused(method, kinds, groups, message):
 
 def test_too_few_other_rows_are_refused():
     y = [1, -1, -1]
-    with pytest.raises(ValueError, match="1 rows are normal"):
+    with pytest.raises(ValueError, match="1 samples are normal"):
         LeaveAnomalyKindOut([0, 1, 2]).split(y, y)
 
 
@@ -464,7 +464,7 @@ def test_kinds_of_other_rows_than_those_searched_are_refused(labelled):
     X, y, kinds = labelled
     cv = LeaveAnomalyKindOut(kinds[1:])
     search = GridSearchCV(IsolationForest(), {}, cv=cv, scoring="roc_auc")
-    with pytest.raises(ValueError, match="rows, but y has"):
+    with pytest.raises(ValueError, match="samples, but y has"):
         search.fit(X, y)
 
 
@@ -473,7 +473,7 @@ def test_kinds_of_other_rows_than_those_searched_are_refused(labelled):
 
 @pytest.fixture
 def domains():
-    """Return X, y and domains: 15 source rows, 20 normal, 6 anomalous target rows."""
+    """Return X, y and domains: 15 source samples, 20 normal and 6 anomalous targets."""
     rng = np.random.default_rng(0)
     domain = np.repeat([1, 3, -2], [10, 5, 26])
     y = np.repeat([1, -1], [35, 6])
@@ -581,7 +581,7 @@ def test_missing_labels_of_the_target_are_refused(domains):
     for nothing in (None, np.nan, pd.NA):
         known = y.astype(object)
         known[np.flatnonzero((domain < 0) & (y == 1))[0]] = nothing
-        with pytest.raises(ValueError, match="y, in the target rows, has missing"):
+        with pytest.raises(ValueError, match="y, of the target samples, has missing"):
             TargetKFold(domain).split(X, known)
 
 
@@ -622,7 +622,7 @@ def test_domains_can_be_given_as_groups(domains, hold):
 
 @pytest.mark.parametrize("routing", [True, False])
 def test_a_search_on_the_target_is_nested(domains, routing):
-    """Point 15, of a kind: the inner splitter was given the domains of all rows."""
+    """The inner splitter got the domains of all samples."""
     X, y, domain = domains
     cv = TargetKFold(n_splits=2, random_state=0)
     forest = IsolationForest(random_state=0)
@@ -714,13 +714,13 @@ def test_target_folds_of_pandas_and_of_copies(domains):
     [
         ([0, 0, 1, 1], {}, r"np\.where\(is_target, -1, 1\)"),
         ([False, False, True], {}, r"np\.where\(is_target, -1, 1\)"),
-        ([1, 1, -1, -1, 0], {}, "above 0 for source rows and below 0 for target"),
-        ([1.0, -1.0, np.nan], {}, "a number for each row"),
-        (["source", "target"], {}, "a number for each row"),
-        (np.array([1, -1, None], object), {}, "a number for each row"),
-        ([-1, -1, -2], {}, "no source row"),
-        ([1, 1, 2], {"n_splits": 2}, "0 target rows .*too few for n_splits=2"),
-        ([1, -1, -1], {}, "2 target rows .*too few for n_splits=5"),
+        ([1, 1, -1, -1, 0], {}, "above 0 for source samples and below 0 for target"),
+        ([1.0, -1.0, np.nan], {}, "a number for each sample"),
+        (["source", "target"], {}, "a number for each sample"),
+        (np.array([1, -1, None], object), {}, "a number for each sample"),
+        ([-1, -1, -2], {}, "no source sample"),
+        ([1, 1, 2], {"n_splits": 2}, "0 target samples .*too few for n_splits=2"),
+        ([1, -1, -1], {}, "2 target samples .*too few for n_splits=5"),
         ([1, -1, -1], {"n_splits": 1}, "n_splits=2 or more"),
         ([1, -1, -1], {"n_splits": 2.0}, "must be of Integral type"),
         ([[1, -1], [-1, 1]], {}, r"got shape \(2, 2\)"),
@@ -734,9 +734,9 @@ def test_domains_that_are_refused(domain, options, message):
 def test_domains_of_other_rows_are_refused(domains):
     X, y, domain = domains
     cv = TargetKFold(domain)
-    with pytest.raises(ValueError, match="for 41 rows, but X has 40: give"):
+    with pytest.raises(ValueError, match="for 41 samples, but X has 40: give"):
         cv.split(X[1:], y)
-    with pytest.raises(ValueError, match="for 41 rows, but y has 40: give"):
+    with pytest.raises(ValueError, match="for 41 samples, but y has 40: give"):
         cv.split(X, y.tolist()[1:])
 
 
@@ -745,9 +745,9 @@ def test_domains_of_other_rows_are_refused(domains):
     [
         (None, None, r"as groups=sample_domain, .* or as TargetKFold\(sample_domain\)"),
         (None, [0, 0, 1, 1], r"groups has to be .*np\.where\(is_target, -1, 1\)"),
-        (None, [1, -1, -1], "domains were given for 3 rows, but X has 4"),
-        (None, [-1, -1, -1, -1], "groups has no source row"),
-        (None, [1, 1, 1, -1], "groups has 1 target rows .*too few for n_splits=2"),
+        (None, [1, -1, -1], "domains were given for 3 samples, but X has 4"),
+        (None, [-1, -1, -1, -1], "groups has no source sample"),
+        (None, [1, 1, 1, -1], "groups has 1 target samples .*too few for n_splits=2"),
         ([1, 1, -1, -1], [1, -1, 1, -1], "groups differ from the sample_domain"),
         ([1, 1, -1, -1], [1, -1, -1], "groups differ from the sample_domain"),
     ],

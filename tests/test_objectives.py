@@ -59,7 +59,7 @@ def test_total_variation_loss_gradient_inside_and_beyond_the_bound(pmfs):
     torch.testing.assert_close(values.grad, (p - q) + beyond)
 
 
-def test_total_variation_loss_keeps_the_copies_apart():
+def test_total_variation_loss_separates_the_members():
     on_data, on_history = torch.randn(3, 8), torch.randn(3, 5)
     together = total_variation_loss(on_data, on_history, 10.0)
     alone = [total_variation_loss(on_data[k], on_history[k], 10.0) for k in range(3)]

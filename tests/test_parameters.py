@@ -251,8 +251,8 @@ def test_networks_with_wrong_outputs_raise_an_error(cls, role, X):
         with pytest.raises(ValueError, match=f"'{role}'.*{message}"):
             fit(brief(cls, architecture={role: lambda *sizes: network}), X)
 
-    fails(nn.LSTM(4, 4), "fails on two rows of shape|returns a tuple")
-    fails(nn.Linear(97, 1), "fails on two rows of shape .*RuntimeError|TypeError")
+    fails(nn.LSTM(4, 4), "fails on two samples of shape|returns a tuple")
+    fails(nn.Linear(97, 1), "fails on two samples of shape .*RuntimeError|TypeError")
     if role in SCALAR_ROLES:
         fails(TwoNumbers(), r"float32 of shape \(2, 2\).* \(2,\) or \(2, 1\)")
 

@@ -36,7 +36,7 @@ def routing():
 
 @pytest.fixture
 def dataset():
-    """Return 40 normal rows of a source; 50 rows of a target, 10 of them anomalous."""
+    """Return 40 normal source samples, and 50 target samples, 10 of them anomalous."""
     rng = np.random.default_rng(0)
     y_target = np.repeat([1, -1], [40, 10])
     X_target = rng.normal(size=(50, 3)) + 2 + 6 * (y_target == -1)[:, None]

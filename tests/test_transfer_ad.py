@@ -42,7 +42,7 @@ short = partial(TransferAD, **SHORT)
 
 @pytest.fixture(scope="module")
 def domains():
-    """Return source rows, target rows and the labels of these, +1 or -1."""
+    """Return source samples, target samples and the labels of these, +1 or -1."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(2, 6))
 
@@ -102,7 +102,7 @@ def test_loss_of_both_domains():
 
 
 def test_the_best_classifier_and_the_value_of_the_game():
-    # Three places; rows stand for densities by their weights.
+    # Three places; samples stand for densities by their weights.
     p_s = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     p_t = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
     weights = torch.tensor([1.5, 2.0, 0.5], dtype=torch.float64)
@@ -266,7 +266,7 @@ def test_samples_without_weight_do_not_count():
     for one, other in zip(first.buffers(), second.buffers(), strict=True):
         torch.testing.assert_close(one, other)
     log_g = first(outputs, "combined")[:150]
-    # Both terms have mean 0 and deviation 1 among the rows that count.
+    # Both terms have mean 0 and deviation 1 among the samples that count.
     assert abs(log_g.mean()) < 1e-5
     terms = (first.terms(outputs)[:, :150] - first.location) / first.spread
     torch.testing.assert_close(terms.std(1, correction=0), torch.ones(2))
@@ -431,7 +431,7 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         ({"sample_domain": np.repeat([0, 1], 100)}, r"np\.where\(is_target, -1, 1\)"),
         ({"sample_domain": np.full(200, np.nan)}, "above 0 for source"),
         ({"sample_domain": np.ones(7)}, "7 values, but X has 200 samples"),
-        ({"sample_domain": 1}, r"sample_domain .* each row, got shape \(\)"),
+        ({"sample_domain": 1}, r"sample_domain .* each sample, got shape \(\)"),
         ({"sample_domain": np.ones((200, 2))}, r"sample_domain .* shape \(200, 2\)"),
         ({"y": np.ones(7)}, "y has 7 labels, but X has 200 samples"),
         ({"y": np.zeros((200, 6))}, "a parameter is named for them"),
@@ -582,7 +582,7 @@ def test_beta_may_rise(domains):
 
 
 class Spy(Callback):
-    """Keeps the weights that the rows have at the start of each epoch."""
+    """Keeps the weights that the samples have at the start of each epoch."""
 
     def __init__(self):
         self.seen = []
@@ -602,7 +602,7 @@ def test_weights_in_training(domains):
 
 
 class Pairs(Callback):
-    """Checks that the rows of each batch come with their own weights."""
+    """Checks that the samples of each batch come with their own weights."""
 
     def __init__(self):
         self.n_seen = 0
@@ -842,7 +842,7 @@ def test_the_first_stage_does_not_know_the_second(domains, tmp_path, monkeypatch
     )
     with config_context(enable_metadata_routing=True):
         search.fit(X, y, sample_domain=domain)
-    assert sum(stages) == 3  # two folds, and the last fit on all rows
+    assert sum(stages) == 3  # two folds, and the last fit on all samples
     assert len(stages) - sum(stages) == 17
     assert search.best_score_ > 0.5
 

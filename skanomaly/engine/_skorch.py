@@ -31,7 +31,7 @@ _REFUSED: dict[type, str] = {
     ),
     of_skorch.InputShapeSetter: (
         "sets a parameter that the networks of a detector do not have. They are built "
-        "for the rows of fit; functions in `architecture` get the shape."
+        "for the samples of fit; functions in `architecture` get the shape."
     ),
     of_skorch.ProgressBar: (
         "counts batches in net.history, which has epochs alone. verbose=1 shows a bar."
@@ -179,8 +179,8 @@ def _reason(callback: of_skorch.Callback) -> str | None:
         )
     if getattr(callback, "f_pickle", None) is not None:
         return (
-            "pickles a net (f_pickle) while it holds the rows. skanomaly.save and "
-            "pickle keep the fitted detector."
+            "pickles a net (f_pickle) while it holds the training data. skanomaly.save "
+            "and pickle keep the fitted detector."
         )
     if getattr(callback, "log_on_batch_end", False):
         return "logs batches (log_on_batch_end), and net.history has epochs alone."

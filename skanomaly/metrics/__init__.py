@@ -3,7 +3,7 @@
 Everywhere in this package `y` holds +1 (normal) and -1 (anomaly), and a score is
 higher for a more normal row: scikit-learn's conventions for outlier detection.
 
-`dci_scores` is of another kind: it judges codes by the factors that rows are made from.
+`dci_scores` judges latent codes by the factors that generate the samples.
 """
 
 from ._curves import DetectorPrecisionRecallDisplay, DetectorRocDisplay

@@ -90,8 +90,8 @@ class _CurveDisplay(ScoreDisplay):
         weight = check_weights(sample_weight, score)
         if is_one_class(anomalous, weight):
             raise ValueError(
-                f"{cls.__name__} needs normal rows (+1) and anomalies (-1), but only "
-                "one class is present in y_true, among the rows with a weight."
+                f"{cls.__name__} needs normal samples (+1) and anomalies (-1), but "
+                "only one class is present in y_true, among the samples with a weight."
             )
         point = None
         if threshold is not None:
@@ -255,7 +255,7 @@ class DetectorRocDisplay(_CurveDisplay):
     """
 
     _axis_labels = (
-        "False positive rate (normal rows flagged)",
+        "False positive rate (normal samples flagged)",
         "True positive rate (anomalies flagged)",
     )
     _legend_loc = "lower right"

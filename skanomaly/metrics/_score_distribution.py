@@ -47,7 +47,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
     Attributes
     ----------
     histograms_ : dict of str to matplotlib StepPatch
-        The histograms by class: "normal" and "anomaly", or "all rows".
+        The histograms by class: "normal" and "anomaly", or "all samples".
     line_ : matplotlib Line2D or None
         The threshold, if it is drawn.
     ax_ : matplotlib Axes
@@ -146,9 +146,9 @@ class ScoreDistributionDisplay(ScoreDisplay):
         within = self.y_score[self.y_score > _LOWEST]
         edges = np.histogram_bin_edges(within, bins)
         self.histograms_ = {
-            label: self._histogram(label, rows, color, edges, hist_kwargs or {})
-            for label, rows, color in self._groups()
-            if self.sample_weight[rows].any()
+            label: self._histogram(label, chosen, color, edges, hist_kwargs or {})
+            for label, chosen, color in self._groups()
+            if self.sample_weight[chosen].any()
         }
         self.line_: Line2D | None = None
         if plot_threshold and self.threshold is not None:
@@ -164,14 +164,14 @@ class ScoreDistributionDisplay(ScoreDisplay):
     def _groups(self) -> list[tuple[str, NDArray[np.bool_], str]]:
         """List the histograms: label, mask of the samples, colour."""
         if self.y_true is None:
-            return [("all rows", np.ones(self.y_score.shape, dtype=bool), BLUE)]
+            return [("all samples", np.ones(self.y_score.shape, dtype=bool), BLUE)]
         anomalous = np.equal(self.y_true, -1)
         return [("normal", ~anomalous, BLUE), ("anomaly", anomalous, ORANGE)]
 
     def _histogram(
         self,
         label: str,
-        rows: NDArray[np.bool_],
+        chosen: NDArray[np.bool_],
         color: str,
         edges: NDArray[np.float64],
         hist_kwargs: Mapping[str, Any],
@@ -181,14 +181,14 @@ class ScoreDistributionDisplay(ScoreDisplay):
 
         # With a colour for the face, stairs ignores `color`.
         color = hist_kwargs.get("color", color)
-        weight = self.sample_weight[rows]
-        counts, _ = np.histogram(self.y_score[rows], edges, weights=weight)
+        weight = self.sample_weight[chosen]
+        counts, _ = np.histogram(self.y_score[chosen], edges, weights=weight)
         density = counts / (weight.sum() * np.diff(edges))
         look = {
             "fill": True,
             "facecolor": to_rgba(color, 0.35),
             "edgecolor": color,
             "linewidth": 1.2,
-            "label": self._named(f"{label} (n = {rows.sum()})"),
+            "label": self._named(f"{label} (n = {chosen.sum()})"),
         }
         return self.ax_.stairs(density, edges, **{**look, **hist_kwargs})

@@ -36,8 +36,9 @@ def check_labels(y_true: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError(
             "y_true must hold +1 (normal) and -1 (anomaly) only, got the labels "
             f"{sorted(found, key=str)[:5]}. If 0 stands for normal and 1 for anomaly, "
-            "convert them: `y = np.where(y == 1, -1, 1)`. Leave out unlabelled rows: "
-            "in cross-validation the splitters of skanomaly.model_selection do."
+            "convert them: `y = np.where(y == 1, -1, 1)`. Leave out unlabelled "
+            "samples: in cross-validation the splitters of skanomaly.model_selection "
+            "do."
         )
     anomalous: NDArray[np.bool_] = np.equal(labels, -1)
     return anomalous
@@ -78,11 +79,11 @@ def _score_anomalies(
     weight = check_weights(sample_weight, score)
     if is_one_class(anomalous, weight):
         warn(
-            "Only one class is present in y_true, among the rows with a weight: the "
+            "Only one class is present in y_true, among the samples with a weight: the "
             "score is not defined, NaN is returned. In cross-validation, "
-            "StratifiedKFold keeps both classes in every fold. For rows of two domains "
-            "(sample_domain), TargetKFold of skanomaly.model_selection does, and "
-            "leaves the source, which is all normal, to the training.",
+            "StratifiedKFold keeps both classes in every fold. For samples of two "
+            "domains (sample_domain), TargetKFold of skanomaly.model_selection does, "
+            "and leaves the source, which is all normal, to the training.",
             UndefinedMetricWarning,
         )
         return float("nan")

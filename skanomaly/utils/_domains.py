@@ -36,7 +36,7 @@ def checked_domains(
     shape = np.shape(sample_domain)
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
-            f"{name} has to be one number for each row, got shape {shape}."
+            f"{name} has to be one number for each sample, got shape {shape}."
         )
     domains: NDArray[Any] = column_or_1d(sample_domain)
     if domains.dtype.kind == "O":
@@ -44,9 +44,9 @@ def checked_domains(
     # NaN is neither above nor below.
     if domains.dtype.kind not in "iuf" or not ((domains > 0) | (domains < 0)).all():
         raise ValueError(
-            f"{name} has to be a number for each row, above 0 for source rows "
-            "and below 0 for target rows. Marks that are 1 or True at the target rows, "
-            "0 elsewhere, become that by np.where(is_target, -1, 1)."
+            f"{name} has to be a number for each sample, above 0 for source samples "
+            "and below 0 for target samples. Marks that are 1 or True for target "
+            "samples, 0 elsewhere, become that by np.where(is_target, -1, 1)."
         )
     return domains
 
