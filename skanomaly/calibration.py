@@ -378,7 +378,7 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
         The threshold: ``decision_function(X) = score_samples(X) - offset_``.
     n_features_in_ : int
         Number of features seen in ``fit``, where `estimator` counts them.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of str
         Their names, where `estimator` knows them.
 
     See Also
