@@ -69,7 +69,7 @@ def save(
     those of the umask. A link stays, and its target is replaced.
 
     The file holds the parameters, the scaling, the thresholds and the weights, but not
-    the state of the optimisers: a detector with ``warm_start`` goes on with fresh ones.
+    the state of the optimisers: a ``warm_start`` begins with fresh ones.
     Parameters other than numbers and names (networks of your own, callbacks, a
     joblib.Memory, a RandomState) are left out, and have to be given to :func:`load`.
     Data in a parameter, such as ``corpus``, are left out and become None.

@@ -395,7 +395,7 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
     where r in [0, 1) is the mean of its positions between two neighbouring calibration
     scores, so that samples beyond all of them are still ranked. p-values and
     :meth:`predict` follow from it as from any score. The bound that is proved for folds
-    is about twice the rate; the rate itself is what is seen in practice.
+    is about twice the rate; the rate itself is usual in practice.
 
     Samples with ``y == -1``, known anomalies, are never calibration samples; they are
     in the training set of each fold.
@@ -462,7 +462,7 @@ class ConformalDetector(ConformalMixin, OutlierMixin, BaseEstimator):
             Labels for `estimator`: -1 marks a known anomaly.
         **params : dict
             Metadata for the ``fit`` of `estimator`, with scikit-learn's metadata
-            routing; what has a value per sample is divided as the samples are.
+            routing; those with a value per sample are divided like the samples.
 
         Returns
         -------

@@ -419,7 +419,7 @@ def test_other_labels_are_not_misread_in_silence(data):
     np.testing.assert_array_equal(detector.score_samples(X), expected)
 
 
-def test_labels_of_the_wrong_kind_are_named(data):
+def test_labels_of_the_wrong_kind_raise_an_error(data):
     X, y = data
     with pytest.raises(ValueError, match="119 labels, but X has 120 samples"):
         AABiGAN(**SMALL).fit(X, y[1:])
@@ -634,7 +634,7 @@ def test_known_anomalies_help_against_their_own_kind():
     assert with_labels > without + 0.02
 
 
-def test_optimisers_and_averages_are_what_the_description_says():
+def test_optimisers_and_averages_follow_the_description():
     for shape, lr, beta2, decay in (
         ((3,), 1e-3, 0.999, 0.9),
         ((1, 8, 8), 2e-3, 0.9, 0.98),

@@ -38,7 +38,7 @@ def test_the_advice_is_not_in_force_already(cls, X):
     assert "`precision='float32'`" in text
 
 
-def test_a_parameter_that_is_the_cause_is_named_alone(X):
+def test_the_error_names_only_the_parameter_that_is_the_cause(X):
     defaults = {"lr": "auto", "a": 1.0, "scaling": "auto"}
     text = advice(defaults | {"a": 1e25}, defaults, {"lr": 1e-3})
     assert "a=1e+25 may be the cause" in text

@@ -85,7 +85,7 @@ def test_a_terminal_of_eighty_columns_is_not_overrun(cls, data, monkeypatch):
     assert re.search(r", loss: \w+ -?[\d.e+-]+(, \w+ -?[\d.e+-]+)*\s*$", last)
 
 
-def test_losses_are_shown_as_far_as_they_fit():
+def test_the_bar_has_as_many_losses_as_fit():
     terminal = Terminal()
     many = {f"player_{k}": 1 / 3 for k in range(9)}
     with Bar("Detector", 2, terminal) as bar:

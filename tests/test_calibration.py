@@ -490,6 +490,6 @@ def test_an_estimator_without_scores():
         ConformalDetector(StandardScaler()).fit(RNG.normal(size=(50, 1)))
 
 
-def test_prefit_wants_a_fitted_estimator():
+def test_prefit_needs_a_fitted_estimator():
     with pytest.raises(NotFittedError):
         ConformalDetector(FOREST, calibration="prefit").fit(RNG.normal(size=(50, 1)))

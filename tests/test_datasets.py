@@ -142,7 +142,7 @@ def test_a_held_out_class_may_be_in_the_official_test_set_alone(labelled):
     np.testing.assert_array_equal(y_test, [-1, 1])
 
 
-# Point 3: a corpus of the same source could not be had from the protocols.
+# A corpus of the same source.
 
 
 @pytest.mark.parametrize("split", SPLITTERS)
@@ -171,7 +171,7 @@ def test_a_split_with_a_corpus_is_handed_on(labelled):
 
 @pytest.mark.parametrize("split", SPLITTERS)
 def test_classes_of_a_corpus_are_not_tested_on(split, labelled):
-    """A detector has been told of them: they would be known anomalies."""
+    """The detector has seen them, so they would be known anomalies."""
     official = {"X_test": np.arange(100, 104), "y_test": [0, 1, 2, 3]}
     parts = split(*labelled, 0, corpus_class={1, 2}, **official)
     np.testing.assert_array_equal(parts[1], [100, 103])
@@ -590,7 +590,7 @@ def test_across_domains_refuses(domains, changes, message):
 
 
 @pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
-def test_dataframes_stay_what_they_are(library):
+def test_data_frames_keep_their_type(library):
     X = library.DataFrame({"a": np.arange(12), "b": np.arange(12) * 0.5})
     split = one_vs_rest(X, [0, 1] * 6, 0, random_state=0)
     X_train, X_test, y_train, y_test = contaminate(
@@ -727,7 +727,7 @@ def test_kmnist_test_part_alone(tmp_path):
 
 
 @pytest.mark.parametrize("fetch", IMAGES)
-def test_offline_error_says_what_where_and_how(fetch, tmp_path, monkeypatch):
+def test_the_offline_error_names_files_and_folders(fetch, tmp_path, monkeypatch):
     monkeypatch.setenv("SKANOMALY_DATA", str(tmp_path / "elsewhere"))
     with pytest.raises(FileNotFoundError) as caught:
         fetch(data_home=tmp_path / "home")
@@ -877,7 +877,7 @@ def test_images_of_another_kind_are_refused(changes, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04 cut off"])
-def test_a_broken_file_is_named(content, tmp_path):
+def test_a_broken_file_raises_an_error(content, tmp_path):
     (tmp_path / "mnist.npz").write_bytes(content)
     with pytest.raises(OSError, match=r"mnist\.npz cannot be read as an \.npz file"):
         fetch_mnist(data_home=tmp_path)
@@ -890,7 +890,7 @@ def test_a_single_array_is_no_table(tmp_path):
         fetch_odds("wine", data_home=tmp_path)
 
 
-def test_broken_lzma_is_named(tmp_path):
+def test_broken_lzma_raises_an_error(tmp_path):
     path = tmp_path / "wine.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         for name in ("X", "y"):
@@ -905,7 +905,7 @@ def test_broken_lzma_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [b"(" * 20, b"if 1:\n  1\n 2\n" + b" " * 9])
-def test_a_broken_header_is_named(broken, tmp_path):
+def test_a_broken_header_raises_an_error(broken, tmp_path):
     path = tmp_path / "wine.npz"
     # So long that the header is parsed before the check sum can tell.
     np.savez(path, X=np.zeros((1000, 2)), y=np.zeros(1000))
@@ -917,7 +917,7 @@ def test_a_broken_header_is_named(broken, tmp_path):
         fetch_odds("wine", data_home=tmp_path)
 
 
-def test_an_unknown_compression_is_named(tmp_path):
+def test_an_unknown_compression_raises_an_error(tmp_path):
     path = tmp_path / "wine.npz"
     np.savez(path, X=np.zeros((4, 2)), y=np.zeros(4))
     content = bytearray(path.read_bytes())
@@ -1089,7 +1089,7 @@ def test_tiny_imagenet_of_another_kind_is_refused(changes, message, photos, tmp_
         ),
     ],
 )
-def test_what_nothing_downloads_says_what_to_store(fetch, expected, tmp_path):
+def test_errors_of_loaders_without_download_name_the_files(fetch, expected, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         fetch(data_home=tmp_path)
     for part in [*expected, str(tmp_path), "SKANOMALY_DATA, which is not set"]:
@@ -1149,7 +1149,7 @@ def test_tables_refuse_other_labels(tmp_path):
         fetch_odds("wine", data_home=tmp_path)
 
 
-def test_labels_in_a_column_are_taken(tmp_path):
+def test_labels_in_a_column_are_accepted(tmp_path):
     np.savez(tmp_path / "wine.npz", X=np.zeros((3, 2)), y=np.array([[0], [1], [0]]))
     table = fetch_odds("wine", data_home=tmp_path, as_frame=True)
     assert table.target.tolist() == [1, -1, 1]

@@ -48,8 +48,8 @@ def path(tmp_path):
 def edit(path, change):
     """Rewrite a file after `change` of its header and tensors, with a digest of these.
 
-    Nothing but the digest tells that a file was changed by hand: what else `load` looks
-    at is tested by files that have a right one.
+    Only the digest shows that a file was edited; with a correct one, tests reach the
+    other checks of `load`.
     """
     header, tensors = read_packed(path)
     del header["sha256"]
@@ -65,7 +65,7 @@ def as_format_1(path):
     save_file(tensors, path, {"skanomaly": json.dumps(header)})
 
 
-def test_the_header_says_what_wrote_it(path):
+def test_the_header_has_class_and_versions(path):
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["skanomaly"])
     assert header["class"] == "HistoryAD"
@@ -101,7 +101,7 @@ def test_a_changed_file_is_refused(path, change):
         ({"device": "tpu"}, "device='tpu'"),
     ],
 )
-def test_a_wrong_parameter_is_not_blamed_on_the_file(path, params, message):
+def test_the_error_of_a_wrong_parameter_does_not_blame_the_file(path, params, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         load(path, **params)
     assert load(path, lr=0.5).lr == 0.5
@@ -160,7 +160,7 @@ def test_a_loaded_detector_does_not_change_with_its_file(path):
     np.testing.assert_array_equal(detector.score_samples(X), expected)
 
 
-def test_places_that_cannot_be_written_or_read_are_named(path, tmp_path):
+def test_paths_that_cannot_be_written_or_read_raise_an_error(path, tmp_path):
     with pytest.raises(OSError, match=r"nowhere.*cannot be written"):
         save(load(path), tmp_path / "nowhere" / "detector.safetensors")
     with pytest.raises(IsADirectoryError, match="is a folder"):
@@ -472,7 +472,7 @@ def test_equal_values_of_other_types_are_no_contradiction(tmp_path):
     load(tmp_path / "detector", **given)
 
 
-def test_networks_of_other_sizes_are_not_blamed_on_the_file(tmp_path):
+def test_the_error_of_another_network_size_does_not_blame_the_file(tmp_path):
     X = np.random.default_rng(0).normal(size=(60, 3))
 
     def critic(width):

@@ -287,7 +287,7 @@ def test_images_far_beyond_the_range_are_outliers(cls, contamination, pictures):
         assert np.sum(excess > 1) > 30, name
     _, unit = detector._usual_scores
     detector.offset_ -= 100
-    assert detector._usual_scores[1] == unit  # of fit, and not of what is set later
+    assert detector._usual_scores[1] == unit  # that of fit, whatever is set later
     assert (detector.predict(changed["three times as bright"]) == 1).any()
 
 

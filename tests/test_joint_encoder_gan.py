@@ -445,7 +445,7 @@ def test_each_turn_moves_its_own_network(encoder_loss):
     ],
 )
 def test_the_authors_order_of_turns(params, trained, order):
-    """Point 13: it could not be had."""
+    """The authors' order was not available."""
     assert played(make_net(as_published=True, **params), trained=trained) == order
 
 
@@ -483,7 +483,7 @@ def test_eq_1_to_the_letter_trains_the_generator_by_the_cycle_too():
 @pytest.mark.parametrize("encoder_loss", ["image", "latent"])
 @pytest.mark.parametrize("level", [0, 1])
 def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
-    """Point 13: it was a mean over pixels, 1 / (c h w) of the printed norm."""
+    """It was a mean over pixels, 1 / (c h w) of the printed norm."""
     side = 4 * 2**level
     losses, printed = {}, []
     for weight in (None, 0.0, 0.5, 1.0):
@@ -512,7 +512,7 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
 
 
 def test_the_paper_s_preset_has_the_norm_as_printed():
-    """Point 13: `cycle_updates_generator` did not follow eq. 1 to the letter."""
+    """`cycle_updates_generator` did not follow eq. 1 to the letter."""
     detector = JointEncoderGAN()
     for shape, preset, expected in (
         ((3, 32, 32), None, None),
@@ -577,7 +577,7 @@ def test_groups_of_the_critic_hold_one_kind_of_samples():
 
 
 def test_the_authors_penalty_is_that_of_whole_batches():
-    """Point 13: half of the pairs were left out, whatever was asked for."""
+    """Half of the pairs were always left out."""
     net, seen = make_net(as_published=True), []
     net.critic_.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x, made = torch.randn(2, 1, 6, 1, 8, 8)
@@ -652,7 +652,9 @@ class Interrupt(Callback):
 
 
 @pytest.mark.parametrize("phase", ["8 x 6", "16 x 12, fading in", "16 x 12"])
-def test_interrupted_in_a_phase_it_is_usable_and_goes_on(phase, images, tmp_path):
+def test_after_an_interrupt_a_detector_is_usable_and_can_continue(
+    phase, images, tmp_path
+):
     detector = short(
         max_epochs=2, batch_size=8, callbacks=[Interrupt(phase, 3)], on_interrupt="keep"
     )
@@ -675,7 +677,7 @@ def test_interrupted_in_a_phase_it_is_usable_and_goes_on(phase, images, tmp_path
     assert detector.net_.grown() == (2, 0.0)
 
 
-def test_a_warm_start_goes_on_in_the_last_phase(images):
+def test_a_warm_start_continues_in_the_last_phase(images):
     detector = short(warm_start=True).fit(images)
     steps = detector.net_.step_
 
@@ -693,7 +695,7 @@ def test_a_warm_start_goes_on_in_the_last_phase(images):
 
 @pytest.mark.parametrize("preset", [None, "paper"])
 def test_the_authors_average_is_that_of_the_generator_alone(preset, images):
-    """Point 13: all three networks were averaged, whatever was asked for."""
+    """All three networks were always averaged."""
     last = {}
 
     class Watch(Callback):
@@ -708,7 +710,7 @@ def test_the_authors_average_is_that_of_the_generator_alone(preset, images):
 
 
 def test_all_samples_take_part_in_the_training(images, monkeypatch):
-    """Point 13: a tenth of them was held out, for a figure that needs none."""
+    """A tenth of them was held out for `norm_auroc_`, which needs none."""
     seen, judged = [], []
 
     def watched(net, rows, *args, **kwargs):
@@ -772,7 +774,7 @@ def weights_of(detector, role):
 
 
 @pytest.mark.parametrize("phase", ["8 x 6", "16 x 12", "encoder"])
-def test_a_separate_encoder_interrupted_goes_on(phase, images):
+def test_an_interrupted_separate_encoder_can_continue(phase, images):
     params = {"encoder_training": "separate", "max_epochs": 2, "batch_size": 8}
     whole = [record["stage"] for record in short(**params).fit(images).history_]
     detector = short(**params, callbacks=[Interrupt(phase, 2)], on_interrupt="keep")
@@ -972,7 +974,7 @@ def test_variants_train_images(params, precision, images):
     assert np.ptp(detector.score_samples(X)) > 0
 
 
-def test_a_late_divergence_is_named(images):
+def test_a_late_divergence_raises_an_error(images):
     with pytest.raises(TrainingDivergedError, match="lr"):
         short(lr=1e10).fit(images[:8, :, :4, :4])
 

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "skanomaly"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# From top to bottom; a file may import what stands on a later line than its own.
+# From top to bottom: a file may import those on later lines.
 LAYERS = [
     {"__init__"},
     {"_persistence"},

@@ -595,7 +595,7 @@ def test_history_of_one_epoch_shows_a_dot_and_axes_are_kept(plt):
     assert display.lines_["loss"].get_marker() == "."
 
 
-def test_history_draws_losses_unless_told(plt):
+def test_the_history_display_draws_losses_by_default(plt):
     trained = Trained([{"epoch": 1, "a_loss": 1.0, "mean_weight": 0.4}])
     assert list(TrainingHistoryDisplay.from_estimator(trained).lines_) == ["a_loss"]
     names = ["mean_weight"]

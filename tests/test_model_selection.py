@@ -178,7 +178,7 @@ def test_without_a_seed_the_global_state_is_left_alone(rows):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_generator_goes_on(rows):
+def test_a_generator_continues(rows):
     X, y, kinds = rows
     cv = LeaveAnomalyKindOut(kinds, random_state=np.random.RandomState(0))
     again = LeaveAnomalyKindOut(kinds, random_state=np.random.RandomState(0))
@@ -335,7 +335,7 @@ def test_a_search_is_nested(labelled, routing, outer_has_kinds):
 
 
 def test_splits_have_names(rows):
-    """Point 15: nothing told which kind a split leaves out."""
+    """The kind that a split leaves out was unknown."""
     X, y, kinds = rows
     cv = LeaveAnomalyKindOut(kinds, random_state=0)
     by_groups = LeaveAnomalyKindOut(random_state=0)
@@ -585,7 +585,7 @@ def test_missing_labels_of_the_target_are_refused(domains):
             TargetKFold(domain).split(X, known)
 
 
-def test_objects_that_are_numbers_are_taken(domains):
+def test_numbers_in_object_arrays_are_accepted(domains):
     X, y, domain = domains
     expected = splits(TargetKFold(domain, random_state=0), X, y)
     cv = TargetKFold(domain.astype(object), random_state=0)

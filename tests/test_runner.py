@@ -1,4 +1,4 @@
-"""Benchmarks: one line of results per cell, runs that go on, tables of results."""
+"""Benchmarks: one line of results per cell, resumed runs, tables of results."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_a_cell_is_a_line_and_its_circumstances_stand_once(experiment):
     assert {"cell", "date", "machine", "versions"} <= found[0].keys()
 
 
-def test_a_run_goes_on_where_it_was_stopped(experiment):
+def test_a_run_continues_where_it_was_stopped(experiment):
     half = experiment._replace(cells=experiment.cells[:2])
     runner.run([half], "cpu", 1)
     before = lines("squares")

@@ -148,7 +148,7 @@ def test_pipeline_of_skada(packed):
 def test_pipeline_of_skada_with_an_adapter(packed):
     X, _, domain = packed
     pipeline = skada.make_da_pipeline(StandardScaler(), skada.CORALAdapter(), DETECTOR)
-    # What an adapter does to the anomalies is its affair; the domains have to arrive.
+    # Not the effect of an adapter is tested: the domains have to arrive.
     scores = pipeline.fit(X, sample_domain=domain).decision_function(X[domain < 0])
     assert scores.shape == (50,)
     detector = pipeline[-1].get_estimator()

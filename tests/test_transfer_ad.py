@@ -405,7 +405,7 @@ def test_domains_are_given_in_two_ways(domains):
 
 def test_without_domains_it_is_a_plain_autoencoder(domains):
     source, target, _ = domains
-    # Point 15: in a search it recommended to "give sample_domain" alone.
+    # In a search it only recommended to "give sample_domain".
     says = r"was given no domains.*X_source\..*cv=TargetKFold\(sample_domain\)"
     with pytest.warns(UserWarning, match=says):
         detector = short(criterion="reconstruction").fit(source)
@@ -445,7 +445,7 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         ),
     ],
 )
-def test_bad_domains_are_named(domains, arguments, message):
+def test_bad_domains_raise_an_error(domains, arguments, message):
     detector = short()
     with pytest.raises(ValueError, match=message):
         detector.fit(domains[1], **arguments)
@@ -464,7 +464,7 @@ def test_images_of_another_scale_are_refused(images):
         short().fit(images[0], X_source=images[1] / 255)
 
 
-def test_images_of_another_size_are_named(images):
+def test_images_of_another_size_raise_an_error(images):
     with pytest.raises(ValueError, match=r"X_source.*\(1, 9, 11\)"):
         short().fit(images[0], X_source=images[1][..., :11])
 
@@ -539,7 +539,7 @@ def test_saturated_weights_are_warned_about(domains, eta, mean):
     np.testing.assert_allclose(detector.sample_weight_, mean, atol=1e-6)
 
 
-def test_eta_is_taken_literally(domains):
+def test_eta_is_used_as_given(domains):
     source, target, _ = domains
     detector = short(gate="reconstruction", eta=-2.0, beta=3.0, **FROZEN)
     detector.fit(target, X_source=source)
@@ -850,8 +850,8 @@ def test_the_first_stage_does_not_know_the_second(domains, tmp_path, monkeypatch
 # In pipelines -------------------------------------------------------------------------
 
 
-def test_folds_that_ignore_the_domains_are_told_of_those_that_do_not(domains):
-    """Point 15: StratifiedKFold was recommended, which tests on the source too."""
+def test_warnings_about_folds_recommend_target_k_fold(domains):
+    """StratifiedKFold was recommended, which tests on the source too."""
     source, target, y = domains
     X, y = np.r_[source, target], np.r_[np.ones(200), y]
     domain = np.repeat([1, -1], 200)
@@ -897,7 +897,7 @@ def test_a_pipeline_can_transform_the_source_too(domains):
     )
 
 
-# Scores and what else it returns ------------------------------------------------------
+# Scores and other outputs -------------------------------------------------------------
 
 
 def test_scoring_asks_neither_classifier_nor_weights(domains, monkeypatch):
@@ -1009,7 +1009,7 @@ def test_no_second_stage(domains):
     assert np.isfinite(detector.score_samples(target)).all()
 
 
-def test_what_auto_stands_for(domains, images):
+def test_values_of_auto(domains, images):
     source, target, _ = domains
     table = short().fit(target, X_source=source)
     scores = table.score_samples(target)

@@ -87,7 +87,7 @@ def test_ped2_subsets(ped2):
     np.testing.assert_array_equal(y, train.target)
 
 
-def test_a_missing_ped2_says_what_to_do(tmp_path, monkeypatch):
+def test_the_error_of_a_missing_ped2_gives_instructions(tmp_path, monkeypatch):
     monkeypatch.delenv("SKANOMALY_DATA", raising=False)
     with pytest.raises(FileNotFoundError) as caught:
         fetch_ucsd_ped2(subset="test", data_home=tmp_path)
@@ -261,7 +261,7 @@ def test_previews_are_passed_over(tmp_path):
     assert (read_frames(tmp_path)[0] == 100).all()
 
 
-def test_broken_pictures_are_named(tmp_path):
+def test_broken_pictures_raise_an_error(tmp_path):
     (tmp_path / "1.png").write_bytes(b"not a picture")
     with pytest.raises(OSError, match=r"1\.png"):
         read_frames(tmp_path)

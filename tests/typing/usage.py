@@ -67,7 +67,7 @@ assert_type(TransferAD().fit(X, sample_domain=y), TransferAD)
 assert_type(JointEncoderGAN().fit(X), JointEncoderGAN)
 assert_type(ADRA(corpus=X).fit(X, y), ADRA)
 
-# What networks with a generator or an encoder offer besides ---------------------------
+# Methods of detectors with a generator or an encoder ---------------------------------
 
 assert_type(detector.sample(3, random_state=0), NDArray[Any])  # bytes, or floats
 assert_type(AABiGAN().encode(X), NDArray[np.float32])
