@@ -191,9 +191,9 @@ def test_each_module_descends_its_loss_of_the_authors_turns(n_known):
     def mse(values, target):
         return ((values - target) ** 2).mean(1).sum()
 
-    z, made = encode(x), generate(noise)
+    z, generated = encode(x), generate(noise)
     reconstruction = generate(z)
-    loss_d = mse(d_xz(x, z), a) + mse(d_xz(made, noise), b)
+    loss_d = mse(d_xz(x, z), a) + mse(d_xz(generated, noise), b)
     loss_d = loss_d + mse(d_xx(x, x), a) + mse(d_xx(x, reconstruction), b)
     cycle = mse(d_xx(x, x), c) + mse(d_xx(x, reconstruction), c)
     loss_e = mse(d_xz(x, z), c)
@@ -203,7 +203,7 @@ def test_each_module_descends_its_loss_of_the_authors_turns(n_known):
         loss_e = loss_e + mse(d_xz(neg, codes), c)
         cycle = cycle + mse(d_xx(neg, neg), c)
     weight = 1 / 3 if n_known else 1 / 2
-    loss_g = mse(d_xz(made, noise), c) + weight * cycle
+    loss_g = mse(d_xz(generated, noise), c) + weight * cycle
     loss_e = loss_e + weight * cycle
 
     torch.testing.assert_close(discriminators, loss_d)
@@ -301,30 +301,30 @@ def weight_shapes(module, kind):
 
 def test_grey_networks_are_the_paper_s():
     build = image_networks((1, 32, 32), 100, 32, True)
-    made = {role: maker() for role, maker in build.items()}
-    assert weight_shapes(made["encoder"], nn.Conv2d) == [
+    networks = {role: maker() for role, maker in build.items()}
+    assert weight_shapes(networks["encoder"], nn.Conv2d) == [
         (32, 1, 3, 3),
         (64, 32, 3, 3),
         (128, 64, 3, 3),
         (256, 128, 3, 3),
         (512, 256, 3, 3),
     ]
-    assert weight_shapes(made["encoder"], nn.Linear) == [(100, 512)]
-    assert weight_shapes(made["generator"], nn.ConvTranspose2d) == [
+    assert weight_shapes(networks["encoder"], nn.Linear) == [(100, 512)]
+    assert weight_shapes(networks["generator"], nn.ConvTranspose2d) == [
         (100, 128, 4, 4),
         (128, 64, 4, 4),
         (64, 32, 4, 4),
         (32, 1, 4, 4),
     ]
     tower = [(64, 1, 4, 4)] + 3 * [(64, 64, 4, 4)]
-    assert weight_shapes(made["discriminator_xz"], nn.Conv2d) == tower
-    assert weight_shapes(made["discriminator_xz"], nn.Linear) == [
+    assert weight_shapes(networks["discriminator_xz"], nn.Conv2d) == tower
+    assert weight_shapes(networks["discriminator_xz"], nn.Linear) == [
         (512, 100),
         (1024, 768),
         (1, 1024),
     ]
-    assert weight_shapes(made["discriminator_xx"], nn.Conv2d) == 2 * tower
-    assert weight_shapes(made["discriminator_xx"], nn.Linear) == [
+    assert weight_shapes(networks["discriminator_xx"], nn.Conv2d) == 2 * tower
+    assert weight_shapes(networks["discriminator_xx"], nn.Linear) == [
         (1024, 512),
         (1, 1024),
     ]
@@ -332,24 +332,24 @@ def test_grey_networks_are_the_paper_s():
 
 def test_colour_networks_are_the_paper_s():
     build = image_networks((3, 32, 32), 128, 32, True)
-    made = {role: maker() for role, maker in build.items()}
+    networks = {role: maker() for role, maker in build.items()}
     tower = [(32, 3, 5, 5), (64, 32, 5, 5), (128, 64, 5, 5)]
-    assert weight_shapes(made["encoder"], nn.Conv2d) == tower
-    assert weight_shapes(made["encoder"], nn.Linear) == [(128, 2048)]
-    assert weight_shapes(made["generator"], nn.ConvTranspose2d) == [
+    assert weight_shapes(networks["encoder"], nn.Conv2d) == tower
+    assert weight_shapes(networks["encoder"], nn.Linear) == [(128, 2048)]
+    assert weight_shapes(networks["generator"], nn.ConvTranspose2d) == [
         (8, 128, 5, 5),
         (128, 64, 5, 5),
         (64, 32, 5, 5),
         (32, 3, 5, 5),
     ]
-    assert weight_shapes(made["generator"], nn.Linear) == []
-    assert weight_shapes(made["discriminator_xz"], nn.Linear) == [
+    assert weight_shapes(networks["generator"], nn.Linear) == []
+    assert weight_shapes(networks["discriminator_xz"], nn.Linear) == [
         (512, 128),
         (1024, 2560),
         (1, 1024),
     ]
-    assert weight_shapes(made["discriminator_xx"], nn.Conv2d) == 2 * tower
-    assert weight_shapes(made["discriminator_xx"], nn.Linear) == [
+    assert weight_shapes(networks["discriminator_xx"], nn.Conv2d) == 2 * tower
+    assert weight_shapes(networks["discriminator_xx"], nn.Linear) == [
         (1024, 4096),
         (1, 1024),
     ]
@@ -370,15 +370,15 @@ def test_colour_networks_are_the_paper_s():
 def test_networks_for_images_of_any_size(channels, sides, expected):
     shape = working_shape((channels, *sides))
     assert shape == (channels, *expected)
-    made = {k: build() for k, build in image_networks(shape, 7, 4, True).items()}
+    networks = {k: build() for k, build in image_networks(shape, 7, 4, True).items()}
     x = torch.randn(3, *shape)
-    z = made["encoder"](x)
-    reconstruction = made["generator"](z)
+    z = networks["encoder"](x)
+    reconstruction = networks["generator"](z)
     assert z.shape == (3, 7)
     assert reconstruction.shape == x.shape
     assert reconstruction.abs().max() <= 1
-    assert made["discriminator_xz"](x, z).shape == (3,)
-    assert made["discriminator_xx"](x, reconstruction).shape == (3,)
+    assert networks["discriminator_xz"](x, z).shape == (3,)
+    assert networks["discriminator_xx"](x, reconstruction).shape == (3,)
 
 
 def test_own_networks_take_their_places(data):

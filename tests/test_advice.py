@@ -1,4 +1,4 @@
-"""Errors of divergence advise changes that are not made yet."""
+"""Errors of divergence advise changes that are not in force yet."""
 
 import numpy as np
 import pytest

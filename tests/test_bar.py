@@ -61,10 +61,10 @@ def test_a_file_without_isatty_gets_lines(monkeypatch):
 def test_a_file_gets_few_and_whole_lines(cls, data, capsys):
     # It was one line of a hundred thousand characters, without a name.
     short(cls, verbose=1).fit(data)
-    shown = capsys.readouterr().err
-    assert "\r" not in shown
-    assert shown.endswith("\n")
-    lines = shown.splitlines()
+    printed = capsys.readouterr().err
+    assert "\r" not in printed
+    assert printed.endswith("\n")
+    lines = printed.splitlines()
     assert 2 <= len(lines) <= 5
     assert all(re.match(rf"{cls.__name__}\b", line) for line in lines)
     assert re.search(r": [\w ]+, epoch (\d+)/\1 100% .*, loss: \w+ -?\d", lines[-1])

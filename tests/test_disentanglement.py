@@ -343,17 +343,23 @@ def test_strings_are_not_continuous(known):
 
 
 def test_renderer():
-    made = shapes.make_shapes(1100, random_state=0)  # more than are rendered at a time
-    assert made.data.shape == (1100, 3, 32, 32)
-    assert made.data.dtype == np.uint8
-    assert made.target.dtype == np.int64
-    assert made.target_names == ["colour", "shape", "x", "y", "size"]
-    for column, n_values in zip(made.target.T, shapes.FACTORS.values(), strict=True):
+    generated = shapes.make_shapes(
+        1100, random_state=0
+    )  # more than are rendered at a time
+    assert generated.data.shape == (1100, 3, 32, 32)
+    assert generated.data.dtype == np.uint8
+    assert generated.target.dtype == np.int64
+    assert generated.target_names == ["colour", "shape", "x", "y", "size"]
+    for column, n_values in zip(
+        generated.target.T, shapes.FACTORS.values(), strict=True
+    ):
         assert np.unique(column).tolist() == list(range(n_values))
     again = shapes.make_shapes(1100, random_state=np.random.RandomState(0))
-    np.testing.assert_array_equal(made.data, again.data)
-    np.testing.assert_array_equal(shapes.render(made.target[-9:]), made.data[-9:])
-    assert not np.array_equal(made.target, shapes.make_shapes(1100).target)
+    np.testing.assert_array_equal(generated.data, again.data)
+    np.testing.assert_array_equal(
+        shapes.render(generated.target[-9:]), generated.data[-9:]
+    )
+    assert not np.array_equal(generated.target, shapes.make_shapes(1100).target)
 
 
 def test_factors_are_visible():
@@ -391,15 +397,17 @@ def test_renderer_refuses(factors, message):
 
 
 def test_factors_are_better_codes_of_pictures_than_pixels():
-    made = shapes.make_shapes(600, random_state=0)
-    small = made.data.reshape(600, 3, 8, 4, 8, 4).mean(axis=(3, 5)).reshape(600, -1)
+    generated = shapes.make_shapes(600, random_state=0)
+    small = (
+        generated.data.reshape(600, 3, 8, 4, 8, 4).mean(axis=(3, 5)).reshape(600, -1)
+    )
     codes = {
-        "factors": made.target,
+        "factors": generated.target,
         "pixels": small,
         "components": PCA(10, random_state=0).fit_transform(small),
     }
     scores = {
-        name: dci_scores(code, made.target, random_state=0)
+        name: dci_scores(code, generated.target, random_state=0)
         for name, code in codes.items()
     }
     assert scores["factors"].disentanglement == pytest.approx(1, abs=0.01)

@@ -503,12 +503,12 @@ def test_the_turns_are_those_of_eq_2_with_a_penalty(X):
     gan.rng_ = torch.Generator().manual_seed(0)
     losses = dict(gan.training_step(x))
     gan.rng_.manual_seed(0)
-    line, made = gan.critic_.members[0], gan.generate(16)
+    line, generated = gan.critic_.members[0], gan.generate(16)
     # The slope of a line is the same everywhere.
     penalty = 10 * (line.linear.weight.norm() - 1) ** 2
-    expected = line(x).mean() - line(made).mean() + penalty
+    expected = line(x).mean() - line(generated).mean() + penalty
     torch.testing.assert_close(losses["critic"], expected)
-    gan.between(x, made)  # draws as well
+    gan.between(x, generated)  # draws as well
     torch.testing.assert_close(losses["generator"], line(gan.generate(16)).mean())
 
 
@@ -577,8 +577,8 @@ def test_an_interrupted_gan_ends_the_training(X):
 def test_rescaled_networks_have_the_given_spread():
     network, x = StackedMLP(2, (3, 8, 4)), torch.randn(2, 200, 3)
     network.rescale(x, 5.0)
-    made = network(x)
-    mean_square = made.var(1).mean(1)
+    output = network(x)
+    mean_square = output.var(1).mean(1)
     torch.testing.assert_close(mean_square, torch.full((2,), 25.0))
     assert not network.bias_1.any()
     assert network.bias_0.any()

@@ -497,11 +497,11 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
         rng = torch.Generator().manual_seed(0)
         noise = net.draw_noise(8, 6, rng)
         with torch.no_grad():
-            made = net.generator_(noise)
-            codes = net.encoder_(made)
-            gap = noise - codes if encoder_loss == "latent" else made
+            generated = net.generator_(noise)
+            codes = net.encoder_(generated)
+            gap = noise - codes if encoder_loss == "latent" else generated
             if encoder_loss == "image":
-                gap = made - net.generator_(codes)
+                gap = generated - net.generator_(codes)
         printed.append(gap.abs().flatten(2).sum(2).mean())  # the norm of each sample
         # The encoder has no other term, and its loss stays one of a size.
         torch.testing.assert_close(cycle.detach(), gap.abs().mean())
@@ -554,25 +554,25 @@ def test_the_generator_raises_the_critic_s_values():
 def test_the_critic_s_loss_is_the_paper_s(n):
     net = make_net()
     net.critic_ = LinearCritic(0.25, 3.0)
-    x, made = torch.randn(2, 1, n, 1, 8, 8)
-    on_data, on_made = net.critic_(x), net.critic_(made)
+    x, generated = torch.randn(2, 1, n, 1, 8, 8)
+    on_data, on_generated = net.critic_(x), net.critic_(generated)
     # The slope is 0.25 for each of 64 pixels.
     penalty = 10 * (0.25 * 8 - 1) ** 2 + 1e-3 * on_data.square().mean()
-    by_hand = on_made.mean() - on_data.mean() + penalty
-    torch.testing.assert_close(net.critic_loss(x, made), by_hand)
+    by_hand = on_generated.mean() - on_data.mean() + penalty
+    torch.testing.assert_close(net.critic_loss(x, generated), by_hand)
 
 
 def test_groups_of_the_critic_hold_one_kind_of_samples():
     net, seen = make_net(), []
     critic = net.critic_
     critic.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    x, made = torch.ones(1, 6, 1, 8, 8), -torch.ones(1, 6, 1, 8, 8)
-    net.critic_loss(x, made)
+    x, generated = torch.ones(1, 6, 1, 8, 8), -torch.ones(1, 6, 1, 8, 8)
+    net.critic_loss(x, generated)
     assert [len(part.unique()) for part in seen[:2]] == [1, 1]
     assert [part.shape[1] for part in seen] == [6, 6, 3]
     assert (seen[2].abs() < 1).all()  # between them
     seen.clear()
-    net.critic_loss(x.repeat(1, 3, 1, 1, 1), made.repeat(1, 3, 1, 1, 1))
+    net.critic_loss(x.repeat(1, 3, 1, 1, 1), generated.repeat(1, 3, 1, 1, 1))
     assert seen[-1].shape[1] == 8  # whole groups
 
 
@@ -580,17 +580,17 @@ def test_the_authors_penalty_is_that_of_whole_batches():
     """Half of the pairs were always left out."""
     net, seen = make_net(as_published=True), []
     net.critic_.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    x, made = torch.randn(2, 1, 6, 1, 8, 8)
-    loss = net.critic_loss(x, made)
-    on_data, on_made, points = seen
+    x, generated = torch.randn(2, 1, 6, 1, 8, 8)
+    loss = net.critic_loss(x, generated)
+    on_data, on_generated, points = seen
     net.rng_ = torch.Generator().manual_seed(0)
     share = torch.rand(1, 6, 1, 1, 1, generator=net.rng_)
-    torch.testing.assert_close(points, x + share * (made - x))
+    torch.testing.assert_close(points, x + share * (generated - x))
     points = points.detach().requires_grad_()
     (slope,) = torch.autograd.grad(net.critic_(points).sum(), points)
     penalty = (slope.flatten(2).norm(dim=2) - 1).square().mean()
-    on_data, on_made = net.critic_(on_data), net.critic_(on_made)
-    by_hand = on_made.mean() - on_data.mean() + 10 * penalty
+    on_data, on_generated = net.critic_(on_data), net.critic_(on_generated)
+    by_hand = on_generated.mean() - on_data.mean() + 10 * penalty
     by_hand = by_hand + 1e-3 * on_data.square().mean()
     torch.testing.assert_close(loss, by_hand)
 
@@ -717,9 +717,9 @@ def test_all_samples_take_part_in_the_training(images, monkeypatch):
         seen.append(rows.indices.sort().values.tolist())
         return train_phases(net, rows, *args, **kwargs)
 
-    def compared(self, made, real):
-        judged.append((made.shape, real.shape))
-        compare(self, made, real)
+    def compared(self, generated, real):
+        judged.append((generated.shape, real.shape))
+        compare(self, generated, real)
 
     train_phases = _estimator.train_phases
     compare = JointEncoderGAN._compare_norms
@@ -992,8 +992,8 @@ def test_generated_images_stay_in_the_range_of_the_data(level, images):
     for point in detector.net_.generator_.members[0].to_image:
         nn.init.constant_(point.bias, level)
     end = X.max() if level > 0 else X.min()
-    for made in (detector.reconstruct(X[:3]), detector.sample(3)):
-        np.testing.assert_allclose(made, end, atol=1e-6)
+    for output in (detector.reconstruct(X[:3]), detector.sample(3)):
+        np.testing.assert_allclose(output, end, atol=1e-6)
     assert np.isfinite(detector.score_samples(X)).all()
 
 
@@ -1005,8 +1005,8 @@ def test_a_flat_image_has_a_finite_score(images):
 
 def test_the_progress_bar_names_phases(images, capsys):
     short(verbose=1).fit(images)
-    shown = capsys.readouterr().err
-    assert "16 x 12, epoch 1/1 100%" in shown
+    printed = capsys.readouterr().err
+    assert "16 x 12, epoch 1/1 100%" in printed
 
 
 def test_anomalies_are_found_in_contaminated_images():

@@ -142,8 +142,8 @@ def on_samples(values, counts):
 def test_anomaly_aware_loss_is_least_at_the_weighted_mean_of_its_targets(
     three_pmfs, a, b
 ):
-    normal, odd, made = three_pmfs
-    targets = a * normal + (a + b) / 2 * odd + b * made
+    normal, odd, generated = three_pmfs
+    targets = a * normal + (a + b) / 2 * odd + b * generated
     best = (targets / three_pmfs.sum(0)).requires_grad_()
     on_normal, on_odd, on_made = on_samples(best, three_pmfs)
     loss = anomaly_aware_loss(on_normal, on_made, on_odd, a=a, b=b)

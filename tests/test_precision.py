@@ -42,10 +42,10 @@ class Line(AlternatingNet):
         return {"line": Player(self.line_, SGD)}
 
     def training_step(self, batch):
-        made = self.line_(batch)
+        output = self.line_(batch)
         now = nn.functional.linear(batch.bfloat16(), self.line_.weight.bfloat16())
-        self.seen.append((made.tolist(), now.tolist()))
-        yield "line", made.float().square().mean()
+        self.seen.append((output.tolist(), now.tolist()))
+        yield "line", output.float().square().mean()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_loss_is_computed_with_the_weights_of_the_last_step(around):
     )
     with around():
         net.run(rows, max_epochs=1, epoch_steps=5)
-    assert [made for made, _ in net.seen] == [now for _, now in net.seen]
+    assert [output for output, _ in net.seen] == [now for _, now in net.seen]
     assert len(net.seen) == 5
 
 

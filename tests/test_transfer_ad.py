@@ -489,7 +489,7 @@ def plain_networks():
     }
 
 
-#: Networks that stay as they are made.
+#: Networks that are not trained.
 FROZEN = {"architecture": plain_networks(), "lr": 1e-12, "n_estimators": 1}
 
 
@@ -912,9 +912,9 @@ def test_reconstruction_is_the_paper_s_score(images):
     target, source = images
     detector = short(criterion="reconstruction").fit(target, X_source=source)
     scaled = target / 127.5 - 1
-    shown = detector.reconstruct(target)
-    assert shown.dtype == np.uint8
-    assert shown.shape == target.shape
+    reconstruction = detector.reconstruct(target)
+    assert reconstruction.dtype == np.uint8
+    assert reconstruction.shape == target.shape
     codes = detector.encode(target)
     assert len(codes) == 40
     x = torch.from_numpy(scaled).float().repeat(1, 3, 1, 1)
@@ -925,7 +925,7 @@ def test_reconstruction_is_the_paper_s_score(images):
         reconstruction = decoder(encoder(x))
         loss = (reconstruction - x).square().mean((1, 2, 3))
     grey = (reconstruction.mean(1, keepdim=True).numpy() + 1) * 127.5
-    np.testing.assert_allclose(shown, grey.clip(0, 255), atol=0.51)
+    np.testing.assert_allclose(reconstruction, grey.clip(0, 255), atol=0.51)
     np.testing.assert_allclose(
         detector.score_samples(target), -loss.log().numpy(), rtol=1e-4, atol=1e-5
     )
@@ -997,9 +997,9 @@ def test_an_epoch_is_a_pass_over_the_larger_domain(domains):
 def test_the_bar_counts_the_epochs_of_each_stage(domains, capfd):
     source, target, _ = domains
     short(verbose=1).fit(target, X_source=source)
-    shown = capfd.readouterr().err
-    assert "transfer, epoch 3/3" in shown
-    assert not any(f"epoch {k}/3" in shown for k in (4, 5, 6))
+    printed = capfd.readouterr().err
+    assert "transfer, epoch 3/3" in printed
+    assert not any(f"epoch {k}/3" in printed for k in (4, 5, 6))
 
 
 def test_no_second_stage(domains):
