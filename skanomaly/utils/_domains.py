@@ -18,14 +18,14 @@ def checked_domains(
 
     Parameters
     ----------
-    sample_domain : array-like of shape (n,) or (n, 1)
+    sample_domain : array-like of shape (n_samples,) or (n_samples, 1)
         One number per sample: above 0 for the source, below 0 for the target.
     name : str, default="sample_domain"
         Name of the domains in an error.
 
     Returns
     -------
-    ndarray of shape (n,)
+    ndarray of shape (n_samples,)
         The numbers.
 
     Raises

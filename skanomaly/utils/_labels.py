@@ -17,14 +17,14 @@ def complete_column(y: Any, name: str) -> NDArray[Any]:
 
     Parameters
     ----------
-    y : array-like of shape (n,)
+    y : array-like of shape (n_samples,)
         Labels, numbers or strings.
     name : str
         Name of `y` in the error.
 
     Returns
     -------
-    ndarray of shape (n,)
+    ndarray of shape (n_samples,)
         Result of ``column_or_1d`` of scikit-learn, which accepts missing values, and
         turns those in a list of strings into strings.
 
