@@ -35,9 +35,9 @@ _LUMA = 0.299, 0.587, 0.114
 #: Images to convert together, and to describe together.
 _CONVERTED, _DESCRIBED = 256, 64
 
-# Altered rows: how many of a table tell the range of its columns; least and largest
-# standard deviation of their noise; how much larger than the range their box is, as a
-# share of it and as a number.
+# Altered samples: how many of a table determine the range of its columns; least and
+# largest standard deviation of their noise; how much larger than the range their box
+# is, as a share of it and as a number.
 _ENOUGH = 5000
 _NOISE = 0.3, 3.0
 _BOX = 0.25, 0.5
@@ -69,7 +69,7 @@ _LEVEL, _SHARE = 1e-3, 1e-6
 _FOLDS, _C = 5, 0.1
 
 
-class AlteredRows:
+class AlteredSamples:
     """Samples of a table that are no longer normal: normal ones altered at random.
 
     A half get some columns from other samples, which breaks the relations between
@@ -79,7 +79,7 @@ class AlteredRows:
     Parameters
     ----------
     rows : DeviceDataset
-        Normal samples (n, d), scaled.
+        Normal samples (n_samples, n_features), scaled.
     seed : int
         Seed of the alterations.
     """
@@ -141,8 +141,8 @@ def read_corpus(corpus: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | No
     corpus : array, tuple of (array, labels), or str
         Samples, or the name of a data set: "tiny_imagenet" stands for
         :func:`skanomaly.datasets.fetch_tiny_imagenet`.
-    X : ndarray of shape (n, d) or (n, c, h, w)
-        The samples of the training data.
+    X : ndarray of shape (n_samples, n_features) or (n_samples, channels, height, width)
+        Training samples.
 
     Returns
     -------
@@ -177,9 +177,7 @@ def _checked_rows(corpus, X):
     if not corpus.size:
         raise ValueError("corpus has 0 samples; corpus=None says that there is none.")
     if np.iscomplexobj(corpus):
-        raise ValueError(
-            "corpus holds complex numbers: give real ones, of which X is made too."
-        )
+        raise ValueError("corpus holds complex numbers: give real ones, as X has.")
     if corpus.ndim == TABLE.ndim < X.ndim and corpus.shape[1] == X[0].size:
         corpus = corpus.reshape(-1, *X.shape[1:])
     if corpus.shape[1:] != X.shape[1:]:
@@ -335,7 +333,7 @@ def frequencies(images: Tensor) -> Tensor:
 # Sources ----------------------------------------------------------------------------
 #
 # Images of another camera, size or format can be told apart whatever they show. Each
-# image is described by a few numbers that say how it was made: the distribution of its
+# image is described by a few numbers that depend on its source: the distribution of its
 # power over frequencies, the size and the peaks of its noise, the correlations of its
 # colours, and traces of the blocks of 8 x 8 pixels of JPEG. None of them changes with
 # brightness or contrast. The AUROC of a linear classifier of these numbers, on images
@@ -431,7 +429,7 @@ def _described(rows, n):
 
 
 def source_statistics(images: Tensor) -> Tensor:
-    """Return numbers (n, k) that describe how images (n, c, h, w) were made."""
+    """Return numbers (n, k) that describe the source of images (n, c, h, w)."""
     images = _middle(images)
     luma, *colours = by_colour(images).unbind(1)
     noise = _noise(images)

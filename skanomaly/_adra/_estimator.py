@@ -32,7 +32,7 @@ from ..utils._parameters import Auto, parameter
 from ..utils._state import of_one_state
 from ..utils._warnings import warn
 from ._backbone import build_frozen
-from ._corpus import AlteredRows, match_source, read_corpus
+from ._corpus import AlteredSamples, match_source, read_corpus
 from ._net import (
     Adapters,
     ResidualAdaptation,
@@ -341,7 +341,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         default="auto",
         doc="""
         Passes over the data. "auto" makes {auto_steps} optimiser steps whatever the
-        number of rows, and the rest of a pass that has begun; where a single pass would
+        number of samples, and the rest of a started pass; where a single pass would
         be longer, an epoch is cut after that many. 0 trains no adapters: scores are
         those of the frozen network and the head.
         """,
@@ -522,7 +522,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         X, labels = read_corpus(self.corpus, rows.X)
         given = DeviceDataset(X, self.scaler_, rows.device)
         if self._kind == TABLE:  # images of another scale are refused
-            self._check_units(given, rows, "the corpus", "the normal rows", _UNITS)
+            self._check_units(given, rows, "the corpus", "the normal samples", _UNITS)
         if labels is None:
             return given, None
         return given, torch.from_numpy(labels).to(rows.device)
@@ -539,7 +539,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             corpus.append(given)
         elif is_table and self.corpus is not None:
             n_before = self.net_.step_ if self._goes_on() else 0
-            corpus.append(AlteredRows(rows, seed + 1 + n_before))
+            corpus.append(AlteredSamples(rows, seed + 1 + n_before))
         elif self.corpus is not None and not corpus:
             warn(
                 f"{type(self).__name__} was given no corpus and no known anomalies: it "

@@ -196,7 +196,7 @@ class TransferNet(AlternatingNet):
         return super().for_members(self.prepare(rows))
 
     def outputs_of_all(self, rows: DeviceDataset) -> Outputs:
-        """Pass all rows through the networks, batch by batch."""
+        """Pass all samples through the networks, batch by batch."""
         parts = torch.arange(len(rows), device=rows.device).split(_AT_ONCE)
         columns = zip(*(self.outputs(rows[index]) for index in parts), strict=True)
         loss, pooled, codes = columns

@@ -140,7 +140,7 @@ def test_one_expert_is_a_convolution_of_one_pixel_beside_the_base_layer(kind):
 @pytest.mark.parametrize(
     "kind", ["plain", "one pixel, many channels", "groups", "depthwise", "own"]
 )
-def test_equal_experts_are_one_expert_whatever_the_gate(kind):
+def test_equal_experts_equal_one_expert_for_any_gate(kind):
     conv, layer, adapter = layer_of(kind, 3)
     x, alone = double(2, conv.in_channels, 9, 11), adapter_for(conv, 1).double()
     alone.weights.data = 3**0.5 * adapter.weights.data[:1]

@@ -1,4 +1,4 @@
-"""The corpus of ADRA: its forms, its spectrum, altered rows."""
+"""The corpus of ADRA: its forms, its spectrum, altered samples."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_validate
 
 from skanomaly import ADRA
-from skanomaly._adra._corpus import AlteredRows, filter_bands, spectrum_factors
+from skanomaly._adra._corpus import AlteredSamples, filter_bands, spectrum_factors
 from skanomaly.engine import DeviceDataset, TransformedDataset
 from skanomaly.exceptions import CorpusSourceWarning
 
@@ -91,7 +91,7 @@ def test_columns_of_a_corpus_are_those_of_the_samples(X, corpus):
             short(corpus=given).fit(frame)
 
 
-def test_a_corpus_in_other_units_is_noticed(X, corpus):
+def test_a_corpus_in_other_units_gives_a_warning(X, corpus):
     with pytest.warns(UserWarning, match="of the corpus.*same units"):
         short(corpus=corpus + 5000).fit(X)
 
@@ -114,7 +114,7 @@ def test_a_corpus_of_images_comes_flat_too(images):
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])
-def test_missing_classes_of_a_corpus_are_named(missing, images):
+def test_missing_classes_of_a_corpus_raise_an_error(missing, images):
     classes = [missing, 1] * (len(images[1]) // 2)
     with pytest.raises(ValueError, match=r"\(samples, classes\), has missing"):
         short(corpus=(images[1], classes)).fit(images[0])
@@ -213,7 +213,7 @@ def test_a_corpus_may_be_small_or_contain_normal_samples(kind, request):
         (np.zeros(4), "corpus"),
     ],
 )
-def test_a_corpus_that_does_not_fit_is_named(corpus, message, X, monkeypatch):
+def test_a_corpus_that_does_not_fit_raises_an_error(corpus, message, X, monkeypatch):
     def fetch(**settings):
         return np.zeros((9, 1, 8, 8), np.uint8), np.zeros(9)
 
@@ -354,27 +354,27 @@ def test_detectors_see_the_matched_corpus(smooth_and_noisy):
     assert high[1] == pytest.approx(high[0], rel=0.5)
 
 
-# Altered rows -------------------------------------------------------------------------
+# Altered samples ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("copies", [(), (3,)])
-def test_altered_rows_are_halves_and_quarters(copies):
+@pytest.mark.parametrize("members", [(), (3,)])
+def test_altered_samples_are_halves_and_quarters(members):
     table = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
     rows = DeviceDataset(table.numpy())
-    altered = AlteredRows(rows, 0)
+    altered = AlteredSamples(rows, 0)
     assert len(altered) == 500
-    index = torch.arange(400).expand(*copies, 400)
+    index = torch.arange(400).expand(*members, 400)
     made, same = altered[index], rows[index]
     assert made.shape == same.shape
     changed = made != same
-    # Swapped columns come from other rows, seldom from the row itself.
+    # Swapped columns come from other samples, seldom from the sample itself.
     swapped = changed[..., :200, :].sum(-1)
     assert (swapped >= 1).float().mean() > 0.98
     assert (swapped < 6).any()
     values = [set(table[:400, k].tolist()) for k in range(6)]
     for k in range(6):
         assert set(made[..., :200, k].flatten().tolist()) <= values[k]
-    # Those of one row come from different ones.
+    # Those of one sample come from different ones.
     swaps, found = (
         changed[..., :200, :].flatten(0, -2),
         made[..., :200, :].flatten(0, -2),
@@ -402,21 +402,21 @@ def test_altered_rows_are_drawn_by_a_seed():
         DeviceDataset(np.random.default_rng(0).normal(size=(50, 3))),
         torch.arange(40),
     )
-    one, other, third = (AlteredRows(rows, seed)[index] for seed in (0, 0, 1))
+    one, other, third = (AlteredSamples(rows, seed)[index] for seed in (0, 0, 1))
     assert torch.equal(one, other)
     assert not torch.equal(one, third)
-    altered = AlteredRows(rows, 0)
+    altered = AlteredSamples(rows, 0)
     assert not torch.equal(altered[index], altered[index])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_few_altered_rows(n):
     rows = DeviceDataset(np.random.default_rng(0).normal(size=(50, 1)))
-    assert AlteredRows(rows, 0)[torch.arange(n)].shape == (n, 1)
+    assert AlteredSamples(rows, 0)[torch.arange(n)].shape == (n, 1)
 
 
 @pytest.mark.filterwarnings("error:ADRA was given no corpus:UserWarning")
-def test_images_without_a_corpus_are_noticed(images):
+def test_images_without_a_corpus_give_a_warning(images):
     settings = {"backbone": network_of()}
     with pytest.warns(UserWarning, match="no corpus.*UADRA"):
         short(**settings).fit(images[0])
@@ -435,11 +435,11 @@ def test_a_corpus_of_larger_numbers_is_refused(images):
 def test_a_warm_start_alters_rows_anew(X, monkeypatch):
     seeds = []
 
-    class Seen(AlteredRows):
+    class Seen(AlteredSamples):
         def __init__(self, rows, seed):
             seeds.append(seed)
             super().__init__(rows, seed)
 
-    monkeypatch.setattr("skanomaly._adra._estimator.AlteredRows", Seen)
+    monkeypatch.setattr("skanomaly._adra._estimator.AlteredSamples", Seen)
     short(warm_start=True).fit(X).fit(X)
     assert len(set(seeds)) == 2

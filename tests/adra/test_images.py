@@ -136,14 +136,14 @@ def test_a_function_may_augment(images):
     assert distinct_of(2 * batches) == distinct_of(scaled(images[0]))
 
 
-def test_a_function_that_changes_the_number_of_images_is_named(images):
+def test_a_function_that_changes_the_number_of_images_raises_an_error(images):
     detector = short(backbone=network_of(), augment=lambda batch: batch[1:])
     with pytest.raises(ValueError, match=r"augment returns \(15, 3, 10, 12\) for"):
         detector.fit(images[0])
 
 
 @pytest.mark.parametrize("augment", [("flip", "turn"), ["turn"]])
-def test_unknown_augmentation_is_named(augment, images):
+def test_unknown_augmentation_raises_an_error(augment, images):
     with pytest.raises(ValueError, match=r"augment has \['turn'\]"):
         short(backbone=network_of(), augment=augment).fit(images[0])
 
@@ -180,7 +180,7 @@ def test_a_backbone_keeps_its_normalisation(kind, normalization, images):
         ([["flip"]], r"augment has \[\['flip'\]\]"),
     ],
 )
-def test_wrong_results_of_augment_are_named(augment, cause, images):
+def test_wrong_results_of_augment_raise_an_error(augment, cause, images):
     detector = short(backbone=network_of(), corpus=images[1], augment=augment)
     with pytest.raises(ValueError, match=cause):
         detector.fit(images[0])
@@ -196,7 +196,7 @@ def test_augment_may_return_floats_of_any_size(images):
 
 
 @pytest.mark.parametrize("kind", ["X", "images"])
-def test_empty_and_complex_corpora_are_named(kind, request):
+def test_empty_and_complex_corpora_raise_an_error(kind, request):
     data = request.getfixturevalue(kind)
     rows = data if kind == "X" else data[0]
     for corpus, cause in ((rows[:0], "corpus has 0 samples"), (rows + 0j, "complex")):

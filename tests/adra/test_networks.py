@@ -89,7 +89,7 @@ def test_a_file_of_weights_is_read(images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "other", "short", "reshaped"])
-def test_a_file_without_a_backbone_is_named(kind, images, tmp_path):
+def test_a_file_without_a_backbone_raises_an_error(kind, images, tmp_path):
     path = tmp_path / "backbone.safetensors"
     if kind == "text":
         path.write_text("These are no weights.")
@@ -154,7 +154,7 @@ def test_outputs_have_to_be_features(function, what, images):
     "layers",
     [[nn.AvgPool2d(2)], [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5)]],
 )
-def test_a_network_with_nothing_to_adapt_is_named(layers, images):
+def test_a_network_with_nothing_to_adapt_raises_an_error(layers, images):
     with pytest.raises(ValueError, match="backbone, a Sequential, has no convolution"):
         short(backbone=nn.Sequential(*layers)).fit(images[0])
 
@@ -191,7 +191,7 @@ def test_grey_images_go_into_a_network_of_grey_images(images):
 
 @pytest.mark.parametrize(("given", "wanted"), [(3, 1), (2, 3)])
 @pytest.mark.parametrize("normalization", [None, "auto"])
-def test_channels_that_do_not_fit_are_named(given, wanted, normalization, images):
+def test_channels_that_do_not_fit_raise_an_error(given, wanted, normalization, images):
     data = images[0][:, :given]
     settings = {"backbone": network_of(wanted), "normalization": normalization}
     with pytest.raises(ValueError, match=f"have {given} channels.*{wanted}"):
@@ -262,7 +262,7 @@ def test_samples_have_to_be_the_first_axis(images):
         short(backbone=TokensFirst()).fit(images[0])
 
 
-def test_a_network_that_cannot_be_copied_is_named(images):
+def test_a_network_that_cannot_be_copied_raises_an_error(images):
     network = network_of()
     network.kept = network(torch.zeros(2, 3, 10, 12))  # has a history of gradients
     with pytest.raises(ValueError, match="a Sequential, cannot be copied"):
@@ -477,7 +477,7 @@ def test_a_file_has_the_weights_of_a_network_by_name(torchvision, images, tmp_pa
     save(detector, whole)
     save(detector, adapters, include_backbone=False)
     expected = detector.score_samples(images[0])
-    nn.init.zeros_(next(network.parameters()))  # what is fetched now is another
+    nn.init.zeros_(next(network.parameters()))  # the name now means another network
     np.testing.assert_array_equal(load(whole).score_samples(images[0]), expected)
     with pytest.raises(ValueError, match="differ from those in the training"):
         load(adapters)

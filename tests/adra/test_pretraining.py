@@ -31,7 +31,7 @@ def stages(detector):
         ("X", "supervised", "'supervised' is no task for tables"),
     ],
 )
-def test_tasks_that_do_not_fit_are_named(kind, pretrain, message, request):
+def test_tasks_that_do_not_fit_raise_an_error(kind, pretrain, message, request):
     data = request.getfixturevalue(kind)
     settings = {} if kind == "X" else {"corpus": data[1]}
     with pytest.raises(ValueError, match=message):
