@@ -28,7 +28,7 @@ from .exceptions import (
 from .networks import Ensemble, Role, build_checked_network
 from .utils._advice import advice
 from .utils._device import resolve_device
-from .utils._documentation import documentation_page
+from .utils._documentation import DocumentationMixin
 from .utils._kinds import TABLE, ByKind
 from .utils._memory import run_or_recall
 from .utils._parameters import Auto
@@ -67,7 +67,12 @@ class FittedAttributes:
 
 
 class BaseDeepDetector(
-    CommonParameters, FittedAttributes, InputMixin, OutlierMixin, BaseEstimator
+    CommonParameters,
+    FittedAttributes,
+    InputMixin,
+    DocumentationMixin,
+    OutlierMixin,
+    BaseEstimator,
 ):
     """Base of all detectors: validation, scaling, scoring, thresholds.
 
@@ -306,14 +311,6 @@ class BaseDeepDetector(
         """
         # That of OutlierMixin does not pass y: known anomalies would count as normal.
         return self.fit(X, y, **fit_params).predict(X)
-
-    # Links in the HTML representation -----------------------------------------------
-
-    _doc_link_module = "skanomaly"
-
-    @property
-    def _doc_link_template(self) -> str:
-        return documentation_page("{estimator_module}.{estimator_name}")
 
     # Training -----------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
 from .utils._domains import share_of_other_units
 from .utils._kinds import TABLE, ByKind, Kind, kind_of
-from .utils._labels import complete_column
+from .utils._labels import complete_column, conversion, shortened
 from .utils._numbers import as_numbers
 from .utils._range import ValueRange, kept_below
 from .utils._scaling import ImageScaler
@@ -207,7 +207,7 @@ class InputMixin(ABC):
             complaint = (
                 "Nothing is taken as known to be anomalous: y marks known anomalies "
                 "by -1, normal samples by 1, others by 0, and it holds "
-                f"{_shortened(column)}.{_conversion(column)}"
+                f"{shortened(column)}.{conversion(column)}"
             )
             if self._expects_labels() and not _may_be_any_target(column):
                 raise ValueError(f"{complaint} Where none is known: y=None.")
@@ -420,26 +420,3 @@ def _may_be_any_target(y: NDArray) -> bool:
         return False
     few = len(y) <= _MOST_OF_A_CHECK and min(counts.values()) >= 0.4 * len(y) - 1
     return len(counts) != 2 or few
-
-
-def _conversion(y: NDArray) -> str:
-    """Return advice on marking the rarer of two values as the anomaly."""
-    counts = Counter(y.tolist())
-    if len(counts) != 2 or -1 in counts:
-        return ""
-    if y.dtype.kind == "b":
-        return " Where True is an anomaly: np.where(y, -1, 1)."
-    rarer, other = sorted(counts, key=counts.__getitem__)
-    if counts.keys() == {0, 1}:  # if equally rare, 1 is the anomaly by custom
-        rarer = 0 if counts[0] < counts[1] else 1
-    which = "" if counts[rarer] == counts[other] else ", the rarer one,"
-    return (
-        f" Where {rarer!r}{which} is an anomaly: "
-        f"np.where(np.asarray(y) == {rarer!r}, -1, 1)."
-    )
-
-
-def _shortened(y: NDArray) -> str:
-    """Return the first distinct values of y as text."""
-    values = list(dict.fromkeys(map(repr, y.tolist())))
-    return ", ".join(values[:4] + ["..."] * (len(values) > 4))

@@ -15,7 +15,17 @@ from sklearn.compose import ColumnTransformer
 from sklearn.covariance import EllipticEnvelope
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    LeaveOneOut,
+    RepeatedKFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    TimeSeriesSplit,
+    cross_val_score,
+)
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -67,6 +77,7 @@ FOREST = IsolationForest(n_estimators=10, random_state=0)
     ]
 )
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CalibrationWarning")
+@pytest.mark.filterwarnings("ignore:Nothing is taken as known to be anomalous")
 def test_scikit_learn_s_own_suite(estimator, check):
     check(estimator)
 
@@ -251,6 +262,109 @@ def test_known_anomalies_train_and_do_not_calibrate():
             assert (fitted.y_ == -1).sum() == 10
 
 
+def test_groups_stay_together():
+    X, groups = RNG.normal(size=(60, 1)), np.repeat(np.arange(12), 5)
+    y = np.where(np.arange(60) < 3, -1, 1)
+    kinds = dict(zip(X[:, 0], groups, strict=True))
+
+    def check(detector):
+        assert len(detector.calibration_scores_) == 57
+        for fitted, scores in zip(
+            detector.estimators_, detector._fold_scores, strict=True
+        ):
+            normal = {kinds[x] for x in fitted.seen_[fitted.y_ == 1]}
+            assert normal.isdisjoint({kinds[x] for x in scores})
+
+    detector = ConformalDetector(FirstColumn(), calibration=GroupKFold(3))
+    check(detector.fit(X, y, groups=groups))
+    with pytest.raises(ValueError, match="groups"):
+        detector.fit(X, y)
+    with pytest.raises(ValueError, match="groups"):
+        clone(detector).set_params(calibration=3).fit(X, y, groups=groups)
+    with config_context(enable_metadata_routing=True):
+        check(clone(detector).fit(X, y, groups=groups))
+
+
+def test_folds_of_labels_and_of_time():
+    X = RNG.normal(size=(60, 1))
+    y = np.r_[np.zeros(45), np.ones(15)]  # unlabelled, and known to be normal
+    with pytest.warns(UserWarning, match="known anomalies by -1, and it holds"):
+        detector = ConformalDetector(FirstColumn(), calibration=StratifiedKFold(3)).fit(
+            X, y
+        )
+    assert [int(fitted.y_.sum()) for fitted in detector.estimators_] == [10] * 3
+    detector = ConformalDetector(FirstColumn(), calibration=TimeSeriesSplit(3)).fit(X)
+    assert len(detector.calibration_scores_) == 45  # without the first quarter
+    assert [fitted.n_seen_ for fitted in detector.estimators_] == [15, 30, 45]
+
+
+class Folds:
+    """A splitter of given folds."""
+
+    def __init__(self, *folds):
+        self.folds = folds
+
+    def split(self, X, y=None, groups=None):
+        return iter(self.folds)
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        return len(self.folds)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "fault"),
+    [
+        (RepeatedKFold(n_splits=3, n_repeats=2), "more than once"),
+        (ShuffleSplit(4, test_size=0.5), "more than once"),
+        (Folds(), "holds no samples out"),
+        (Folds(([0, 1], [2, 3]), ([0, 1], [])), "holds no samples out"),
+        (Folds(([0, 1], [1, 2])), "trains on samples that it holds out"),
+    ],
+)
+def test_folds_that_give_no_p_values(splitter, fault):
+    with pytest.raises(ValueError, match=fault):
+        ConformalDetector(FirstColumn(), calibration=splitter).fit(
+            RNG.normal(size=(40, 1))
+        )
+
+
+def test_folds_of_one_sample():
+    """One score per fold is no sign that all are equal."""
+    detector = ConformalDetector(Centred(), calibration=LeaveOneOut()).fit(
+        RNG.normal(size=(30, 1))
+    )
+    assert len(detector.calibration_scores_) == 30
+    assert detector.predict([[99.0]]) == -1
+
+
+@pytest.mark.parametrize(
+    ("y", "advice"),
+    [
+        (np.r_[np.zeros(58), 1, 1], r"np\.asarray\(y\) == 1, -1, 1"),
+        (np.r_[np.zeros(58, bool), True, True], r"np\.where\(y, -1, 1\)"),
+        (np.array(["1"] * 58 + ["-1"] * 2), r"== '-1', -1, 1"),
+    ],
+)
+def test_labels_of_another_convention_are_not_misread_in_silence(y, advice):
+    with pytest.warns(UserWarning, match=advice):
+        detector = ConformalDetector(FirstColumn()).fit(RNG.normal(size=(60, 1)), y)
+    assert len(detector.calibration_scores_) == 60
+
+
+def test_labels_of_normal_samples_alone():
+    for y in (np.ones(60), np.zeros(60)):
+        ConformalDetector(FirstColumn()).fit(RNG.normal(size=(60, 1)), y)
+    with pytest.raises(ValueError, match="missing values"):
+        ConformalDetector(FirstColumn()).fit(np.ones((60, 1)), [None] * 60)
+
+
+def test_fit_predict_reads_labels_too():
+    y = np.r_[-np.ones(10), np.ones(50)]
+    detector = ConformalDetector(FirstColumn())
+    assert detector.fit_predict(RNG.normal(size=(60, 1)), y).shape == (60,)
+    assert len(detector.calibration_scores_) == 50
+
+
 # Agreement ----------------------------------------------------------------------------
 
 
@@ -317,6 +431,15 @@ def test_too_few_calibration_samples_for_a_rate_of_false_discoveries():
         assert (detector.predict_fdr(X) == 1).all()
     X[:100] = -1
     assert (detector.predict_fdr(X)[:100] == -1).all()
+
+
+def test_rounding_loses_no_discovery():
+    """Twenty p-values of 8 / 80 among thirty are just few enough for .15."""
+    detector = calibrated(np.arange(79))
+    X = np.r_[np.full(20, 6.5), np.full(10, 100.0)]
+    np.testing.assert_array_equal(detector.p_value(column(X[:20])), 8 / 80)
+    flagged = detector.predict_fdr(column(X), 0.15) == -1
+    np.testing.assert_array_equal(flagged, X == 6.5)
 
 
 def test_rates_are_kept_where_nothing_lies_far_out():
@@ -454,6 +577,7 @@ def test_a_rate_outside_of_its_range(rate):
         ({"score": 0.0, "confidence": 0.9}, "belongs to a false_alarm_rate"),
         ({"score": np.nan}, "score=nan has to be a number"),
         ({"score": "x"}, "score='x' has to be a number"),
+        ({"score": True}, "score=True has to be a number"),
     ],
 )
 def test_a_threshold_that_makes_no_sense(given, message):
@@ -488,6 +612,43 @@ def test_scores_that_are_no_numbers():
 def test_an_estimator_without_scores():
     with pytest.raises(ValueError, match="StandardScaler has neither score_samples"):
         ConformalDetector(StandardScaler()).fit(RNG.normal(size=(50, 1)))
+
+
+@pytest.mark.parametrize("calibration", ["auto", 61, "prefit"])
+def test_too_few_samples_to_calibrate(calibration):
+    X, y = RNG.normal(size=(60, 1)), -np.ones(60)
+    estimator = FirstColumn().fit(X)
+    with pytest.raises(ValueError, match="n_samples=0 without the known anomalies"):
+        ConformalDetector(estimator, calibration=calibration).fit(X, y)
+
+
+def test_a_fit_that_fails_changes_nothing():
+    X = RNG.normal(size=(60, 1))
+    detector = ConformalDetector(FirstColumn(), calibration=3)
+    with pytest.raises(ValueError, match="are NaN"):
+        detector.fit(X * np.nan)
+    with pytest.raises(NotFittedError):
+        detector.predict(X)
+    before = detector.fit(X).predict(X + 1)
+    with pytest.raises(ValueError, match="are NaN"):
+        detector.fit(X * np.nan)
+    np.testing.assert_array_equal(detector.predict(X + 1), before)
+    with pytest.raises(CalibrationWarning):  # they are errors here
+        detector.fit(X[:6])
+    np.testing.assert_array_equal(detector.predict(X + 1), before)
+
+
+def test_prefit_takes_detectors_of_other_packages():
+    class Plain:
+        def fit(self, X, y=None):
+            return self
+
+        def decision_function(self, X):
+            return -np.abs(X).sum(1)
+
+    X = RNG.normal(size=(60, 1))
+    detector = ConformalDetector(Plain(), calibration="prefit").fit(X)
+    assert detector.predict([[99.0]]) == -1
 
 
 def test_prefit_needs_a_fitted_estimator():

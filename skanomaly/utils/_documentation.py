@@ -1,10 +1,10 @@
-"""Addresses of the documentation."""
+"""Links to the documentation."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, metadata
 
-__all__ = ["documentation_page"]
+__all__ = ["DocumentationMixin", "documentation_page"]
 
 
 def documentation_page(name: str) -> str:
@@ -27,3 +27,13 @@ def documentation_page(name: str) -> str:
     addresses = dict(entry.split(", ", 1) for entry in entries)
     root = addresses.get("Documentation", "").rstrip("/")
     return f"{root}/generated/{name}.html" if root else ""
+
+
+class DocumentationMixin:
+    """For estimators whose HTML representation links to their page."""
+
+    _doc_link_module = "skanomaly"
+
+    @property
+    def _doc_link_template(self) -> str:
+        return documentation_page(f"skanomaly.{type(self).__name__}")

@@ -1,15 +1,24 @@
-"""Labels without missing values."""
+"""Labels: missing values, known anomalies, advice on conversion."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import column_or_1d
 
-__all__ = ["complete_column"]
+from ._warnings import warn
+
+__all__ = [
+    "complete_column",
+    "conversion",
+    "is_missing",
+    "known_anomalies",
+    "shortened",
+]
 
 
 def complete_column(y: Any, name: str) -> NDArray[Any]:
@@ -34,9 +43,70 @@ def complete_column(y: Any, name: str) -> NDArray[Any]:
         If `y` is of another shape, or a value is None, NaN or pandas.NA.
     """
     column: NDArray[Any] = column_or_1d(y)
-    # NA of pandas has no truth value to compare by, and exists once it is imported.
-    na = getattr(sys.modules.get("pandas"), "NA", None)
-    values = np.asarray(y, dtype=object).ravel().tolist()
-    if any(value is None or value is na or value != value for value in values):
+    if is_missing(np.asarray(y, dtype=object).ravel()).any():
         raise ValueError(f"{name} has missing values (None, NaN or NA).")
     return column
+
+
+def is_missing(values: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return where values are None, NaN, or NA or NaT of pandas.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,), object
+        Values of any kind.
+    """
+    # NA of pandas has no truth value to compare by, and exists once it is imported.
+    na = getattr(sys.modules.get("pandas"), "NA", None)
+    missing = [v is None or v is na or v != v for v in values.tolist()]
+    return np.array(missing, dtype=bool)
+
+
+def known_anomalies(y: Any, n: int) -> NDArray[np.bool_]:
+    """Return the mask of known anomalies, for labels that an estimator reads too.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or None
+        Labels; -1 marks a known anomaly.
+    n : int
+        Number of samples.
+
+    Warns
+    -----
+    UserWarning
+        If the labels seem to follow another convention: they differ, and none is -1.
+    """
+    if y is None:
+        return np.zeros(n, dtype=bool)
+    column = complete_column(y, "y")
+    known = np.asarray(column == -1)
+    if not known.any() and (column != column[:1]).any():
+        warn(
+            "Nothing is taken as known to be anomalous: y marks known anomalies by -1, "
+            f"and it holds {shortened(column)}.{conversion(column)}"
+        )
+    return known
+
+
+def conversion(y: NDArray) -> str:
+    """Return advice on marking the rarer of two values as the anomaly."""
+    counts = Counter(y.tolist())
+    if len(counts) != 2 or -1 in counts:
+        return ""
+    if y.dtype.kind == "b":
+        return " Where True is an anomaly: np.where(y, -1, 1)."
+    rarer, other = sorted(counts, key=counts.__getitem__)
+    if counts.keys() == {0, 1}:  # if equally rare, 1 is the anomaly by custom
+        rarer = 0 if counts[0] < counts[1] else 1
+    which = "" if counts[rarer] == counts[other] else ", the rarer one,"
+    return (
+        f" Where {rarer!r}{which} is an anomaly: "
+        f"np.where(np.asarray(y) == {rarer!r}, -1, 1)."
+    )
+
+
+def shortened(y: NDArray) -> str:
+    """Return the first distinct values of y as text."""
+    values = list(dict.fromkeys(map(repr, y.tolist())))
+    return ", ".join(values[:4] + ["..."] * (len(values) > 4))
