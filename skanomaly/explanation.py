@@ -13,13 +13,16 @@ a pair of columns that breaks a relation is found, though each value alone is us
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_array, column_or_1d
+from sklearn.utils.validation import check_array
 
+from .utils._labels import is_missing
+from .utils._scores import scores_of
 from .utils._sklearn_compat import COUNT, safe_indexing
 
 __all__ = ["explain"]
@@ -81,11 +84,17 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
     Raises
     ------
     ValueError
-        If `X` has no two dimensions, or `reference` other columns.
+        If `X` has no two dimensions, as images have none, or no samples; if `reference`
+        has other columns or is of another type; or if a score is NaN.
     """
     if not COUNT.is_satisfied_by(n_neighbors):
         raise ValueError(f"n_neighbors={n_neighbors!r} has to be {COUNT}.")
-    table, usual = Table.of(X), Table.of(reference)
+    table, usual = Table.of(X, "X"), Table.of(reference, "reference")
+    if table.kind != usual.kind:
+        raise ValueError(
+            f"X is {table.kind}, and reference {usual.kind}: both have to be arrays, "
+            "or data frames of one package."
+        )
     if table.names != usual.names:
         raise ValueError(
             f"X has the columns {_shortened(table.names)}, and the reference samples "
@@ -93,7 +102,7 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
         )
     k = min(n_neighbors, len(usual))
     numbers, usual_numbers = _comparable(table, usual)
-    before, out = _scores(detector, X), np.empty((len(table), len(table.names)))
+    before, out = scores_of(detector, X), np.empty((len(table), len(table.names)))
     step = max(_NUMBERS // usual_numbers.size, 1)
     for batch in gen_batches(len(table), step):
         part = np.arange(batch.start, batch.stop)
@@ -102,8 +111,11 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
         for j in range(len(table.names)):
             nearest = np.argpartition(total - squares[:, :, j], k - 1, axis=1)[:, :k]
             changed = table.replaced(np.repeat(part, k), j, usual, nearest.ravel())
-            after = _scores(detector, changed).reshape(len(part), k)
-            out[part, j] = after.mean(1) - before[part]
+            after = scores_of(detector, changed).reshape(len(part), k)
+            with np.errstate(invalid="ignore"):  # of infinity less infinity
+                after = after.mean(1)
+                rise = after - before[part]
+            out[part, j] = np.where(after == before[part], 0.0, rise)
     return table.like(out)
 
 
@@ -114,13 +126,29 @@ class Table:
         self.X, self.names, self.columns = X, names, columns
 
     @classmethod
-    def of(cls, X: Any) -> Table:
+    def of(cls, X: Any, name: str) -> Table:
         """Return the table of an array-like or a data frame."""
-        if hasattr(X, "columns"):
-            names = list(X.columns)
-            return cls(X, names, [X[name] for name in names])
-        X = check_array(X, dtype=None, ensure_all_finite=False, input_name="X")
-        return cls(X, list(range(X.shape[1])), list(X.T))
+        if not hasattr(X, "columns"):
+            if np.ndim(X) > 2:
+                raise ValueError(
+                    f"{name} has {np.ndim(X)} dimensions, and explain takes tables of "
+                    "two. Images and clips have no columns: the anomaly_map of a "
+                    "detector has the error of each of their pixels."
+                )
+            X = check_array(X, dtype=None, ensure_all_finite=False, input_name=name)
+            return cls(X, list(range(X.shape[1])), list(X.T))
+        names = list(X.columns)
+        if not len(X) or not names:
+            raise ValueError(
+                f"{name} has {len(X)} samples and {len(names)} columns, and needs one "
+                "of each."
+            )
+        if twice := [label for label, count in Counter(names).items() if count > 1]:
+            raise ValueError(
+                f"Columns of {name} share a name, and cannot be told apart: "
+                f"{_shortened(twice)}."
+            )
+        return cls(X, names, [X[label] for label in names])
 
     def __len__(self) -> int:
         return len(self.X)
@@ -130,10 +158,19 @@ class Table:
         """Whether the samples are a data frame."""
         return not isinstance(self.X, np.ndarray)
 
+    @property
+    def kind(self) -> str:
+        """The kind of container, for messages."""
+        if not self.is_frame:
+            return "an array"
+        of_pandas = hasattr(self.X, "iloc")
+        return f"a data frame {'of pandas' if of_pandas else 'without an index'}"
+
     def replaced(self, rows: Indices, j: int, other: Table, other_rows: Indices) -> Any:
         """Return samples with the values of column j from samples of another table."""
         if not self.is_frame:
-            changed = self.X[rows]
+            dtype = np.result_type(self.X, other.X)  # integers would cut off decimals
+            changed = self.X[rows].astype(dtype, copy=False)
             changed[:, j] = other.X[other_rows, j]
             return changed
         parts = [safe_indexing(column, rows) for column in self.columns]
@@ -163,11 +200,13 @@ def _comparable(table: Table, usual: Table) -> tuple[Floats, Floats]:
 
 def _column_numbers(column: Any, usual: Any) -> Floats:
     """Return the values of a column in both tables, one after the other."""
-    values = np.concatenate([np.asarray(column), np.asarray(usual)])
+    values = np.concatenate([_values(column), _values(usual)])
     if values.dtype.kind in "mM":
         missing = np.isnat(values)
         values = np.where(missing, 0, values.astype(np.int64)).astype(float)
         values[missing] = np.nan
+    if values.dtype.kind == "O":
+        values = np.where(is_missing(values), np.nan, values)
     if values.dtype.kind not in "biuf":
         try:
             values = values.astype(float)
@@ -177,9 +216,21 @@ def _column_numbers(column: Any, usual: Any) -> Floats:
     numbers = values.astype(float)
     known = numbers[len(column) :]
     known = known[np.isfinite(known)]
-    spread = (known.std() if len(known) else 0.0) or 1.0
-    centre = known.mean() if len(known) else 0.0
-    return np.where(np.isnan(numbers), np.sqrt(_FAR), (numbers - centre) / spread)
+    # A power of two changes no digit, and keeps squares of the largest numbers finite.
+    unit = np.exp2(-np.frexp(np.abs(known).max(initial=0.0))[1])
+    spread = (known * unit).std() if len(known) else 0.0
+    centre = (known * unit).mean() if len(known) else 0.0
+    with np.errstate(over="ignore"):
+        scaled: Floats = (numbers * unit - centre) / (spread or unit)
+    scaled[np.isnan(numbers)] = np.sqrt(_FAR)
+    return scaled
+
+
+def _values(column: Any) -> NDArray[Any]:
+    """Return the values of a column; times of a time zone as those of UTC."""
+    zoned = getattr(getattr(column, "dtype", None), "tz", None) is not None
+    values: NDArray[Any] = np.asarray(column, dtype="M8[ns]" if zoned else None)
+    return values
 
 
 def _squares(numbers: Floats, usual: Floats) -> NDArray[np.float32]:
@@ -187,11 +238,6 @@ def _squares(numbers: Floats, usual: Floats) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         squares = (numbers[:, None] - usual).astype(np.float32) ** 2
     return np.minimum(np.nan_to_num(squares, nan=_FAR, posinf=_FAR), _FAR)
-
-
-def _scores(detector: Any, X: Any) -> Floats:
-    score = getattr(detector, "score_samples", None) or detector.decision_function
-    return np.asarray(column_or_1d(score(X)), dtype=np.float64)
 
 
 def _shortened(names: list[Any]) -> str:

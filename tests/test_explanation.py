@@ -1,5 +1,7 @@
 """Contributions of columns: by hand, planted columns, broken pairs, data frames."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -22,16 +24,6 @@ class Linear:
 
     def score_samples(self, X):
         return np.asarray(X, float) @ self.weights
-
-
-class Counting(Linear):
-    """Keeps the largest number of samples scored at a time."""
-
-    most = 0
-
-    def score_samples(self, X):
-        self.most = max(self.most, len(X))
-        return super().score_samples(X)
 
 
 RNG = np.random.default_rng(0)
@@ -77,9 +69,9 @@ def test_both_columns_of_a_broken_relation_come_first():
     assert (np.sort(ranks[:, -2:], 1) == [3, 4]).all()
 
 
-def test_samples_are_independent_and_in_portions(monkeypatch):
+def test_samples_are_independent():
     X, reference = RNG.normal(size=(50, 4)), RNG.normal(size=(30, 4))
-    detector = Counting(1, 2, 3, 4)
+    detector = Linear(1, 2, 3, 4)
     alone = np.concatenate([explain(detector, X[[k]], reference) for k in range(50)])
     np.testing.assert_allclose(explain(detector, X, reference), alone)
 
@@ -156,13 +148,95 @@ def test_missing_values_are_kept_apart():
     X = np.array([[np.nan, 1.0], [0.0, 1.0]])
     reference = np.array([[np.nan, 5.0], [0.1, 7.0], [0.2, 7.0]])
 
-    class Second:
-        def score_samples(self, X):
-            return X[:, 1]
-
     found = explain(Second(), X, reference, n_neighbors=1)
     # Missing is nearest to missing.
     np.testing.assert_allclose(found[:, 1], [4.0, 6.0])
+
+
+class Second:
+    """Scores samples by their second column, and keeps them."""
+
+    def __init__(self):
+        self.given = []
+
+    def score_samples(self, X):
+        self.given.append(X)
+        second = X.iloc[:, 1] if hasattr(X, "iloc") else np.asarray(X)[:, 1]
+        return np.asarray(second, dtype=float)
+
+
+def kinds_of_columns():
+    day = pd.to_datetime(["2024-01-01", "2024-06-01", "2024-03-01"])
+    return {
+        "integers with NA": pd.array([1, 90, None], dtype="Int64"),
+        "booleans with NA": pd.array([True, False, None], dtype="boolean"),
+        "objects": np.array([1, 90, None], dtype=object),
+        "times": day,
+        "times of a zone": day.tz_localize("Europe/Stockholm"),
+        "categories without samples": pd.Categorical([1, 2, 2], categories=[3, 2, 1]),
+        "strings with NA": pd.array(["a", "b", None], dtype="string"),
+        "nothing": np.full(3, np.nan),
+    }
+
+
+@pytest.mark.parametrize("name", kinds_of_columns())
+def test_types_of_columns_are_kept(name):
+    frame = pd.DataFrame({"a": kinds_of_columns()[name], "b": [1.0, 2.0, 3.0]})
+    detector = Second()
+    explain(detector, frame[:2], frame, n_neighbors=2)
+    for given in detector.given:
+        assert given.dtypes.equals(frame.dtypes)
+
+
+@pytest.mark.parametrize(
+    ("name", "near_the_second"),
+    [
+        ("integers with NA", 80),
+        ("objects", 80),
+        ("times", pd.Timestamp("2024-02-28")),
+        ("times of a zone", pd.Timestamp("2024-02-28", tz="Europe/Stockholm")),
+    ],
+)
+def test_numbers_and_times_are_compared_by_their_distance(name, near_the_second):
+    column = pd.Series(kinds_of_columns()[name])
+    reference = pd.DataFrame({"a": column, "b": [5.0, 7.0, 6.0]})
+    near = pd.Series([near_the_second], dtype=column.dtype)
+    strange = pd.DataFrame({"a": near, "b": [0.0]})
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        found = explain(Second(), strange, reference.iloc[order], n_neighbors=1)
+        assert found["b"].item() == (6.0 if name.startswith("times") else 7.0)
+
+
+def test_numbers_are_not_cut_off():
+    """An array of integers takes the decimals of the reference samples."""
+    found = explain(Second(), np.array([[1, 2]]), np.array([[0.0, 2.5]]))
+    np.testing.assert_array_equal(found, [[0, 0.5]])
+    detector = Second()
+    explain(detector, np.array([["a", "1"]]), np.array([["longer", "22"]]))
+    assert detector.given[1].tolist() == [["longer", "1"]]
+
+
+def test_the_largest_numbers():
+    X = np.array([[1e308, 1.0], [-1e308, 2.0], [np.inf, 3.0], [5e-324, 4.0]])
+    assert np.isfinite(explain(Second(), X, X, n_neighbors=2)).all()
+
+
+def test_infinite_scores():
+    class Lowest:
+        def score_samples(self, X):
+            return np.where(X[:, 0] > 5, -np.inf, X[:, 1])
+
+    found = explain(Lowest(), np.array([[9.0, 1.0]]), [[0.0, 3.0]])
+    np.testing.assert_array_equal(found, [[np.inf, 0.0]])
+
+
+def test_memory_does_not_grow_with_the_samples():
+    X = RNG.normal(size=(10_000, 10))
+    tracemalloc.start()
+    explain(Linear(*range(10)), X, X[:500])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e8  # of all differences at once 6e8
 
 
 # Errors -------------------------------------------------------------------------------
@@ -174,6 +248,28 @@ def test_other_columns():
         explain(Linear(1, 1), frame, frame[["b", "a"]])
 
 
+@pytest.mark.parametrize(
+    ("X", "reference", "message"),
+    [
+        (pd.DataFrame({0: [1.0]}), [[1.0]], "X is a data frame of pandas.* an array"),
+        ([[1.0]], pl.DataFrame({"a": [1.0]}), "an array.* frame without an index"),
+        (pd.DataFrame({0: []}), pd.DataFrame({0: [1.0]}), "X has 0 samples"),
+        (pd.DataFrame({0: [1.0]}), pd.DataFrame({0: []}), "reference has 0 samples"),
+        (pd.DataFrame(index=[0]), pd.DataFrame(index=[0]), "X has 1 samples and 0 col"),
+        (pd.DataFrame([[1.0, 2]], columns=["a", "a"]), [[1.0, 2]], "share a name.* a"),
+        ([[np.nan]], [[1.0]], "1 of 1 scores of Linear are NaN"),
+    ],
+)
+def test_samples_that_cannot_be_explained(X, reference, message):
+    with pytest.raises(ValueError, match=message):
+        explain(Linear(1), X, reference)
+
+
+def test_a_detector_without_scores():
+    with pytest.raises(ValueError, match="StandardScaler has neither score_samples"):
+        explain(StandardScaler(), [[1.0]], [[1.0]])
+
+
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "x"])
 def test_numbers_of_neighbours(n):
     with pytest.raises(ValueError, match="n_neighbors"):
@@ -181,5 +277,5 @@ def test_numbers_of_neighbours(n):
 
 
 def test_images_have_no_columns():
-    with pytest.raises(ValueError, match="dim 4"):
+    with pytest.raises(ValueError, match=r"X has 4 dimensions.* the anomaly_map"):
         explain(Linear(1), np.zeros((2, 1, 3, 3)), np.zeros((2, 1, 3, 3)))
