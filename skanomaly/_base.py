@@ -54,7 +54,7 @@ _CLIP = 10.0
 class FittedAttributes:
     """Types of the attributes that ``fit`` sets.
 
-    They stand here since annotations of the detectors themselves are parameters.
+    They are declared here, since annotations in the detectors declare parameters.
     """
 
     net_: AlternatingNet
@@ -82,14 +82,15 @@ class BaseDeepDetector(
 
     # Hooks of a child ---------------------------------------------------------------
 
-    #: Meanings of "auto" by kind of data and parameter; a number of steps for epochs.
-    #: The detector takes the kinds that are named here.
+    #: Values of "auto" by kind of data and parameter; for epochs, the number of steps.
+    #: The detector takes the kinds of data that are keys.
     _auto_values: ClassVar[ByKind]
     #: Settings that no parameter changes, by kind of data.
     _settings: ClassVar[ByKind] = {}
     #: Whether ``fit`` reads known anomalies from `y`.
     _reads_labels = False
-    #: Classes of fitted attributes, apart from nets and scalers, that files may hold.
+    #: Classes of fitted attributes, apart from nets and scalers, that files may
+    #: contain.
     _kept_classes: ClassVar[tuple[type, ...]] = ()
 
     #: Modules of the nets that training does not change, and detectors may share.
@@ -127,7 +128,7 @@ class BaseDeepDetector(
     def _nets_to_fill(
         self, device: str, saved: Mapping[str, Any]
     ) -> dict[str, AlternatingNet]:
-        """Return nets for the weights of a file, whose nets `saved` describes."""
+        """Return nets for the weights of a file, which `saved` describes."""
         return self._make_nets(device, seed=0)
 
     def _auto_offset(self, scores: NDArray[np.float64]) -> float:
@@ -159,8 +160,8 @@ class BaseDeepDetector(
         Raises
         ------
         ValueError
-            If `X`, `y` or a parameter is invalid. After this and the other errors, the
-            detector is as it was before.
+            If `X`, `y` or a parameter is invalid. This and the other errors leave the
+            detector unchanged.
         TrainingDivergedError
             If a loss or score became infinite or NaN.
         KeyboardInterrupt
@@ -185,7 +186,7 @@ class BaseDeepDetector(
         is_reference: NDArray[np.bool_],
         X_reference: NDArray | None = None,
     ) -> None:
-        """Train on samples; reference samples are some of X, or in an array apart."""
+        """Train on `X`; reference samples are part of `X`, or a separate array."""
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
         self._row_shape = X.shape[1:]
@@ -215,7 +216,7 @@ class BaseDeepDetector(
 
     @contextmanager
     def _advising(self) -> Iterator[None]:
-        """Add advice to an error of divergence, by the settings in force."""
+        """Add advice on the parameters to a TrainingDivergedError."""
         try:
             yield
         except TrainingDivergedError as error:
@@ -247,8 +248,8 @@ class BaseDeepDetector(
         -------
         ndarray of shape (n_samples,), float64
             The score of a sample does not depend on the other samples. Values beyond
-            the range of the training data never raise a score. Samples whose score
-            would not be finite have the lowest number of float32.
+            the range of the training data never raise a score. Scores that are not
+            finite become the lowest number of float32.
         """
         X = self._checked_rows(X)
         return self._kept_in_range(self._scores_of(X), X)
@@ -309,7 +310,7 @@ class BaseDeepDetector(
         ndarray of shape (n_samples,), int
             -1 for outliers, +1 for inliers.
         """
-        # That of OutlierMixin does not pass y: known anomalies would count as normal.
+        # OutlierMixin.fit_predict does not pass y: known anomalies would be normal.
         return self.fit(X, y, **fit_params).predict(X)
 
     # Training -----------------------------------------------------------------------
@@ -319,18 +320,18 @@ class BaseDeepDetector(
         return self.warm_start and hasattr(self, "offset_")
 
     def _given(self, name: str) -> Any:
-        """Return a parameter, NumPy's numbers as Python's own, which torch needs."""
+        """Return a parameter; torch needs numbers of Python instead of NumPy's."""
         value = getattr(self, name)
         return value.item() if isinstance(value, np.generic) else value
 
     def _value(self, name: str) -> Any:
-        """Return a parameter, or the meaning of "auto" for this kind of data."""
+        """Return a parameter, or the value of "auto" for this kind of data."""
         value = self._given(name)
         is_auto = isinstance(value, str) and value == "auto"
         return self._setting(name) if is_auto else value
 
     def _setting(self, name: str) -> Any:
-        """Return the meaning of "auto", or a setting that no parameter changes."""
+        """Return the value of "auto", or a setting that no parameter changes."""
         return self._kind.setting(name, self._auto_values, self._settings)
 
     def _plan(
@@ -342,10 +343,11 @@ class BaseDeepDetector(
         batch_size: int | None = None,
         steps: int | None = None,
     ) -> dict[str, int]:
-        """Return the epochs, and the steps in each, of one stage.
+        """Return the number of epochs of a stage, and of steps per epoch.
 
-        "auto" is a number of steps, whatever the size of the data, in epochs of
-        `length` steps; by default an epoch is one pass over the samples, or a part.
+        "auto" is a number of steps for any size of the data. They are divided into
+        epochs of `length` steps, by default into passes over the samples; a stage
+        shorter than a pass is one epoch.
         """
         epoch_steps = max(n_samples // (batch_size or self._value("batch_size")), 1)
         epochs = self._given(name)
@@ -357,10 +359,10 @@ class BaseDeepDetector(
 
     @contextmanager
     def _replaced_after_success(self) -> Iterator[Self]:
-        """Give a copy to train, whose state then replaces that of this detector.
+        """Yield a copy to train, and take over its state after success.
 
-        It does so in one step. After an error the detector is unchanged, and another
-        thread that scores sees the old state or the new one.
+        The detector is unchanged after an error. The state is replaced in one step: a
+        thread that scores meanwhile sees either the old state or the new one.
         """
         new = twin(self)
         yield new
@@ -394,10 +396,10 @@ class BaseDeepDetector(
 
         The first result of a stage is its net.
         """
-        # A cache key does not cover the effect of a user's callbacks.
+        # A user's callbacks may change the result, and are not part of the cache key.
         memory = None if self.callbacks else self._given("memory")
         result = run_or_recall(memory, __version__, stage, arguments, callbacks)
-        # A recalled net lacks it, and later stages of this fit need it.
+        # Nets from the cache lack this setting, which later stages of this fit need.
         result[0].on_interrupt = self.on_interrupt
         return result
 
@@ -415,7 +417,7 @@ class BaseDeepDetector(
     def _progress(
         self, *plans: Mapping[str, int]
     ) -> Iterator[Callable[[str], list[Callback]]]:
-        """Give a function that maps the name of a stage to its callbacks."""
+        """Yield a function that maps the name of a stage to its callbacks."""
         n_steps = sum(plan["max_epochs"] * plan["epoch_steps"] for plan in plans)
         own = list(self.callbacks or [])
         if not self.verbose:
@@ -427,12 +429,13 @@ class BaseDeepDetector(
     # Networks -----------------------------------------------------------------------
 
     def _family(self) -> str:
-        """Return "mlp" or "conv", after checks of `architecture` and least sides."""
+        """Return "mlp" or "conv", after checks of `architecture` and the image size."""
         shape, wanted = self._row_shape, self.architecture
         own = self._own_networks()
         if unknown := sorted(set(own) - set(self._roles)):
             raise ValueError(
-                f"architecture has {unknown}; it may have {list(self._roles)}."
+                f"architecture has unknown roles {unknown}; it may have "
+                f"{list(self._roles)}."
             )
         for role, build in own.items():
             if isinstance(build, torch.nn.Module) or not callable(build):
@@ -450,8 +453,8 @@ class BaseDeepDetector(
         if min(shape[1:], default=kind.least_side) < kind.least_side:
             sides = " x ".join(map(str, shape[1:]))
             raise ValueError(
-                f"{kind.name.capitalize()} of {sides} {kind.units}: each number has to "
-                f"be at least {kind.least_side}. Smaller ones make a good table: "
+                f"{kind.name.capitalize()} of {sides} {kind.units} are too small: each "
+                f"side has to be at least {kind.least_side}. Use them as a table: "
                 "X.reshape(len(X), -1)."
             )
         return kind.family
@@ -469,7 +472,7 @@ class BaseDeepDetector(
         return used == "minmax"
 
     def _clipping(self) -> Callable[[Tensor], Tensor]:
-        """Return the clipping of scaled columns, for which single values count less."""
+        """Return the clipping of scaled columns, which limits single large values."""
         bound = _CLIP if self.scaling is not None else torch.inf
         return partial(torch.clamp, min=-bound, max=bound)
 
@@ -495,7 +498,7 @@ class BaseDeepDetector(
         raise NotImplementedError
 
     def _network_shape(self) -> tuple[int, ...]:
-        """Return the shape of a sample as the networks take it."""
+        """Return the shape of an input sample of the networks."""
         return self._row_shape
 
     def _latent_dim(self) -> int:
@@ -508,11 +511,12 @@ class BaseDeepDetector(
         return self.architecture if isinstance(self.architecture, dict) else {}
 
     def _record(self, **nets: AlternatingNet) -> None:
-        """Add the last run of each net, given by stage, to ``history_``."""
+        """Add the last run of each net to ``history_``; keywords name the stages."""
         if any(net.interrupted_ for net in nets.values()):
             self.interrupted_ = True
             warn(
-                "Training was interrupted; the detector is as it was at that time.",
+                "Training was interrupted; the detector keeps the state reached so "
+                "far.",
                 FitInterruptedWarning,
             )
         self.history_ = self.history_ + [
@@ -548,7 +552,7 @@ class BaseDeepDetector(
 
     @contextmanager
     def _computing(self, device: str | None = None) -> Iterator[None]:
-        """Set torch's precision, threads and modes for a device, or that of the net."""
+        """Set torch's precision, threads and modes for a device; None is the net's."""
         # Small networks are faster with one thread.
         threads = one_thread() if self._kind.family == "mlp" else nullcontext()
         type_of_device = torch.device(device or self.net_.device).type
@@ -556,7 +560,7 @@ class BaseDeepDetector(
             yield
 
     def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
-        """Score checked samples by the networks alone, in or out of range."""
+        """Score checked samples without a correction for values out of range."""
         scores = self._computed(self._score_batch, X).astype(np.float64)
         scores[~np.isfinite(scores)] = np.finfo(np.float32).min
         return scores
@@ -567,11 +571,11 @@ class BaseDeepDetector(
         return scores.astype(np.float64)
 
     def _given_shape(self) -> tuple[int, ...]:
-        """Return the shape of a sample after the net's preparation."""
+        """Return the shape of a sample once it is prepared for the net."""
         return self._row_shape
 
     def _at_rest(self) -> AbstractContextManager[Any]:
-        """Return a context in which nets may keep results that all batches share."""
+        """Return a context in which nets may cache results that all batches share."""
         return nullcontext()
 
     @staticmethod
@@ -582,7 +586,8 @@ class BaseDeepDetector(
     ) -> NDArray[Any]:
         """Apply a function of batches to all samples."""
         n = len(rows)
-        # With batches of one size, a sample's score is the same to the bit in all.
+        # If all batches have one size, a sample has the same score, to the bit, in
+        # each.
         size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, 256))
         parts = []
         with torch.inference_mode():
@@ -610,9 +615,9 @@ class BaseDeepDetector(
         """Set ``offset_`` by the scores of the training samples."""
         if np.ptp(scores) == 0:
             warn(
-                f"All {len(scores)} training samples have the same score. Do the "
-                "samples of X differ, and by more than rounding leaves once they are "
-                "scaled?",
+                f"All {len(scores)} training samples have the same score. Check that "
+                "the samples of X differ, and that they still differ once they are "
+                "scaled and rounded to float32.",
                 ConstantScoresWarning,
             )
         if self.contamination == "auto":
@@ -626,9 +631,9 @@ class BaseDeepDetector(
         given, offset = getattr(self, "_set_by", (self.contamination, None))
         if self.contamination != given and self.offset_ == offset:
             warn(
-                f"contamination was changed to {self.contamination!r} after fit, which "
-                f"alone reads it: offset_ is still that of {given!r}. Fit again, or "
-                "set offset_."
+                f"contamination was changed to {self.contamination!r} after fit, "
+                f"without effect: offset_ is still the threshold for {given!r}. Fit "
+                "again, or set offset_."
             )
 
 

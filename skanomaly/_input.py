@@ -23,22 +23,22 @@ from .utils._domains import share_of_other_units
 from .utils._kinds import TABLE, ByKind, Kind, kind_of
 from .utils._labels import complete_column, conversion, shortened
 from .utils._numbers import as_numbers
-from .utils._range import ValueRange, kept_below
+from .utils._range import ValueRange, lowered_beyond
 from .utils._scaling import ImageScaler
 from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
 
 __all__ = ["FEWEST", "InputMixin"]
 
-#: Samples to learn from, at least.
+#: Minimum number of training samples.
 FEWEST = 2
 #: Channels of colours: red, green, blue and transparency.
 _COLOURS = 4
-#: Samples in the two-class checks of scikit-learn, at most.
+#: Maximum number of samples in the two-class checks of scikit-learn.
 _MOST_OF_A_CHECK = 100
-#: Samples, and numbers, that are enough to compare units.
+#: Maximum numbers of samples, and of their values, in a comparison of units.
 _ENOUGH, _NUMBERS = 1000, 2**22
-#: Bound of scaled numbers whose squares can be summed in single precision.
+#: Bound of scaled pixels, so that sums of squares stay finite in float32.
 _MOST = 1e15
 
 
@@ -91,7 +91,7 @@ class InputMixin(ABC):
             self._check_like_fitted(tuple(X.shape))
         is_table = self.image_shape is None and ndim <= TABLE.ndim
         as_bytes = not is_table and holds_bytes(X)
-        with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum
+        with np.errstate(over="ignore", invalid="ignore"):  # its check for NaN sums X
             X = validate_data(
                 self,
                 X,
@@ -102,7 +102,7 @@ class InputMixin(ABC):
             )
         is_flat = self.image_shape is not None and ndim == TABLE.ndim
         if 0 in X.shape[1:]:
-            raise ValueError(f"X has shape {X.shape}: its samples hold no numbers.")
+            raise ValueError(f"X has shape {X.shape}: its samples are empty.")
         if kind_of(ndim, self._auto_values) is None and not is_flat:
             expected = " or ".join(kind.shape for kind in self._auto_values)
             raise ValueError(
@@ -114,16 +114,16 @@ class InputMixin(ABC):
         elif self.image_shape not in (None, X.shape[1:], list(X.shape[1:])):
             *sides, n_last = X.shape[1:]
             way_out = (
-                "channels come first: np.moveaxis(X, -1, 1) brings them there."
+                "move the channels to the front by np.moveaxis(X, -1, 1)."
                 if tuple(self.image_shape) == (n_last, *sides)
-                else "it is for images whose pixels are the columns of a table."
+                else "leave it out. It is for images that are samples of a table."
             )
             raise ValueError(
-                f"X holds images of shape {X.shape[1:]}, and image_shape="
+                f"X has images of shape {X.shape[1:]}, which is not image_shape="
                 f"{self.image_shape}: {way_out}"
             )
         if reset:
-            self._refuse_channels_last(X.shape[1:], said=not is_flat)
+            self._refuse_channels_last(X.shape[1:], is_flat)
             self._fitted_ndim = ndim
             self.image_shape_ = X.shape[1:] if X.ndim > TABLE.ndim else None
         self._check_image_shape(X.shape)
@@ -142,8 +142,7 @@ class InputMixin(ABC):
         if len(shape) > TABLE.ndim and shape[1:] != self.image_shape_:
             raise ValueError(
                 f"{self._name_of(shape[1:])} of shape {shape[1:]}, but "
-                f"{type(self).__name__} was fitted on those of shape "
-                f"{self.image_shape_}."
+                f"{type(self).__name__} was fitted on shape {self.image_shape_}."
             )
 
     def _name_of(self, shape: tuple[int, ...]) -> str:
@@ -151,34 +150,35 @@ class InputMixin(ABC):
         kind = kind_of(1 + len(shape), self._auto_values)
         return kind.name.capitalize() if kind else "Samples"
 
-    def _refuse_channels_last(self, shape: tuple[int, ...], said: bool) -> None:
-        """Raise an error if the last axis of images seems to be the channels.
+    def _refuse_channels_last(self, shape: tuple[int, ...], is_flat: bool) -> None:
+        """Raise an error if the channels seem to be the last axis of images.
 
-        Warn in case of doubt. `said` is whether a given `image_shape` confirms the
-        shape of X; for flat images it is the only statement of the shape.
+        Warn in case of doubt. `is_flat` is whether X is a table, whose shape of images
+        is known from `image_shape` only; for arrays of images `image_shape` confirms
+        the shape.
         """
-        if not _has_short_last(shape) or (said and self.image_shape is not None):
+        is_confirmed = not is_flat and self.image_shape is not None
+        if is_confirmed or not _has_short_last(shape):
             return
         *sides, n_last = shape
         n_first, *others = shape
-        rows = self._name_of(shape)
-        way_out = f"image_shape={shape} says so" if said else "give X in that shape"
+        name = self._name_of(shape)
+        to_confirm = "give X in that shape" if is_flat else f"give image_shape={shape}"
+        reshaped = ", after a reshape of X to these axes" if is_flat else ""
         if not _has_channels_last(shape):
             warn(
-                f"{rows} of shape {shape} are read as {n_first} channels of "
-                f"{' x '.join(map(str, others))}: channels come first. If so, "
-                f"{way_out}{'' if said else ' and keep image_shape'}. If they are "
-                f"{' x '.join(map(str, sides))} with {n_last} channels, "
-                "np.moveaxis(X, -1, 1) brings the channels to the front"
-                f"{'' if said else ', once X has these axes'}."
+                f"{name} of shape {shape} are read as {n_first} channels of "
+                f"{' x '.join(map(str, others))}: channels come first. If this is "
+                f"right, {to_confirm}{' and keep image_shape' if is_flat else ''}. If "
+                f"they are {' x '.join(map(str, sides))} with {n_last} channels, "
+                f"np.moveaxis(X, -1, 1) moves the channels to the front{reshaped}."
             )
             return
         raise ValueError(
-            f"{rows} of shape {shape} look like "
+            f"{name} of shape {shape} look like "
             f"{' x '.join(map(str, sides))} with {n_last} channels. Channels come "
-            "first: np.moveaxis(X, -1, 1) brings them there"
-            f"{'' if said else ', once X has these axes'}. If they are {n_first} "
-            f"channels of {' x '.join(map(str, others))}, {way_out}."
+            f"first: move them by np.moveaxis(X, -1, 1){reshaped}. If they are "
+            f"{n_first} channels of {' x '.join(map(str, others))}, {to_confirm}."
         )
 
     def _checked_image_shape(self, n_columns: int) -> tuple[int, ...]:
@@ -205,18 +205,18 @@ class InputMixin(ABC):
         anomalous = column == -1
         if not (anomalous.any() and np.isin(column, (-1, 0, 1)).all()):
             complaint = (
-                "Nothing is taken as known to be anomalous: y marks known anomalies "
-                "by -1, normal samples by 1, others by 0, and it holds "
-                f"{shortened(column)}.{conversion(column)}"
+                "No sample is taken as a known anomaly: y has to be -1 for known "
+                "anomalies, 1 for normal samples and 0 for unlabelled ones, but has "
+                f"the values {shortened(column)}.{conversion(column)}"
             )
             if self._expects_labels() and not _may_be_any_target(column):
-                raise ValueError(f"{complaint} Where none is known: y=None.")
+                raise ValueError(f"{complaint} Without known anomalies, give y=None.")
             warn(complaint)
             return nothing
         if (n_left := n_rows - anomalous.sum()) < FEWEST:
             raise ValueError(
                 f"{n_left} of {n_rows} samples are not marked as anomalies (y == -1); "
-                f"{type(self).__name__} learns what is normal from at least {FEWEST}."
+                f"{type(self).__name__} needs at least {FEWEST} of these to train on."
             )
         return anomalous
 
@@ -230,14 +230,13 @@ class InputMixin(ABC):
         shape: tuple[int, ...] = tuple(getattr(y, "shape", ()))
         if len(shape) > 1 and shape[1:] != (1,):
             raise ValueError(
-                f"y has shape {shape}, and has to hold a label for each sample. "
-                "Where a detector takes further samples, a parameter is named for them."
+                f"y has shape {shape}, and has to have one label for each sample. Pass "
+                "further samples by their own argument, if the detector takes any."
             )
         if len(shape) > 1:
             # The warning of column_or_1d would not name the user's line.
             warn(
-                f"y is a column of shape {shape}, and taken as one of shape "
-                f"({shape[0]},).",
+                f"y has shape {shape}, and is read as shape ({shape[0]},).",
                 DataConversionWarning,
             )
         y = column_or_1d(y)
@@ -249,44 +248,45 @@ class InputMixin(ABC):
         self,
         rows: DeviceDataset,
         base: DeviceDataset,
-        what: str,
-        others: str,
+        name: str,
+        base_name: str,
         factor: float,
     ) -> None:
         """Warn if samples and those that the scaler was fitted on have other units.
 
-        Signs are that most numbers are clipped once they are scaled, and columns whose
-        spreads or locations differ by the factor. `what` and `others` name the samples.
+        There are two signs: most numbers are clipped when they are scaled, or most
+        columns differ in spread or location by more than `factor`. `name` and
+        `base_name` name the samples in the warning.
         """
         if rows.X.dtype == np.uint8:
             return
         cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
-        some, some_others = (part.raw(part.spread_indices(n)) for part in (rows, base))
+        part, base_part = (one.raw(one.spread_indices(n)) for one in (rows, base))
         if self._kind.has_channels:  # one unit for all pixels
-            some, some_others = some.reshape(-1, 1), some_others.reshape(-1, 1)
+            part, base_part = part.reshape(-1, 1), base_part.reshape(-1, 1)
         else:
             scaled = rows[rows.spread_indices(n)]
             cut = float((scaled != self._clipping()(scaled)).float().mean())
-        apart = share_of_other_units(some, some_others, factor)
+        share = share_of_other_units(part, base_part, factor)
         hint = (
-            "Are both in the same units? Steps of a pipeline transform X alone, save "
-            "with its transform_input and metadata routing."
+            "Check that both have the same units. A pipeline transforms X only, unless "
+            "its transform_input and metadata routing name other arguments."
         )
         if cut > 0.5:
             warn(
-                f"{cut:.0%} of the numbers of {what} are so far from those of {others} "
-                f"that they are cut off, at -10 or 10 when scaled. {hint}"
+                f"{cut:.0%} of the numbers of {name} are so far from those of "
+                f"{base_name} that scaling clips them, at -10 or 10. {hint}"
             )
-        elif apart > 0.5:
-            columns = f"{apart:.0%} of the columns" if apart < 1 else "The numbers"
+        elif share > 0.5:
+            columns = f"{share:.0%} of the columns" if share < 1 else "The numbers"
             warn(
-                f"{columns} of {what} and of {others} have spreads or locations that "
-                f"are apart by a factor of more than {factor:g}. {hint}"
+                f"{columns} of {name} and of {base_name} differ in spread or location "
+                f"by a factor of more than {factor:g}. {hint}"
             )
 
     def _check_scaled(self, *sets: DeviceDataset) -> None:
         """Raise an error if scaled samples are too large for the networks."""
-        # Scaled columns are clipped, and may be any number.
+        # Scaled columns are clipped later, and may be any finite number.
         largest = torch.finfo(torch.float32).max
         most = _MOST if self._kind.has_channels else largest
         for rows in sets:
@@ -295,14 +295,14 @@ class InputMixin(ABC):
             for index in torch.arange(len(rows), device=rows.device).split(
                 max(_NUMBERS // prod(rows.row_shape), 1)
             ):
-                # NaN is not below either.
+                # The comparison is False for NaN too.
                 if not (rows[index].abs() <= most).all():
                     low, high = np.min(rows.X), np.max(rows.X)
                     raise ValueError(
-                        f"X holds numbers from {low:g} to {high:g}, which lose all "
-                        "their digits, or all sense of scale, when they are scaled. "
-                        "Are single ones wrong? If not, bring X nearer to 1 by a power "
-                        "of ten."
+                        f"X holds numbers from {low:g} to {high:g}, whose scaled "
+                        "values are too large or imprecise in float32. Check X for "
+                        "wrong values; if there are none, bring X nearer to 1 by a "
+                        "power of ten."
                     )
 
     def _check_pixels(self, X: NDArray) -> None:
@@ -316,7 +316,7 @@ class InputMixin(ABC):
             warn(
                 f"X holds {now} from {X.min():g} to {X.max():g}, and the detector was "
                 f"fitted on {before}: pixels hardly have one scale. Give both as "
-                "bytes, or both as floats of one range."
+                "uint8, or both as floats of the same range."
             )
 
     @staticmethod
@@ -324,9 +324,9 @@ class InputMixin(ABC):
         """Warn if the scaler was fitted without some pixels."""
         if left_out is not None:
             warn(
-                f"{left_out} The smaller range is taken for the scaling, and pixels "
-                "beyond are cut off there. Are they faults of a sensor, or is the unit "
-                "of these images another one?",
+                f"{left_out} The smaller range is used for scaling, and pixels beyond "
+                "it are clipped. Check these images for faults of a sensor and for "
+                "other units.",
                 PixelRangeWarning,
             )
 
@@ -350,8 +350,8 @@ class InputMixin(ABC):
     ) -> NDArray[np.float64]:
         """Learn the range of the training samples, and return their bounded scores.
 
-        The networks are arbitrary on samples unlike all training samples: a critic
-        without bounds may score some of them higher than any normal sample.
+        Networks give arbitrary outputs for samples far from the training samples: an
+        unbounded critic may score some of them higher than any normal sample.
         """
         clip = getattr(self.scaler_, "clip_", None)
         sets = self._samples_in_range(X, is_reference, X_reference)
@@ -366,10 +366,11 @@ class InputMixin(ABC):
         return scores if clip is None else self._kept_in_range(scores, X[~is_reference])
 
     def _reach_threshold(self) -> None:
-        """Choose the unit of the deduction such that samples far out are outliers.
+        """Increase the unit of the deduction until samples far out are outliers.
 
-        The scores of a critic that separates little are close together, and all far
-        above its threshold: by their spread alone, any image would be an inlier.
+        The scores of a critic that separates little are close together and far above
+        the threshold: a deduction in units of their spread would leave any image an
+        inlier.
         """
         middle, spread = self._usual_scores
         needed = (middle - self.offset_) / log1p(self._kind.far_out)
@@ -379,7 +380,7 @@ class InputMixin(ABC):
         self, scores: NDArray[np.float64], X: NDArray
     ) -> NDArray[np.float64]:
         """Lower the scores of samples beyond the range of training."""
-        if not hasattr(self, "_range"):  # of a file without ranges
+        if not hasattr(self, "_range"):  # loaded from an older file
             return scores
         learned = ValueRange(*self._range)
         excess = learned.excess(X)
@@ -387,7 +388,7 @@ class InputMixin(ABC):
         if len(outside):
             inside = self._scores_of(learned.cut(X[outside]))
             rows = scores[outside], inside, excess[outside]
-            scores[outside] = kept_below(*rows, *self._usual_scores)
+            scores[outside] = lowered_beyond(*rows, *self._usual_scores)
         return scores
 
 
@@ -399,8 +400,9 @@ def _has_short_last(shape: tuple[int, ...]) -> bool:
 def _has_channels_last(shape: tuple[int, ...]) -> bool:
     """Return whether the last axis of samples is likely to be the channels.
 
-    It is the shortest, and no longer than that of colours with transparency, or the two
-    before it are equal: narrow images with many channels are rare.
+    It has to be the shortest axis. Besides, it has at most four elements, as colours
+    with transparency have, or the two axes before it are equal: narrow images with many
+    channels are rare.
     """
     return _has_short_last(shape) and (
         shape[-1] <= _COLOURS or shape[-3:-2] == shape[-2:-1]
@@ -408,11 +410,11 @@ def _has_channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def _may_be_any_target(y: NDArray) -> bool:
-    """Return whether labels without a known anomaly may be intended.
+    """Return whether `y` may be intended although it marks no anomaly.
 
-    Numbers of one value, or of three or more, may be anything. The common tests of
-    scikit-learn also pass numbers of two values to detectors, with up to 100 samples,
-    about half of each value. As a training set of normal samples that is too few.
+    Numbers with one distinct value, or with three or more, may be any target.
+    scikit-learn's common tests also pass two values, each for about half of up to 100
+    samples, which are too few for a real training set of normal samples.
     """
     counts = Counter(y.tolist())
     numbers = all(isinstance(v, Real) and not isinstance(v, bool) for v in counts)

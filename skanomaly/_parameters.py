@@ -26,7 +26,7 @@ __all__ = ["CommonParameters"]
 class CommonParameters(Declared):
     """Parameters that all detectors have.
 
-    Detectors replace ``{name}`` in a text, see
+    Detectors replace ``{name}`` in a description, see
     :func:`~skanomaly.utils._docstring.describe`.
     """
 
@@ -34,9 +34,9 @@ class CommonParameters(Declared):
         AUTO_COUNT,
         default="auto",
         doc="""
-        Passes over the data. "auto" makes {auto_steps} optimiser steps for any number
-        of samples, and completes the last pass. If a single pass would be longer, an
-        epoch ends after that many steps.
+        Number of passes over the data. "auto" trains for {auto_steps} optimiser steps,
+        for any number of samples, and completes the last pass. If a pass has more
+        steps, an epoch ends after that many.
         """,
     )
     batch_size: int = parameter(
@@ -47,34 +47,36 @@ class CommonParameters(Declared):
     lr: float | Auto = parameter(
         AUTO_POSITIVE,
         default="auto",
-        doc="Learning rate at the start, above 0. {auto_lr}",
+        doc="Initial learning rate, above 0. {auto_lr}",
     )
     scaling: Literal["auto", "minmax", "standard"] | None = parameter(
         [StrOptions({"auto", "minmax", "standard"}), None],
         default="auto",
         doc="""
-        "minmax" maps the range of the training data to [-1, 1]: column by column for
-        tables, over all pixels for images, where uint8 has the range 0 to 255.
-        "standard" gives each column, or channel, mean 0 and variance 1. "auto" is
-        "standard" for tables and "minmax" for images; None does not scale.
+        Method that scales the data, learned in ``fit``. "minmax" maps the range of the
+        training data to [-1, 1]: column by column for tables, over all pixels for
+        images, where uint8 has the range 0 to 255. "standard" gives each column, or
+        channel, mean 0 and variance 1. "auto" is "standard" for tables and "minmax" for
+        images; None does not scale.
         """,
     )
     image_shape: tuple[int, ...] | None = parameter(
         [tuple, list, None],
         default=None,
         doc="""
-        ``(channels, height, width)`` reads each sample of a table as an image, so that
-        images can pass through pipeline steps for tables; ``(channels, frames, height,
-        width)`` reads it as a clip, if the detector takes clips. Arrays of such a shape
-        do not need it.
+        Shape of the images that are samples of a table. ``(channels, height, width)``
+        reads each sample as an image, so that images can pass through pipeline steps
+        for tables; ``(channels, frames, height, width)`` reads it as a clip, if the
+        detector takes clips. Arrays of images or clips do not need it.
         """,
     )
     architecture: Literal["auto", "mlp", "conv"] | dict[str, Callable] = parameter(
         [StrOptions({"auto", "mlp", "conv"}), dict],
         default="auto",
         doc="""
-        "mlp" for tables, "conv" for images; "auto" chooses by the shape of the data. A
-        dict of functions replaces networks of that family by your own, by role. {roles}
+        Family of networks: "mlp" for tables, "conv" for images, "auto" by the shape of
+        the data. A dict replaces networks of that family by your own: it maps roles to
+        functions that build networks. {roles}
         """,
     )
     width: int | Auto = parameter(
@@ -90,16 +92,17 @@ class CommonParameters(Declared):
         ],
         default="auto",
         doc="""
-        Sets ``offset_``; lower scores mean outliers. A float in (0, 0.5] is the share
-        of training samples below it; 0 takes the lowest training score; "auto" takes
-        {auto_offset}.
+        Sets the threshold ``offset_``: samples with lower scores are outliers. A float
+        in (0, 0.5] is the share of training samples below it; 0 takes the lowest
+        training score; "auto" takes {auto_offset}.
         """,
     )
     device: str = parameter(
         [str],
         default="auto",
         doc="""
-        "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU if there is one.
+        Device for training and scoring: "cpu", "cuda", "cuda:1", "mps"; "auto" takes a
+        GPU if there is one.
         """,
     )
     precision: Literal["float32", "bfloat16"] = parameter(
@@ -113,15 +116,15 @@ class CommonParameters(Declared):
     callbacks: list[Callback] | None = parameter(
         [list, tuple, None],
         default=None,
-        doc="They are called in every stage of the training.",
+        doc="Callbacks of skorch, called in every stage of the training.",
     )
     on_interrupt: Literal["raise", "keep"] = parameter(
         [StrOptions({"raise", "keep"})],
         default="raise",
         doc="""
         Reaction to an interrupt from the keyboard (Ctrl-C) during training. "raise"
-        raises it, and leaves the detector as before ``fit``. "keep" ends the training
-        and keeps the networks as they are, with a
+        raises the KeyboardInterrupt, and leaves the detector as before ``fit``. "keep"
+        ends the training and keeps the networks as they are, with a
         :class:`~skanomaly.exceptions.FitInterruptedWarning`. Do not use "keep" in a
         search, which would treat the interrupted fit as a complete one.
         """,
@@ -134,13 +137,17 @@ class CommonParameters(Declared):
     verbose: int = parameter(
         ["verbose"],
         default=0,
-        doc="1 shows one progress bar: stage, epoch, losses, time left.",
+        doc="""
+        Output during training: 0 shows nothing, 1 a progress bar with stage, epoch,
+        losses and time left.
+        """,
     )
     random_state: int | RandomState | None = parameter(
         ["random_state"],
         default=None,
         doc="""
-        An int makes two fits on the same machine equal to the bit. The global states of
-        NumPy and torch never change; that of a RandomState instance does.
+        Seed of all random numbers. An int makes two fits on the same machine equal to
+        the bit. The global states of NumPy and torch never change; the state of a
+        RandomState instance does.
         """,
     )

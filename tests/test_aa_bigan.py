@@ -413,7 +413,7 @@ def test_a_label_changes_the_fit_and_lowers_the_score():
 
 def test_other_labels_are_not_misread_in_silence(data):
     X, _ = data
-    with pytest.warns(UserWarning, match=r"Nothing is taken.*holds 1\.0\.$"):
+    with pytest.warns(UserWarning, match=r"No sample is taken.*has the values 1\.0\.$"):
         detector = AABiGAN(**SMALL).fit(X, np.ones(120))
     expected = AABiGAN(**SMALL).fit(X).score_samples(X)
     np.testing.assert_array_equal(detector.score_samples(X), expected)

@@ -77,7 +77,7 @@ FOREST = IsolationForest(n_estimators=10, random_state=0)
     ]
 )
 @pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CalibrationWarning")
-@pytest.mark.filterwarnings("ignore:Nothing is taken as known to be anomalous")
+@pytest.mark.filterwarnings("ignore:No sample is taken as a known anomaly")
 def test_scikit_learn_s_own_suite(estimator, check):
     check(estimator)
 
@@ -288,7 +288,7 @@ def test_groups_stay_together():
 def test_folds_of_labels_and_of_time():
     X = RNG.normal(size=(60, 1))
     y = np.r_[np.zeros(45), np.ones(15)]  # unlabelled, and known to be normal
-    with pytest.warns(UserWarning, match="known anomalies by -1, and it holds"):
+    with pytest.warns(UserWarning, match="has to be -1 for these, but has"):
         detector = ConformalDetector(FirstColumn(), calibration=StratifiedKFold(3)).fit(
             X, y
         )

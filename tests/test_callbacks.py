@@ -350,5 +350,8 @@ def test_a_stage_without_epochs_calls_no_callbacks(X, make_callback, tmp_path):
 
 
 def test_a_monitor_that_one_stage_lacks_is_not_replaced_by_another(X):
-    with pytest.raises(ValueError, match=r"in each of them\..*passes over the others"):
+    with pytest.raises(
+        ValueError,
+        match=r"each of them has to record the monitor\. To.*ignores the others",
+    ):
         fit(X, EarlyStopping("generator_loss"))

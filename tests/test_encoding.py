@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from test_common import DETECTORS, short
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Nothing is taken as known:UserWarning"),
+    pytest.mark.filterwarnings("ignore:No sample is taken as a known:UserWarning"),
     pytest.mark.filterwarnings("ignore:TransferAD was given no domains:UserWarning"),
     pytest.mark.filterwarnings("ignore:ADRA was given no corpus:UserWarning"),
 ]

@@ -42,11 +42,11 @@ def hint(value):
 
 
 TWO_VALUES = {
-    "0 and 1": (np.r_[np.ones(8), np.zeros(112)], "1, the rarer one, .*" + hint(1)),
+    "0 and 1": (np.r_[np.ones(8), np.zeros(112)], "1, the rarer value, .*" + hint(1)),
     "integers": (np.repeat([1, 0], [8, 112]), hint(1)),
-    "1 and 0": (np.repeat([0, 1], [8, 112]), "0, the rarer one, .*" + hint(0)),
+    "1 and 0": (np.repeat([0, 1], [8, 112]), "0, the rarer value, .*" + hint(0)),
     "1 and 2": (np.repeat([2, 1], [8, 112]), hint(2)),
-    "half": (np.arange(120) % 2, "Where 1 is an anomaly: " + hint(1)),
+    "half": (np.arange(120) % 2, "If 1 means anomaly, give " + hint(1)),
     "list": ([1] * 8 + [0] * 112, hint(1)),
     "bool": (np.arange(120) < 8, r"np\.where\(y, -1, 1\)\."),
     "text": (np.array(["odd"] * 8 + ["normal"] * 112), hint("'odd'")),
@@ -55,7 +55,7 @@ TWO_VALUES = {
         hint("'odd'"),
     ),
     "text of numbers": (np.array(["-1"] * 8 + ["1"] * 112), hint("'-1'")),
-    "-1 and 2": (np.r_[-np.ones(8), np.full(112, 2)], r"it holds -1\.0, 2\.0\."),
+    "-1 and 2": (np.r_[-np.ones(8), np.full(112, 2)], r"has the values -1\.0, 2\.0\."),
 }
 
 
@@ -67,7 +67,9 @@ def test_two_labels_without_minus_1_raise_an_error(cls, X, case):
     with pytest.raises(ValueError, match=message) as caught:
         short(cls).fit(X, y)
     if "np.where" in str(caught.value):  # which marks the eight, of lists too
-        advice = str(caught.value).partition("an anomaly: ")[2].partition(". Where")[0]
+        advice = (
+            str(caught.value).partition("anomaly, give ")[2].partition(". Without")[0]
+        )
         for given in (y, list(y)):
             converted = eval(advice, {"np": np, "y": given})
             assert np.sum(converted == -1) == (60 if case == "half" else 8)
@@ -94,7 +96,7 @@ def test_missing_labels_raise_an_error(cls, X, missing):
     ids=["1", "0", "classes", "as scikit-learn's checks have it"],
 )
 def test_labels_of_another_meaning_give_a_warning(cls, X, y):
-    with pytest.warns(UserWarning, match="Nothing is taken as known"):
+    with pytest.warns(UserWarning, match="No sample is taken as a known anomaly"):
         detector = short(cls).fit(X[:40], y)
     expected = short(cls).fit(X[:40]).score_samples(X)
     np.testing.assert_array_equal(detector.score_samples(X), expected)
@@ -102,7 +104,7 @@ def test_labels_of_another_meaning_give_a_warning(cls, X, y):
 
 def test_two_labels_beside_a_corpus_give_a_warning(X):
     y = np.repeat([1, 0], [8, 112])
-    with pytest.warns(UserWarning, match="Nothing is taken.*" + hint(1)):
+    with pytest.warns(UserWarning, match="No sample is taken.*" + hint(1)):
         short(ADRA, corpus=X + 3).fit(X, y)
 
 
@@ -128,7 +130,7 @@ def test_channels_last_raise_an_error(cls, shape):
     """Images with four or more channels last were read as narrow images."""
     images = np.random.default_rng(0).integers(0, 256, (12, *shape), dtype=np.uint8)
     message = rf"look like {shape[0]} x {shape[1]} with {shape[2]} channels. Channels "
-    with pytest.raises(ValueError, match=message + "come first.*image_shape=.* says"):
+    with pytest.raises(ValueError, match=message + "come first.*give image_shape="):
         short(cls).fit(images)
     with pytest.raises(ValueError, match=message):
         short(cls).fit(list(images))
@@ -170,8 +172,8 @@ def test_an_ambiguous_order_of_axes_gives_a_warning(cls, shape):
     images = np.random.default_rng(0).integers(0, 256, (60, *shape), dtype=np.uint8)
     a, b, c = shape
     message = (
-        rf"are read as {a} channels of {b} x {c}: .*image_shape=\({a}, {b}, {c}\) says "
-        rf"so.*{a} x {b} with {c} channels, np\.moveaxis\(X, -1, 1\)"
+        rf"are read as {a} channels of {b} x {c}: .*give image_shape=\({a}, {b}, {c}\)"
+        rf".*{a} x {b} with {c} channels, np\.moveaxis\(X, -1, 1\)"
     )
     with pytest.warns(UserWarning, match=message):
         short(cls)._check_rows(images, reset=True)
@@ -184,9 +186,11 @@ def test_an_ambiguous_order_of_axes_gives_a_warning(cls, shape):
 def test_the_error_of_image_shape_explains_channels_last():
     """The error said that image_shape is for flat images, and not the cause."""
     images = np.random.default_rng(0).uniform(size=(60, 8, 8, 4))
-    with pytest.raises(ValueError, match=r"come first: np\.moveaxis\(X, -1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"channels to the front by np\.moveaxis\(X, -1, 1\)"
+    ):
         short(ADRA, image_shape=(4, 8, 8)).fit(images)
-    with pytest.raises(ValueError, match="it is for images whose pixels are"):
+    with pytest.raises(ValueError, match="leave it out"):
         short(ADRA, image_shape=(8, 4, 8)).fit(images)
 
 
@@ -539,7 +543,7 @@ def test_files_keep_the_clipping_of_a_channel(cls, pictures, tmp_path):
     units = np.array([1e4, 1]).reshape(1, 2, 1, 1)
     images = units * np.concatenate([pictures, pictures[::-1]], axis=1)
     images[7, 1, 2, 2] = 1000
-    with pytest.warns(PixelRangeWarning, match=r"of channel 1 .*cut off"):
+    with pytest.warns(PixelRangeWarning, match=r"of channel 1 .*clipped"):
         detector = short(cls, scaling="standard").fit(images)
     scores = detector.score_samples(images)
     assert scores.argmin() == 7
@@ -553,7 +557,7 @@ def test_files_keep_the_clipping_of_a_channel(cls, pictures, tmp_path):
 def test_a_hot_pixel_does_not_change_the_other_scores(cls, pictures):
     spoilt = pictures.copy()
     spoilt[7, 0, 2, 2] = 1000
-    with pytest.warns(PixelRangeWarning, match=r"98\.33% of the images.*cut off"):
+    with pytest.warns(PixelRangeWarning, match=r"98\.33% of the images.*clipped"):
         detector = short(cls, contamination=0.1).fit(spoilt)
     cut = short(cls).fit(np.clip(spoilt, 0, 1))
     np.testing.assert_allclose(
@@ -619,7 +623,9 @@ def test_a_source_in_other_units_gives_a_warning(case, given, X):
         domain["X_source"] = source
     else:
         rows, domain["sample_domain"] = np.r_[source, X], np.repeat([1, -1], len(X))
-    with pytest.warns(UserWarning, match=r"target.*source.*Are both in the same units"):
+    with pytest.warns(
+        UserWarning, match=r"target.*source.*Check that both have the same units"
+    ):
         short(TransferAD).fit(rows, **domain)
 
 
@@ -643,7 +649,9 @@ def test_domains_that_differ_in_other_ways_give_no_warning(X):
 
 @pytest.mark.parametrize("factor", [1e-10, 1e10])
 def test_a_corpus_in_other_units_gives_a_warning(factor, X):
-    with pytest.warns(UserWarning, match=r"the corpus .* Are both in the same units"):
+    with pytest.warns(
+        UserWarning, match=r"the corpus .* Check that both have the same units"
+    ):
         short(ADRA, corpus=factor * X).fit(X)
     short(ADRA, corpus=5 * X + 3).fit(X)
 
@@ -651,7 +659,7 @@ def test_a_corpus_in_other_units_gives_a_warning(factor, X):
 def test_a_pipeline_that_does_not_transform_the_source_gives_a_warning(X):
     """The steps of a pipeline transform X alone; arrays gave no warning."""
     raw, source = 50 + 10 * X, 52 + 11 * X
-    with pytest.warns(UserWarning, match=r"X alone, save with its transform_input"):
+    with pytest.warns(UserWarning, match=r"X only, unless its transform_input"):
         make_pipeline(StandardScaler(), short(TransferAD)).fit(
             raw, transferad__X_source=source
         )

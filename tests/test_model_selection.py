@@ -714,7 +714,7 @@ def test_target_folds_of_pandas_and_of_copies(domains):
     [
         ([0, 0, 1, 1], {}, r"np\.where\(is_target, -1, 1\)"),
         ([False, False, True], {}, r"np\.where\(is_target, -1, 1\)"),
-        ([1, 1, -1, -1, 0], {}, "above 0 for source samples and below 0 for target"),
+        ([1, 1, -1, -1, 0], {}, "positive for the source, negative for the target"),
         ([1.0, -1.0, np.nan], {}, "a number for each sample"),
         (["source", "target"], {}, "a number for each sample"),
         (np.array([1, -1, None], object), {}, "a number for each sample"),

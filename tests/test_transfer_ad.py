@@ -460,7 +460,7 @@ def test_other_units_are_warned_about(domains):
 
 
 def test_images_of_another_scale_are_refused(images):
-    with pytest.raises(ValueError, match="X_source is of dtype float64 and X of dtype"):
+    with pytest.raises(ValueError, match="X_source has dtype float64 and X has dtype"):
         short().fit(images[0], X_source=images[1] / 255)
 
 

@@ -16,7 +16,7 @@ _IN_LINES = "{desc} {percentage:3.0f}% {elapsed}<{remaining}{postfix}"
 
 
 class Bar:
-    """A bar of :mod:`tqdm` over all stages of a task, with losses as far as they fit.
+    """A :mod:`tqdm` bar over all stages of a task, with the losses that fit.
 
     A terminal shows a bar of its width, a notebook a widget. A file or a pipe gets
     whole lines.
@@ -88,7 +88,7 @@ class Bar:
 
 
 class _Lines:
-    """A file that gets a line for each state that a bar would draw in place."""
+    """A file that receives each state of a bar as a line of its own."""
 
     def __init__(self, file: Any):
         self.file = file

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 class RateSchedule(Callback, ABC):
     """A schedule of all learning rates over a run, which a subclass defines."""
 
-    # LambdaLR of torch takes 2.4 instead of 0.4 µs a step, and warns of a player that
-    # has not stepped yet, as a generator that waits for its critic.
+    # torch's LambdaLR takes 2.4 µs a step instead of 0.4, and warns if a player has not
+    # stepped yet, such as a generator that waits for its critic.
 
     @abstractmethod
     def share(self, progress: float) -> float:
-        """Return the rate at a progress in [0, 1], as a share of the first rate."""
+        """Return the factor of the initial rate at a progress in [0, 1]."""
 
     def on_train_begin(self, net: AlternatingNet, **kwargs: Any) -> None:
-        """Store the first rates."""
+        """Store the initial rates."""
         self.groups_ = [
             (group, group.setdefault("initial_lr", group["lr"]))
             for name in net.configure_optimizers()
@@ -52,12 +52,12 @@ class RateSchedule(Callback, ABC):
 
 
 class LinearDecay(RateSchedule):
-    """A linear decay of all learning rates over a run, or its last part.
+    """A linear decay of all learning rates over a run, or over its last part.
 
     Parameters
     ----------
     final : float
-        The last rate, as a share of the first one.
+        The final rate, as a share of the initial rate.
     begin : float
         Share of the run, in [0, 1), with constant rates.
     """
@@ -67,7 +67,7 @@ class LinearDecay(RateSchedule):
         self.begin = begin
 
     def share(self, progress: float) -> float:
-        """Return the rate as a share of the first rate."""
+        """Return the factor of the initial rate."""
         done = max(progress - self.begin, 0.0) / (1 - self.begin)
         return 1 - (1 - self.final) * done
 
@@ -88,7 +88,7 @@ class StepDecay(RateSchedule):
         self.factor = factor
 
     def share(self, progress: float) -> float:
-        """Return the rate as a share of the first rate."""
+        """Return the factor of the initial rate."""
         return self.factor ** sum(progress >= point for point in self.points)
 
 
@@ -101,20 +101,20 @@ class AverageWeights(Callback):
     Parameters
     ----------
     decay : float
-        In [0, 1): the weight of the old average at each step. For the first
-        1 / (1 - decay) steps, the average is the plain mean of the weights after each.
+        Weight of the old average at each step, in [0, 1). During the first
+        1 / (1 - decay) steps the average is the arithmetic mean of the weights so far.
     players : sequence of str or None
         Players whose weights are averaged; None takes all players.
     """
 
-    # AveragedModel of torch copies the modules, and takes 115 instead of 11 µs a step.
+    # torch's AveragedModel copies the modules, and takes 115 µs a step instead of 11.
 
     def __init__(self, decay: float, players: Sequence[str] | None = None):
         self.decay = decay
         self.players = players
 
     def on_train_begin(self, net: AlternatingNet, **kwargs: Any) -> None:
-        """Start from the present weights."""
+        """Initialise the average with the current weights."""
         players = net.configure_optimizers()
         names = players if self.players is None else self.players
         modules = [players[name].module for name in names]
@@ -148,8 +148,8 @@ class AverageWeights(Callback):
 class KeepBest(AverageWeights):
     """Early stopping on held-out samples, which restores the best weights.
 
-    The weights before the first step are compared too, so that training cannot make
-    the metric worse.
+    The initial weights are candidates too, so that training cannot make the metric
+    worse.
 
     Parameters
     ----------
@@ -158,8 +158,8 @@ class KeepBest(AverageWeights):
     patience : int
         Epochs to wait for a lower value.
     decay : float
-        In [0, 1): the weight of the old average at each step, in the moving average
-        that is compared and kept. 0 takes the weights themselves.
+        Decay of the moving average that is evaluated and kept, in [0, 1). 0 evaluates
+        the weights themselves.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class KeepBest(AverageWeights):
         self.patience = patience
 
     def on_train_begin(self, net: AlternatingNet, **kwargs: Any) -> None:
-        """Take the first weights as the best so far."""
+        """Take the initial weights as the best so far."""
         super().on_train_begin(net)
         self.lowest_, self.waited_ = np.inf, 0
         self._evaluate(net)
@@ -188,7 +188,7 @@ class KeepBest(AverageWeights):
         del self.best_
 
     def decay_after(self, n_steps: int) -> float:
-        """Return the same decay for all steps, as the first weights count."""
+        """Return a constant decay, which keeps the initial weights in the average."""
         return self.decay
 
     def final_weights(self) -> list[Tensor]:
@@ -201,7 +201,7 @@ class KeepBest(AverageWeights):
             value = float(net.validate()[self.monitor])
         self._swap()
         self.waited_ += 1
-        if value <= self.lowest_:  # the latest of equals has trained longest
+        if value <= self.lowest_:  # of equal values, the latest has trained longest
             self.lowest_, self.waited_ = value, 0
             self.best_ = [average.clone() for average in self.average_]
         return value
@@ -218,7 +218,7 @@ class ProgressBar(Callback):
     Parameters
     ----------
     bar : Bar
-        Counts steps; its maker closes it.
+        The bar to advance; the caller closes it.
     label : str
         Name of the stage.
     """

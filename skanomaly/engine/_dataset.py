@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-#: The most memory of the host for data; larger data are streamed.
+#: Limit of the data kept in the host's memory; larger data are streamed.
 HOST_BYTES = 4 * 2**30
 
 
 class DeviceDataset:
     """The samples of an array, as scaled float32 tensors on a device.
 
-    Data that fit stay on the device: tables scaled once, uint8 images unscaled, to be
-    scaled batch by batch. Larger data stay in their array, such as a memory map, and
-    are read and scaled batch by batch.
+    Data that fit stay on the device: tables are scaled once, uint8 images batch by
+    batch. Larger data stay in their array, such as a memory map, and are read and
+    scaled batch by batch.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ class DeviceDataset:
             or (n_samples, channels, frames, height, width)
         Finite numbers.
     scaler : fitted transformer or None
-        Applied to samples; for uint8 images an
+        Scaler of the samples; uint8 images need an
         :class:`~skanomaly.utils._scaling.ImageScaler`.
     device : str or torch.device
         Device of the batches.
     max_bytes : int or None
-        The most to keep on the device. None: half of the free memory of a CUDA
-        device, 4 GiB elsewhere.
+        Limit of the data kept on the device. None means half of the free memory of a
+        CUDA device, and 4 GiB elsewhere.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class DeviceDataset:
         return samples.unflatten(0, index.shape)
 
     def scaled(self, samples: Tensor) -> Tensor:
-        """Return samples as :meth:`stored` holds them, with uint8 scaled to float32."""
+        """Return samples from :meth:`stored` as scaled float32."""
         if samples.dtype != torch.uint8:
             return samples
         scale, shift = self._affine
@@ -93,12 +93,12 @@ class DeviceDataset:
         return self[slice(n)]
 
     def spread_indices(self, n: int) -> Tensor:
-        """Return n indices at most, evenly spread, since `X` may be sorted."""
+        """Return at most n evenly spaced indices, since `X` may be sorted."""
         n = min(n, len(self))
         return torch.arange(n, device=self.device) * len(self) // max(n, 1)
 
     def raw(self, index: Tensor) -> NDArray:
-        """Return the samples at `index` as they stand in `X`."""
+        """Return the unscaled samples at `index`."""
         return self.X[self.indices[index].cpu().numpy()]
 
     @property
@@ -130,7 +130,7 @@ class DeviceDataset:
     def _to_device(self) -> Tensor:
         if self.X.dtype != np.uint8:
             return self._transformed(self.X)
-        # torch knows no negative strides, which a view may have.
+        # A view may have negative strides, which torch does not support.
         return torch.tensor(np.ascontiguousarray(self.X), device=self.device)
 
     @cached_property
@@ -153,18 +153,18 @@ class DeviceDataset:
 
 
 class TransformedDataset:
-    """Images of a data set after a function, in the same order.
+    """The images of a data set, transformed by a function.
 
     Images that stay on the device are transformed at once, others batch by batch.
-    Results from uint8 images are rounded to uint8.
+    Transformed uint8 images are rounded to uint8.
 
     Parameters
     ----------
     dataset : DeviceDataset
         Images (n_samples, channels, height, width).
     function : callable
-        Maps images to images of another size, scaled or not: it pads, or takes means
-        of pixels.
+        Maps images, scaled or not, to images of another size, by padding or by means of
+        pixels.
     """
 
     def __init__(self, dataset: DeviceDataset, function: Callable[[Tensor], Tensor]):
@@ -207,15 +207,15 @@ class Batches:
     Parameters
     ----------
     dataset : DeviceDataset
-        Or another object with a length that takes tensors of indices.
+        The data set, or another object with a length and items at tensors of indices.
     batch_size : int
         Samples per batch.
     n_batches : int
         Batches per epoch.
     n_estimators : int
-        Members of an ensemble: each has a permutation of its own, and a batch has the
-        shape (n_estimators, batch_size, ...). 0 for one network alone, without that
-        first dimension.
+        Members of an ensemble. Each has its own permutation, and batches have the shape
+        (n_estimators, batch_size, ...). 0 means a single network, whose batches have no
+        such first dimension.
     rng : torch.Generator
         Draws the permutations.
     """

@@ -30,18 +30,18 @@ PlayerLoss = tuple[str, Tensor]
 #: A player with its loss, or several such pairs whose steps share their gradients.
 Update = PlayerLoss | tuple[PlayerLoss, ...]
 
-#: Held while a net has seeded torch's generator, of which a process has one.
+#: Guards torch's global generator while a net has seeded it.
 _GENERATOR_LOCK = RLock()
 
 
 def input_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """Return the gradient of `function` at `points`, itself differentiable.
+    """Return the differentiable gradient of `function` at `points`.
 
     Parameters
     ----------
     function : callable
-        Maps points to one value per point. A method ``input_gradient`` of its own is
-        called instead.
+        Maps each point to one value. If it has a method ``input_gradient``, that method
+        computes the gradient.
     points : Tensor
         Arguments of the function.
 
@@ -58,10 +58,10 @@ def input_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tens
 
 
 class MomentumFreeAdam(torch.optim.RMSprop):
-    """Adam with a first decay of 0, and no buffer of the first moment.
+    """Adam with ``beta1 = 0``, without a buffer of the first moment.
 
-    The steps of Adam in half of its memory: RMSprop whose rate and `eps` correct the
-    bias of its running mean of squares.
+    It takes the steps of Adam with half of its memory: it is RMSprop with a
+    bias-corrected learning rate and `eps`.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ class MomentumFreeAdam(torch.optim.RMSprop):
     lr : float
         Learning rate.
     beta2 : float
-        In [0, 1): decay of the running mean of squares.
+        Decay of the running mean of squared gradients, in [0, 1).
     eps : float
-        Added to the root of that mean.
+        Added to the square root of that mean.
     """
 
     def __init__(self, params, lr: float, beta2: float = 0.99, eps: float = 1e-8):
@@ -100,11 +100,11 @@ class Player(NamedTuple):
     Attributes
     ----------
     module : torch.nn.Module
-        A loss of this player has gradients for the parameters of this module alone.
+        The losses of this player train the parameters of this module only.
     optimizer : callable
         Takes the parameters, returns a :class:`torch.optim.Optimizer`.
     max_norm : float or None
-        Longer gradients are shortened to this norm.
+        Gradients with a larger norm are clipped to this norm.
     """
 
     module: nn.Module
@@ -113,22 +113,22 @@ class Player(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """The parameters of a player, with their names, and its longest gradient."""
+    """The named parameters of a player, and the maximum norm of their gradient."""
 
     parameters: list[tuple[str, nn.Parameter]]
     max_norm: float | None
 
 
 class AlternatingNet(SeveralModulesNet, ABC):
-    """Modules that players train in alternation, on data that stay on the device.
+    """Modules that several players train in alternation, on data on the device.
 
     A subclass writes :meth:`configure_optimizers` and :meth:`training_step`, and may
     write :meth:`validate`. Each module given as ``modules={"critic": build}`` is built
     by the first :meth:`run` and is then the attribute ``critic_``.
 
-    From skorch come callbacks, history, parameters and files of weights. Its methods
-    to train and to predict raise an AttributeError that names the method of the
-    detector to call: they know one module, and none of the other data of a method.
+    Callbacks, history, parameters and files of weights are those of skorch. Its methods
+    for training and prediction assume a single module; they raise an AttributeError
+    that names the method of the detector to call instead.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
     batch_size : int
         Samples per batch.
     n_estimators : int
-        Members of an ensemble, each with batches of its own; 0 for one network alone.
+        Members of an ensemble, each with its own batches; 0 means a single network.
     seed : int
         Seed of the initial weights and of all later draws. The caller's random state
         does not change.
@@ -148,16 +148,16 @@ class AlternatingNet(SeveralModulesNet, ABC):
     precision : {"float32", "bfloat16"}
         "bfloat16" computes losses under :func:`torch.autocast`.
     on_interrupt : {"raise", "keep"}
-        "raise" lets :meth:`run` end with the KeyboardInterrupt that stopped it, "keep"
-        with the net as it then is.
+        Reaction of :meth:`run` to a KeyboardInterrupt: "raise" raises it, "keep"
+        returns the net in the state reached.
 
     Attributes
     ----------
     step_, resumed_ : int
-        Batches seen so far, and those among them that were seen by the net which this
-        one resumed.
+        Number of batches seen so far, and the part of it from before :meth:`resume`.
     rng_ : torch.Generator
-        For all draws of :meth:`training_step`, on the device; exists during a run.
+        Generator of all random draws in :meth:`training_step`; it exists during a run
+        only.
     interrupted_, ended_ : bool
         Whether a KeyboardInterrupt, or a callback within an epoch, ended the last run.
     run_start_, first_step_ : int
@@ -197,7 +197,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
         self.precision = precision
         self.on_interrupt = on_interrupt
 
-    # Written by a method ---------------------------------------------------------
+    # Written by subclasses -------------------------------------------------------
 
     @abstractmethod
     def configure_optimizers(self) -> dict[str, Player]:
@@ -208,9 +208,9 @@ class AlternatingNet(SeveralModulesNet, ABC):
         """Yield ``(player, loss)`` in the order of the paper's algorithm.
 
         After each yield the engine takes the gradient of `loss` for the parameters of
-        that player and steps. Parameters change in place, so that no later loss may
-        use values computed before the step. Several pairs in one yield share an
-        update: all gradients are taken before the first step.
+        that player and steps. The step changes parameters in place: later losses must
+        not use values computed before it. Several pairs in one yield share an update:
+        all gradients are taken before the first step.
         """
 
     def validate(self) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
             dataset, self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
         )
 
-    # Offered to a method ---------------------------------------------------------
+    # Helpers for subclasses ------------------------------------------------------
 
     def for_members(self, rows: Tensor) -> Tensor:
         """Repeat samples (n, ...) for each member of an ensemble, (k, n, ...)."""
@@ -232,7 +232,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
 
     @contextmanager
     def temporary(self, **data: Any) -> Iterator[None]:
-        """Set attributes for the length of a run, so that no pickle holds the data."""
+        """Set attributes within a context, so that pickles do not contain the data."""
         for name, value in data.items():
             setattr(self, name, value)
         try:
@@ -277,12 +277,12 @@ class AlternatingNet(SeveralModulesNet, ABC):
         epoch_steps: int,
         callbacks: Sequence[Callback | tuple[str, Callback]] = (),
     ) -> Self:
-        """Train for some epochs, from the start or on from the last run.
+        """Train for some epochs; another run continues where the last one ended.
 
         Parameters
         ----------
         dataset : DeviceDataset
-            Source of the batches, or whatever :meth:`make_batches` takes.
+            Data set, or another object that :meth:`make_batches` takes.
         max_epochs : int
             Epochs of this run.
         epoch_steps : int
@@ -305,7 +305,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
             If the run was interrupted and ``on_interrupt`` is "raise".
         """
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
-        # A run without epochs has no history, which callbacks read at its end.
+        # Callbacks read the history at the end, and a run without epochs has none.
         self.callbacks = [check_callback(one) for one in callbacks if max_epochs]
         if self.initialized_:
             self._initialize_callbacks()
@@ -327,7 +327,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
         return self
 
     def _run_epochs(self, dataset):
-        """Run the epochs, up to a StopTraining or KeyboardInterrupt."""
+        """Run the epochs, unless a StopTraining or KeyboardInterrupt ends the run."""
         self._read_players()
         batches = self.make_batches(dataset)
         datasets = {"dataset_train": dataset, "dataset_valid": None}
@@ -357,7 +357,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
         self._lowest = {}
 
     def _run_epoch(self, batches):
-        """Train on every batch, then read the losses: one wait for the device."""
+        """Train on every batch, then read all losses in one wait for the device."""
         if self.ended_:
             raise StopTraining
         self._set_training(True)
@@ -369,7 +369,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
                 self.step_ += 1
                 self.notify("on_batch_end", batch=batch, training=True)
         except StopTraining:
-            self.ended_ = True  # after the records of this short epoch
+            self.ended_ = True  # the next epoch raises it, once this one is recorded
         finally:
             self._record_epoch()
 
@@ -434,14 +434,15 @@ class AlternatingNet(SeveralModulesNet, ABC):
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as interrupt:
-                # EarlyStopping of skorch ends a run by it; elsewhere it is the user's.
+                # skorch's EarlyStopping raises it to end a run; any other is the
+                # user's.
                 if isinstance(callback, EarlyStopping):
                     raise StopTraining from interrupt
                 raise
             except StopTraining:
                 if method_name not in ("on_train_begin", "on_train_end"):
                     raise
-                self.ended_ = True  # no loop to leave yet, or any more
+                self.ended_ = True  # the loop is not running: _run_epoch reads this
 
     def resume(self, other: AlternatingNet) -> None:
         """Take weights, optimiser states and history from another net.
@@ -466,12 +467,12 @@ class AlternatingNet(SeveralModulesNet, ABC):
                 parameter.requires_grad_(frozen[name].requires_grad)
         except RuntimeError as error:
             raise ValueError(
-                "warm_start goes on with the fitted networks; to change their sizes, "
-                f"fit without it. {error}"
+                "warm_start continues with the fitted networks, whose sizes cannot "
+                f"change: to change them, fit with warm_start=False. {error}"
             ) from error
         for name in self.configure_optimizers():
             optimizer = self._optimizer(name)
-            # torch keeps the tensors that it loads, and steps change them in place.
+            # load_state_dict keeps the given tensors, and steps change them in place.
             state = deepcopy(other._optimizer(name).state_dict())
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**state, "param_groups": groups})
@@ -507,7 +508,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
 
     @property
     def criterion_(self) -> nn.Module:
-        """A stand-in: losses come from :meth:`training_step`, and have no weights."""
+        """A placeholder for skorch: losses come from :meth:`training_step`."""
         return nn.Identity()
 
     # Required by skorch ----------------------------------------------------------
@@ -517,12 +518,13 @@ class AlternatingNet(SeveralModulesNet, ABC):
         if None in self.modules.values():
             raise ValueError(
                 "This net was unpickled without the functions that build its modules, "
-                "and cannot be initialized anew. A detector's fit makes a new net."
+                "and cannot be initialized again. Call the detector's fit, which makes "
+                "a new net."
             )
         self.step_ = self.resumed_ = 0
         with self._own_randomness():
             super().initialize()
-        self._set_training(False)  # a net is scored as soon as it is built
+        self._set_training(False)  # scores may be computed before any run
         return self
 
     def initialize_module(self) -> Self:
@@ -547,10 +549,9 @@ class AlternatingNet(SeveralModulesNet, ABC):
         return [("epoch_timer", EpochTimer())]
 
     def __getstate__(self):
-        # Callbacks serve one run, and some, such as a progress bar, do not pickle.
-        # Functions that build modules may hold modules, and a built net needs none.
-        # The reaction to an interrupt is a setting of a run: nets that differ in it
-        # alone share a cache entry.
+        # Callbacks belong to one run, and some, such as a progress bar, do not pickle.
+        # Functions that build modules may hold modules, and a built net does not need
+        # them. Without on_interrupt, nets that differ in it alone share a cache entry.
         changed = {
             "callbacks": [],
             "callbacks_": [],
@@ -573,8 +574,8 @@ class AlternatingNet(SeveralModulesNet, ABC):
             with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
                 yield
         finally:
-            # Inside of another autocast, torch would keep the casts of weights that
-            # a step is about to change.
+            # Inside another autocast, torch would cache casts of weights that the next
+            # step changes.
             torch.clear_autocast_cache()
 
     @contextmanager

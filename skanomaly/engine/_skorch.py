@@ -15,26 +15,26 @@ from skorch.exceptions import NotInitializedError
 
 from ..utils._warnings import warn
 
-_LOSSES_ALONE = (
-    "is for nets with one optimizer, targets and predictions. Those of a detector have "
-    "several players, and losses alone: see net.history."
+_NEEDS_TARGETS = (
+    "needs a net with one optimizer, targets and predictions. The nets of detectors "
+    "have several optimizers, and record losses only: see net.history."
 )
 #: Callbacks that would do nothing, or fail, with the reason and an alternative.
 _REFUSED: dict[type, str] = {
-    of_skorch.LRScheduler: _LOSSES_ALONE,
-    ScoringBase: _LOSSES_ALONE,
-    of_skorch.PassthroughScoring: _LOSSES_ALONE,
+    of_skorch.LRScheduler: _NEEDS_TARGETS,
+    ScoringBase: _NEEDS_TARGETS,
+    of_skorch.PassthroughScoring: _NEEDS_TARGETS,
     of_skorch.LoadInitState: (
         "reads the weights of one net, and a detector may have several, one per stage. "
-        "To go on with a detector, take one of skanomaly.load and fit it with "
+        "To continue training, load a detector by skanomaly.load and fit it with "
         "warm_start=True."
     ),
     of_skorch.InputShapeSetter: (
-        "sets a parameter that the networks of a detector do not have. They are built "
-        "for the samples of fit; functions in `architecture` get the shape."
+        "sets a parameter that the networks of detectors lack. They are built for the "
+        "shape of X, which functions in `architecture` receive."
     ),
     of_skorch.ProgressBar: (
-        "counts batches in net.history, which has epochs alone. verbose=1 shows a bar."
+        "counts batches in net.history, which records epochs only. Use verbose=1."
     ),
 }
 
@@ -58,8 +58,8 @@ class Optimizers:
 class _Unavailable:
     """A method of skorch's NeuralNet that a net with several modules lacks.
 
-    ``hasattr`` is False on an instance, as for ``available_if`` of scikit-learn: this
-    is how scikit-learn and skorch ask for the abilities of an estimator.
+    ``hasattr`` is False on an instance, as with scikit-learn's ``available_if``:
+    scikit-learn and skorch test for the abilities of an estimator by it.
     """
 
     def __init__(self, reason: str):
@@ -84,9 +84,10 @@ _SCORED = (
 
 
 class SeveralModulesNet(NeuralNet):
-    """The part of skorch's NeuralNet that makes sense for several modules.
+    """The part of skorch's NeuralNet that works with several modules.
 
-    That is callbacks, history, parameters, and files of weights and optimiser states.
+    It consists of callbacks, history, parameters, and files of weights and optimiser
+    states.
     """
 
     fit = _Unavailable(_TRAINED)
@@ -129,7 +130,7 @@ class SeveralModulesNet(NeuralNet):
             raise
 
     def _get_param_names(self) -> list[str]:
-        """Return the parameters of all constructors below skorch's."""
+        """Return the parameters of the constructors of all subclasses of NeuralNet."""
         below = takewhile(lambda cls: cls is not NeuralNet, type(self).__mro__)
         parameters = {
             parameter.name: parameter.kind
@@ -142,12 +143,12 @@ class SeveralModulesNet(NeuralNet):
 
 
 def check_callback(callback: Any) -> Any:
-    """Return a callback, with its name if it has one; refuse one that cannot work.
+    """Return a callback, or raise an error if it cannot work with these nets.
 
     Parameters
     ----------
     callback : skorch.callbacks.Callback, or tuple of str and Callback
-        Given by a user or by a stage of the training.
+        The callback, or a name and the callback.
 
     Raises
     ------
@@ -158,7 +159,7 @@ def check_callback(callback: Any) -> Any:
     instance = callback[1] if named else callback
     if not isinstance(instance, of_skorch.Callback):
         raise ValueError(
-            f"callbacks has {instance!r}, and is for instances of "
+            f"callbacks has {instance!r}; it takes instances of "
             "skorch.callbacks.Callback."
         )
     if reason := _reason(instance):
@@ -174,16 +175,16 @@ def _reason(callback: of_skorch.Callback) -> str | None:
             return reason
     if isinstance(callback, of_skorch.PrintLog) and callback.sink is print:
         return (
-            "prints nothing unless it has a sink of its own, as in "
+            "prints nothing unless it is given a sink, as in "
             "PrintLog(sink=logging.info). verbose=1 shows a bar with the losses."
         )
     if getattr(callback, "f_pickle", None) is not None:
         return (
-            "pickles a net (f_pickle) while it holds the training data. skanomaly.save "
-            "and pickle keep the fitted detector."
+            "pickles a net together with the training data (f_pickle). Use "
+            "skanomaly.save, or pickle the fitted detector."
         )
     if getattr(callback, "log_on_batch_end", False):
-        return "logs batches (log_on_batch_end), and net.history has epochs alone."
+        return "logs batches (log_on_batch_end), and net.history records epochs only."
     return None
 
 
@@ -211,9 +212,9 @@ def check_monitor(callback: of_skorch.Callback, row: Mapping[str, Any]) -> None:
     best = isinstance(callback, of_skorch.Checkpoint)
     recorded = [f"{name}_best" if best else name for name in losses]
     raise ValueError(
-        f"{type(callback).__name__} of skorch watches {monitor!r}, which this stage of "
-        f"the training does not record; it has {recorded}. Callbacks are called in all "
-        "stages, and a monitor has to be recorded in each of them"
-        + ("; None, or a function of the net, always is." if best else ".")
-        + " To watch one stage, write a callback that passes over the others."
+        f"{type(callback).__name__} of skorch monitors {monitor!r}, which this stage "
+        f"of the training does not record; it records {recorded}. Callbacks are called "
+        "in all stages, and each of them has to record the monitor."
+        + (" None, or a function of the net, works in all stages." if best else "")
+        + " To monitor one stage, write a callback that ignores the others."
     )

@@ -1,4 +1,4 @@
-"""Advice after a training that diverged, by the settings in force."""
+"""Advice on parameters after a training that diverged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _UNUSUAL = 1e3
 def advice(
     given: Mapping[str, Any], defaults: Mapping[str, Any], rates: Mapping[str, float]
 ) -> str:
-    """Return changes that may help, without those already made.
+    """Return changes of parameters that may help.
 
     Parameters
     ----------
     given, defaults : mapping of str to object
         The parameters of a detector, and their defaults.
     rates : mapping of str to float
-        Learning rates in force, by parameter.
+        Learning rates used, by parameter.
     """
     odd = [
         f"{name}={value!r}"

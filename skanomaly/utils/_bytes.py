@@ -1,4 +1,4 @@
-"""Arrays of uint8: pixels from 0 to 255, whatever values occur."""
+"""Detection of uint8 arrays, whose pixels have the range 0 to 255."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def holds_bytes(X: Any) -> bool:
     Parameters
     ----------
     X : array-like
-        An array, a tensor, a list of these, or a DataFrame of any library, each with
-        its own name of the type.
+        An array, a tensor, a list of these, or a DataFrame of any library.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolve_device(device: str) -> str:
     Raises
     ------
     ValueError
-        If it is no such name, or the machine lacks the device.
+        If the name is unknown, or the machine lacks the device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -36,7 +36,7 @@ def resolve_device(device: str) -> str:
         if wanted.type == "cpu" and not wanted.index:
             return "cpu"
         n_found = torch.get_device_module(wanted.type).device_count()
-    except (RuntimeError, AttributeError):  # no name; a device that holds no numbers
+    except (RuntimeError, AttributeError):  # an unknown name; a device without data
         raise ValueError(
             f"device={device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:<number>', "
             "'mps', and no other device of torch to compute on."

@@ -17,9 +17,11 @@ Described = TypeVar("Described", bound=Any)
 ATTRIBUTES = {
     "net_ : skorch.NeuralNet": (
         "The trained networks, with the history, parameters and ``save_params`` of "
-        "skorch. Training and predictions are methods of the detector alone."
+        "skorch. Train and predict by the methods of the detector."
     ),
-    "offset_ : float": "``decision_function(X) = score_samples(X) - offset_``.",
+    "offset_ : float": (
+        "Threshold: ``decision_function(X) = score_samples(X) - offset_``."
+    ),
     "history_ : list of dict": (
         'One record per epoch: "stage", "epoch", "duration" in seconds, and the mean '
         "of each loss."
@@ -52,7 +54,7 @@ def describe(**values: str) -> Callable[[Described], Described]:
 
     def described(cls: Described) -> Described:
         roles = " ".join(f'"{name}" {role}.' for name, role in cls._roles.items())
-        words = {"roles": roles or "There is none."}
+        words = {"roles": roles or "This detector takes none."}
         words |= {k: f"{words.get(k, '')}{v}" for k, v in values.items()}
         return fill_in(
             parameters="\n".join(parameter_entries(cls, words)),

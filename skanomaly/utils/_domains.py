@@ -31,7 +31,7 @@ def checked_domains(
     Raises
     ------
     ValueError
-        If a value is no such number: a zero, a NaN, a string.
+        If a value is zero, NaN or not a number.
     """
     shape = np.shape(sample_domain)
     if len(shape) != 1 and shape[1:] != (1,):
@@ -44,9 +44,9 @@ def checked_domains(
     # NaN is neither above nor below.
     if domains.dtype.kind not in "iuf" or not ((domains > 0) | (domains < 0)).all():
         raise ValueError(
-            f"{name} has to be a number for each sample, above 0 for source samples "
-            "and below 0 for target samples. Marks that are 1 or True for target "
-            "samples, 0 elsewhere, become that by np.where(is_target, -1, 1)."
+            f"{name} has to be a number for each sample: positive for the source, "
+            "negative for the target. Convert a mask of target samples by "
+            "np.where(is_target, -1, 1)."
         )
     return domains
 

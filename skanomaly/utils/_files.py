@@ -21,17 +21,17 @@ __all__ = ["pack", "read_packed", "replace_file"]
 Buffer = bytes | memoryview
 
 _KEY = "skanomaly"
-#: In the place of the digest, for its own computation.
+#: Placeholder of the digest while it is computed.
 _BLANK = "0" * 64
 #: The start of the header in the file, which is JSON within JSON.
 _BEGINNING = b'{\\"sha256\\": \\"'
 
 
 def replace_file(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
-    """Write a temporary file beside a file, and replace that in one step.
+    """Replace a file in one step, by a temporary file beside it.
 
-    The file keeps the mode of the old one, or has that of the umask. A link stays, and
-    its target is replaced. A path that is no file, such as a pipe, is written to.
+    The new file has the mode of the old one, or that of the umask. Of a link, the
+    target is replaced. A pipe or another special file is written to directly.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def replace_file(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
     Raises
     ------
     OSError
-        If it cannot be written. The old file is unchanged then, and no temporary file
-        is left.
+        If the file cannot be written. The old file is then unchanged, and no temporary
+        file is left.
     """
     target = os.path.realpath(path)
     if os.path.isdir(target):
@@ -108,19 +108,19 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> list[Buffer]:
 
 
 def read_packed(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the header and the tensors of a file of :func:`pack`.
+    """Read the header and the tensors of a file made by :func:`pack`.
 
     Parameters
     ----------
     path : str or path-like
-        The file; the header of an older one has no "sha256", and is not checked.
+        The file. An older file, without "sha256" in its header, is not checked.
 
     Returns
     -------
     header : dict
         The header, with "sha256".
     tensors : dict of Tensor
-        By name, in memory of their own.
+        Tensors by name, copied into new memory.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def read_packed(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Te
     OSError
         If it cannot be read.
     """
-    foreign = "is no file of skanomaly.save, or is damaged"
+    foreign = "is not a file written by skanomaly.save, or it is damaged"
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
@@ -156,7 +156,7 @@ def read_packed(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Te
 
 
 def _digest(data: bytes, length: int, stored: object) -> str:
-    """Return the digest of a file with a header of some length and a stored digest."""
+    """Return the digest of a file with the placeholder for its stored digest."""
     head = data[:length]
     if isinstance(stored, str):
         stored_text = _BEGINNING + stored.encode()

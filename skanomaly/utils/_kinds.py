@@ -1,7 +1,7 @@
 """Kinds of data: tables, images and clips, each declared once.
 
 A detector names the kinds it takes as the keys of its ``_auto_values``. A further kind,
-windows of time series for one, is another instance of :class:`Kind`.
+such as windows of time series, is another instance of :class:`Kind`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ class Kind:
     family : {"mlp", "conv"}
         Networks that take such samples.
     scaling : {"minmax", "standard"}
-        The meaning of ``scaling="auto"``.
+        Value of ``scaling="auto"``.
     n_estimators : int
-        The meaning of ``n_estimators="auto"``, if samples are small enough.
+        Value of ``n_estimators="auto"``, if samples are small enough.
     far_out : float
-        Samples are outliers if a value is that far beyond the range of the training
-        data, in halves of its width. Columns may have heavy tails, pixels have bounds.
+        Distance beyond the range of the training data from which a value makes a sample
+        an outlier, in halves of the width of the range. It is larger for columns, which
+        may have heavy tails, than for pixels, which have bounds.
     units : str
-        Elements along the sides, for messages.
+        Name of the elements along the sides, for messages.
     least_side : int
-        Elements along each side that the networks need.
+        Minimum number of elements along each side, for the networks.
     like : Kind or None
         The kind whose settings hold where a detector has none for this kind.
     """

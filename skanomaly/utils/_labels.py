@@ -56,7 +56,7 @@ def is_missing(values: NDArray[np.object_]) -> NDArray[np.bool_]:
     values : ndarray of shape (n,), object
         Values of any kind.
     """
-    # NA of pandas has no truth value to compare by, and exists once it is imported.
+    # pandas.NA has no truth value, and exists only if pandas is imported.
     na = getattr(sys.modules.get("pandas"), "NA", None)
     missing = [v is None or v is na or v != v for v in values.tolist()]
     return np.array(missing, dtype=bool)
@@ -83,25 +83,25 @@ def known_anomalies(y: Any, n: int) -> NDArray[np.bool_]:
     known = np.asarray(column == -1)
     if not known.any() and (column != column[:1]).any():
         warn(
-            "Nothing is taken as known to be anomalous: y marks known anomalies by -1, "
-            f"and it holds {shortened(column)}.{conversion(column)}"
+            "No sample is taken as a known anomaly: y has to be -1 for these, but has "
+            f"the values {shortened(column)}.{conversion(column)}"
         )
     return known
 
 
 def conversion(y: NDArray) -> str:
-    """Return advice on marking the rarer of two values as the anomaly."""
+    """Return advice on how to convert two labels, the rarer of them anomalous."""
     counts = Counter(y.tolist())
     if len(counts) != 2 or -1 in counts:
         return ""
     if y.dtype.kind == "b":
-        return " Where True is an anomaly: np.where(y, -1, 1)."
+        return " If True means anomaly, give np.where(y, -1, 1)."
     rarer, other = sorted(counts, key=counts.__getitem__)
     if counts.keys() == {0, 1}:  # if equally rare, 1 is the anomaly by custom
         rarer = 0 if counts[0] < counts[1] else 1
-    which = "" if counts[rarer] == counts[other] else ", the rarer one,"
+    which = "" if counts[rarer] == counts[other] else ", the rarer value,"
     return (
-        f" Where {rarer!r}{which} is an anomaly: "
+        f" If {rarer!r}{which} means anomaly, give "
         f"np.where(np.asarray(y) == {rarer!r}, -1, 1)."
     )
 

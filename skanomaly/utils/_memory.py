@@ -1,8 +1,8 @@
 """Stages of a training, cached on disk.
 
-A cache folder may lose power, run full, be shared or be read-only, and none of that
-fails a fit: entries that cannot be read are trained again, and results that cannot be
-written are used all the same.
+A fit does not fail if the cache folder is damaged, full, shared or read-only: a stage
+whose entry cannot be read is trained again, and a result that cannot be written is used
+all the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def run_or_recall(
     Parameters
     ----------
     memory : str, joblib.Memory or None
-        The cache; None stands for none.
+        The cache; None runs the stage without one.
     version : str
         Version of the code, a part of the key.
     stage : callable
-        Defined at the top of a module. The first item that it returns is its net; if
-        that has ``interrupted_``, the result is not written.
+        A function at module level. The first item that it returns is its net; the
+        result of an interrupted net is not written.
     arguments : sequence
         The arguments that determine the result, the other parts of the key.
     callbacks : object
@@ -51,7 +51,7 @@ def run_or_recall(
     Raises
     ------
     ValueError
-        If an argument cannot be pickled, as a function without a name.
+        If an argument cannot be pickled, such as a lambda.
     Exception
         Any error of the stage.
 
@@ -70,8 +70,8 @@ def run_or_recall(
         return run.result
     except PicklingError as error:
         raise ValueError(
-            "With memory, functions that are parameters have to be defined at the "
-            f"top of a module, and not as lambdas or inside of others: {error}"
+            "With `memory`, a function given as a parameter has to be defined at "
+            f"module level, not as a lambda or inside another function: {error}"
         ) from error
     except Exception as error:
         if run.started and not run.result:
@@ -83,7 +83,7 @@ def run_or_recall(
             f"or read-only. The detector is complete.{_in_brackets(cause)}"
         )
         return run.result
-    warn(f"`memory` cannot be used, and the stage is trained.{_in_brackets(cause)}")
+    warn(f"`memory` cannot be used: the stage is trained.{_in_brackets(cause)}")
     return stage(*arguments, callbacks=callbacks)
 
 
@@ -120,8 +120,8 @@ def _recalled(memory: Any, run: _Run, *key: Any) -> Result:
     except ValueError:
         if run.started:
             raise
-        # joblib's file with the code of the function is broken. It clears the cache of
-        # a function whose code has changed, but not in this case.
+        # joblib's copy of the code of the function is broken. joblib clears the cache
+        # if the code has changed, but not in this case.
         cache.clear(warn=False)
         entry = cache.call_and_shelve(*key, run)
     try:
@@ -146,5 +146,5 @@ def _read(entry: Any) -> Result:
 
 def _in_brackets(error: Exception) -> str:
     """Return an error for the end of a warning."""
-    # A KeyError says that there is no entry: joblib has warned that it cannot write.
+    # A KeyError means that there is no entry: joblib has warned that it cannot write.
     return "" if isinstance(error, KeyError) else f" ({type(error).__name__}: {error})"

@@ -29,12 +29,13 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     X : array-like of shape (n_samples, ...)
         An array, a tensor, a DataFrame of any library, or lists.
     name : str, default="X"
-        Its name in errors.
+        Name of `X` in errors.
 
     Returns
     -------
     ndarray, DataFrame or sparse matrix
-        Numbers are not copied. DataFrames are kept, for the names of their columns.
+        The samples; numbers are not copied. DataFrames stay, for the names of their
+        columns.
 
     Raises
     ------
@@ -55,8 +56,8 @@ def as_numbers(X: Any, name: str = "X") -> Any:
         raise TypeError(f"{name} holds {_NO_NUMBERS[kind]}, and has to hold numbers.")
     if np.ma.is_masked(X):
         raise ValueError(
-            f"{name} is a masked array that hides some of its numbers: {name}.filled() "
-            "puts others in their places."
+            f"{name} is a masked array with hidden numbers: replace them by "
+            f"{name}.filled(value)."
         )
     if kind is not None and kind in "OUS":
         return _converted(X, name)
@@ -69,7 +70,7 @@ def as_numbers(X: Any, name: str = "X") -> Any:
 def _of_tensor(X, name):
     if X.is_meta or X.layout != torch.strided:
         defect = "without data" if X.is_meta else "that is sparse"
-        raise TypeError(f"{name} is a tensor {defect}: give one with all numbers.")
+        raise TypeError(f"{name} is a tensor {defect}: give a dense tensor with data.")
     if X.dtype == torch.bfloat16:  # which NumPy does not know
         X = X.float()
     return X.numpy(force=True)
@@ -129,7 +130,7 @@ def _checked_columns(X, name):
 
 
 def slices_of(X: NDArray) -> Iterator[slice]:
-    """Yield slices of few samples each, which together cover an array.
+    """Yield slices that divide an array into parts of few samples.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def slices_of(X: NDArray) -> Iterator[slice]:
 
 
 def parts_of(X: NDArray, chosen: NDArray[np.bool_]) -> Iterator[NDArray]:
-    """Yield the chosen samples, few at a time.
+    """Yield the chosen samples in parts of few samples.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, dataclass_transform
 
 __all__ = ["Auto", "Declared", "entry", "parameter", "parameter_entries"]
 
-#: The word for a value that depends on the data.
+#: The value of a parameter that is chosen by the data.
 Auto = Literal["auto"]
 
 #: Words of the documentation for parts of annotations.
@@ -56,8 +56,8 @@ def parameter(
 class Declared:
     """Base of estimators whose parameters are fields.
 
-    A subclass declares those that it adds. ``name: type = value`` gives an inherited
-    parameter another default.
+    A subclass declares its own parameters. ``name: type = value`` changes the default
+    of an inherited one.
     """
 
     _parameter_constraints: ClassVar[dict[str, list]] = {}

@@ -48,7 +48,7 @@ class _Setting:
 
 
 _DTYPE = _Setting(torch.get_default_dtype, torch.set_default_dtype)
-# Each thread has a number of its own: at its first use, the number set last.
+# Each thread has its own number, which starts as the number set last.
 _N_THREADS = _Setting(torch.get_num_threads, torch.set_num_threads, per_thread=True)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ._numbers import parts_of
 
-__all__ = ["ValueRange", "kept_below"]
+__all__ = ["ValueRange", "lowered_beyond"]
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -41,16 +41,16 @@ class ValueRange(NamedTuple):
         Parameters
         ----------
         sets : list of tuple of ndarray
-            Samples (n_samples, ...), and the mask of those to look at, (n_samples,).
+            Samples (n_samples, ...), and a mask of the samples to use, (n_samples,).
         clip : tuple of float or of ndarray of shape (channels, 1, ...), or None
             Bounds of the range.
 
         Returns
         -------
         ValueRange
-            That of bytes is 0 to 255, whatever values occur. Others are wider than the
-            values seen, by one part in the root of their number, since new values may
-            lie beyond those of a small sample.
+            The range of uint8 is 0 to 255. Other ranges are wider than that of the
+            values seen, by its width over the root of their number on each side, since
+            new values may lie beyond those of a small sample.
         """
         first, _ = sets[0]
         shape = (-1,) + (1,) * (first.ndim - 2)
@@ -122,7 +122,7 @@ class ValueRange(NamedTuple):
         return np.clip(X, self.low, self.high).astype(kind, copy=False)
 
 
-def kept_below(
+def lowered_beyond(
     scores: NDArray[np.float64],
     inside: NDArray[np.float64],
     excess: NDArray[np.float64],
@@ -143,10 +143,10 @@ def kept_below(
     Returns
     -------
     ndarray of shape (n_samples,)
-        The lower of the two scores, less two terms that are 0 at the bounds. The part
-        above the median shrinks with the excess, to nothing at 1. And `unit` times
-        log(1 + excess) is subtracted, which grows slowly, since columns with heavy
-        tails have normal samples far out too.
+        The lower of the two scores, less two deductions that are 0 at the bounds. The
+        first is the part of the score above the median, times the excess or 1 if that
+        is lower. The second is ``unit * log(1 + excess)``: it grows slowly, since
+        normal samples may be far out in columns with heavy tails.
     """
     kept = np.minimum(scores, inside)
     kept = kept - np.minimum(excess, 1) * np.maximum(kept - median, 0)

@@ -19,15 +19,15 @@ __all__ = [
     "refuse_other_scale",
 ]
 
-#: Scaled pixels beyond this are hardly of the same scale; training pixels end at 1.
+#: Bound of scaled pixels: larger ones hardly have the scale of training pixels.
 _FAR = 10.0
 
-#: Bound of floats of the scale of bytes, which interpolation or noise has moved.
+#: Bound of floats on the scale of bytes, with a margin for interpolation or noise.
 _BYTES_BEYOND = 2 * 255
 
-#: Rare pixel values: images needed to detect them, the share of images that may have
-#: them, and their distance beyond the others, in ranges of these.
-_ENOUGH_IMAGES, _RARE, _BEYOND = 20, 0.05, 2.0
+#: Rare pixel values: number of images needed to detect them, maximum share of images
+#: with them, and distance beyond other values, in widths of the range of these.
+_MIN_IMAGES, _RARE, _BEYOND = 20, 0.05, 2.0
 
 #: Offset of scaled pixels from which float32 loses the digits of the pixels.
 _SHIFTED = 2.0**10
@@ -49,8 +49,8 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         A pixel ``x`` becomes ``x * scale_ + min_``, computed in float64: in float32 a
         large shift might use up all digits.
     clip_ : tuple of float or of ndarray of shape (channels, 1, ...), or None
-        Bounds that pixels are clipped at first: the range without rare values. None
-        without rare values. "standard" has bounds for each channel, infinite ones for
+        Range without rare values, to which pixels are clipped before scaling; None if
+        no values are rare. "standard" has bounds for each channel, infinite ones for
         channels without rare values.
     bytes_ : bool
         Whether the images were of dtype uint8.
@@ -112,7 +112,7 @@ class ImageScaler(TransformerMixin, BaseEstimator):
         scaled = np.empty(X.shape, np.float32)
         for part in slices_of(X):
             rows = self._cut(X[part]).astype(np.float64)
-            with np.errstate(over="ignore"):  # overflows score as infinite
+            with np.errstate(over="ignore"):  # infinite pixels get the lowest score
                 scaled[part] = rows * self.scale_ + self.min_
         return scaled
 
@@ -152,7 +152,7 @@ def _moments(X, before):
 
 
 def fit_by_parts(scaler: Any, X: NDArray, chosen: NDArray[np.bool_]) -> str | None:
-    """Fit a new scaler on chosen samples, few at a time.
+    """Fit a new scaler on chosen samples, in parts of few samples.
 
     Parameters
     ----------
@@ -185,8 +185,8 @@ def _usual_range(X, chosen, by_channel):
     """Return the range of images without rare values, and a description of these.
 
     A single pixel a hundred times as bright as all others would compress these to a
-    hundredth of the scaled range. A value is rare if few images have it; a value in few
-    pixels of every image matters. Channels that are scaled separately may have
+    hundredth of the scaled range. A value is rare if few images have it, not if few
+    pixels of every image have it. Channels that are scaled separately may have
     different units, and are examined one by one.
     """
     n_ranges = X.shape[1] if by_channel else 1
@@ -204,13 +204,13 @@ def _usual_range(X, chosen, by_channel):
     reach = _BEYOND * (high - low)
     usual = (lows >= low - reach) & (highs <= high + reach)
     # If most images have a single value, the others are not rare but the signal.
-    spoilt = np.flatnonzero((reach > 0) & ~usual.all(0))
-    if len(lows) < _ENOUGH_IMAGES or not len(spoilt):
+    with_rare = np.flatnonzero((reach > 0) & ~usual.all(0))
+    if len(lows) < _MIN_IMAGES or not len(with_rare):
         return None, None
     clip = np.full((2, n_ranges), [[-np.inf], [np.inf]])
-    for k in spoilt:
+    for k in with_rare:
         clip[:, k] = lows[usual[:, k], k].min(), highs[usual[:, k], k].max()
-    first = spoilt[0]
+    first = with_rare[0]
     low, high = clip[:, first]
     left_out = (
         f"Pixels{f' of channel {first}' if n_ranges > 1 else ''} go from "
@@ -218,8 +218,8 @@ def _usual_range(X, chosen, by_channel):
         f"to {high:g} in {np.mean(usual[:, first]):.2%} of the images, all but "
         f"{np.sum(~usual[:, first])}."
     )
-    if len(spoilt) > 1:
-        left_out += f" {len(spoilt)} of {n_ranges} channels have such pixels."
+    if len(with_rare) > 1:
+        left_out += f" {len(with_rare)} of {n_ranges} channels have such pixels."
     if n_ranges == 1:
         return (float(low), float(high)), left_out
     return tuple(bounds.reshape(_of_channels(X)) for bounds in clip), left_out
@@ -265,10 +265,9 @@ def refuse_other_scale(name: str, others: NDArray, X: NDArray) -> None:
         return
     if (others.dtype == np.uint8) != (X.dtype == np.uint8):
         raise ValueError(
-            f"{name} is of dtype {others.dtype} and X of dtype {X.dtype}, so that they "
-            "hardly have one scale: give both as bytes (uint8), or both as floats. "
-            "(A scaler in front, in a pipeline, makes floats of bytes; images need "
-            "none.)"
+            f"{name} has dtype {others.dtype} and X has dtype {X.dtype}, so that they "
+            "hardly have one scale: give both as uint8, or both as floats. (A scaler "
+            "in a pipeline turns uint8 into floats; images do not need it.)"
         )
     if len(others) and X.dtype != np.uint8:
         both = [(float(rows.min()), float(rows.max())) for rows in (others, X)]

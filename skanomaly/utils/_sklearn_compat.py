@@ -57,11 +57,12 @@ __all__ = [
     "sliced_params",
 ]
 
-#: The largest numbers, where a constraint has no bound: a learning rate that float32
-#: holds, and a count of torch.
+#: Default bounds of constraints: numbers that float32 can hold, and counts that torch
+#: takes.
 _LARGEST = {Real: 1e38, Integral: 2**31 - 1}
-#: The largest weight of a loss whose square, and that of its gradients, is in float32.
-_HEAVIEST = 1e12
+#: Maximum weight of a loss: its square, and that of its gradients, is finite in
+#: float32.
+_MAX_WEIGHT = 1e12
 
 
 class Interval(_Interval):
@@ -118,8 +119,8 @@ def _is_number(value: Any) -> bool:
 AUTO = StrOptions({"auto"})
 COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
-NONNEGATIVE = Interval(Real, 0, _HEAVIEST, closed="both")
-FINITE = Interval(Real, -_HEAVIEST, _HEAVIEST, closed="both")
+NONNEGATIVE = Interval(Real, 0, _MAX_WEIGHT, closed="both")
+FINITE = Interval(Real, -_MAX_WEIGHT, _MAX_WEIGHT, closed="both")
 MEMORY = [str, HasMethods(["cache"]), None]
 AUTO_COUNT = [COUNT, AUTO]
 AUTO_POSITIVE = [POSITIVE, AUTO]

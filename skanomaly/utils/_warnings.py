@@ -8,12 +8,12 @@ from types import FrameType
 
 __all__ = ["warn"]
 
-#: Packages between the line of a user and a warning, at any depth of the stack.
+#: Packages that are skipped in the search for the user's line.
 _BETWEEN = {"skanomaly", "sklearn", "skorch", "joblib"}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the latest line outside of the libraries in the stack.
+    """Warn at the innermost line of the stack outside of these packages.
 
     Parameters
     ----------
