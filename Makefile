@@ -22,7 +22,7 @@ PIP_OLDEST := $(OLDEST) -m pip --disable-pip-version-check install --quiet \
 test-oldest:
 	test -x $(OLDEST) || $(PYTHON) -m venv .venv-oldest
 	$(PIP_OLDEST) torch
-	$(PIP_OLDEST) -e .[plot,tables,video] array-api-strict numpydoc polars pytest
+	$(PIP_OLDEST) -e .[images,plot,tables] array-api-strict numpydoc polars pytest
 	$(OLDEST) -m pytest
 
 lint: .venv/lint.done

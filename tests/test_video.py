@@ -1,14 +1,12 @@
 """Frames of Ped2 and of folders, the clips they make, the scores they get."""
 
-import builtins
 import inspect
-import struct
 import textwrap
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_pictures import write_deep_png
 
 from skanomaly.datasets import (
     fetch_ucsd_ped2,
@@ -232,16 +230,7 @@ def test_deep_pictures_are_refused(tmp_path):
 
 
 def test_deep_colours_are_refused(tmp_path):
-    def chunk(kind, data):
-        checked = kind + data
-        length, crc = len(data), zlib.crc32(checked)
-        return struct.pack(">I", length) + checked + struct.pack(">I", crc)
-
-    # Pillow does not write 16 bits per colour: a PNG of 2 x 2 pixels, by hand.
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    pixels = zlib.compress((b"\0" + bytes(12)) * 2)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    write_deep_png(tmp_path / "1.png", np.zeros((2, 2, 3)))
     with pytest.raises(ValueError, match=r"1\.png has more than 8 bits"):
         read_frames(tmp_path)
 
@@ -264,19 +253,6 @@ def test_previews_are_passed_over(tmp_path):
 def test_broken_pictures_raise_an_error(tmp_path):
     (tmp_path / "1.png").write_bytes(b"not a picture")
     with pytest.raises(OSError, match=r"1\.png"):
-        read_frames(tmp_path)
-
-
-def test_without_pillow(monkeypatch, tmp_path):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("PIL"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install skanomaly\[video\]"):
         read_frames(tmp_path)
 
 

@@ -10,8 +10,9 @@ result of the one before::
     split = labelled_anomalies(*split, ratio=0.05, kinds=[5], random_state=0)
 
 `across_domains` makes such a split of two data sets, and also returns the domain of
-each training sample. `read_frames` reads videos, `make_clips` cuts them, and
-`frame_scores` turns scores of clips into scores of frames.
+each training sample. `load_images` loads a folder of pictures. `read_frames` reads
+videos, `make_clips` cuts them, and `frame_scores` turns scores of clips into scores of
+frames.
 """
 
 from ._images import (
@@ -23,6 +24,7 @@ from ._images import (
     fetch_tiny_imagenet,
     fetch_usps,
 )
+from ._pictures import load_images
 from ._protocols import (
     across_domains,
     contaminate,
@@ -48,6 +50,7 @@ __all__ = [
     "frame_scores",
     "hold_one_out",
     "labelled_anomalies",
+    "load_images",
     "make_clips",
     "one_vs_rest",
     "read_frames",

@@ -1,11 +1,13 @@
 """Video: the frames of UCSD Ped2, frames from folders, and clips of frames."""
 
+from __future__ import annotations
+
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import getdoc
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,8 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from ..utils._kinds import IMAGE
+from ._pictures import check_size, is_count, n_pages, opened, require_pillow, stack
 from ._store import describe_loader, find, not_found, read
 from ._types import DataHome, Images, Labels, Loader, Subset, VideoBunch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from PIL.ImageFile import ImageFile
 
 _PED2 = "ucsd_ped2.npz"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -127,7 +134,7 @@ def read_frames(
     The pictures (.png, .jpg, .jpeg, .tif, .tiff and .bmp) of a folder are the frames of
     one video. Names are in natural order: ``frame10`` comes after ``frame9``. Hidden
     files, whose names begin with a point, and files of other kinds are skipped.
-    Colours become grey. This needs Pillow: ``pip install skanomaly[video]``.
+    Colours become grey. This needs Pillow: ``pip install skanomaly[images]``.
 
     Parameters
     ----------
@@ -159,10 +166,11 @@ def read_frames(
         integers, a picture has more than 8 bits per channel, a file holds several
         pictures, or a folder has both pictures and folders of pictures.
     OSError
-        If a file is not a picture, despite its name.
+        If a file is damaged, or not a picture, despite its name.
 
     See Also
     --------
+    load_images : Loads a folder of pictures in grey or in colour.
     make_clips : Cuts the frames into clips.
 
     Examples
@@ -173,33 +181,12 @@ def read_frames(
     >>> folders = sorted(Path("UCSDped1/Test").glob("Test???"))  # doctest: +SKIP
     >>> frames, videos = read_frames(folders, size=(64, 64))  # doctest: +SKIP
     """
-    Image = _import_pillow()
-    if size is not None and not _is_size(size):
-        raise ValueError(
-            f"size must be two positive integers (height, width), got {size!r}."
-        )
-    pictures = _videos_in(folder)
-    paths = [path for video in pictures for path in video]
-    if size is None:
-        with Image.open(paths[0]) as first:
-            height, width = first.height, first.width
-    else:
-        height, width = size
-
-    frames = np.empty((len(paths), 1, height, width), dtype=np.uint8)
-    for frame, path in zip(frames, paths, strict=True):
-        with Image.open(path) as picture:
-            _check_picture(path, picture)
-            grey = picture.convert("L")
-        if size is not None:
-            grey = grey.resize((width, height), Image.Resampling.BOX)
-        elif (grey.height, grey.width) != (height, width):
-            raise ValueError(
-                f"{path} has the size ({grey.height}, {grey.width}), the first frame "
-                f"({height}, {width}): give a `size`, to which all are resized."
-            )
-        frame[0] = grey
-    return frames, np.repeat(np.arange(1, len(pictures) + 1), [*map(len, pictures)])
+    require_pillow("read_frames")
+    check_size(size)
+    videos = _videos_in(folder)
+    paths = [path for video in videos for path in video]
+    frames = stack(_grey(paths), len(paths), size)
+    return frames, np.repeat(np.arange(1, len(videos) + 1), [*map(len, videos)])
 
 
 def make_clips(
@@ -285,7 +272,7 @@ def make_clips(
             f"{expected}channels come first, give np.moveaxis(frames, -1, 1)."
         )
     for name, value in (("length", length), ("stride", stride)):
-        if not _is_count(value):
+        if not is_count(value):
             raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     starts = _starts(_lengths(images, videos), length, stride)
     if not len(starts):
@@ -377,16 +364,6 @@ def _signs(arrays: dict[str, NDArray[Any]], parts: Sequence[str]) -> Labels:
     return np.concatenate(signs)
 
 
-def _import_pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "read_frames needs Pillow: `pip install skanomaly[video]`."
-        ) from error
-    return Image
-
-
 def _videos_in(folder: Any) -> list[list[Path]]:
     """Return the pictures of each video in order, none of which is empty."""
     if not isinstance(folder, str | os.PathLike):
@@ -429,28 +406,25 @@ def _listed(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if p.name[0] != "."), key=key)
 
 
-def _check_picture(path: Path, picture: Any) -> None:
+def _grey(paths: list[Path]) -> Iterator[tuple[Path, Picture]]:
+    """Yield the pictures in grey, with their paths."""
+    for path in paths:
+        with opened(path) as picture:
+            _check_picture(path, picture)
+            yield path, picture.convert("L")
+
+
+def _check_picture(path: Path, picture: ImageFile) -> None:
     """Refuse a picture that would lose information as grey bytes."""
     # Pillow makes bytes of 16 bits per colour by itself: "RGB;16B", say.
     deep_colours = re.search(";16[BLN]", str(picture.tile))
     if picture.mode.startswith(("I", "F")) or deep_colours:
         raise ValueError(f"{path} has more than 8 bits per channel: convert it.")
-    # The .jpg of some cameras is of the format MPO, with previews after the picture.
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+    if n_pages(picture) > 1:
         raise ValueError(
-            f"{path} holds {picture.n_frames} pictures: store each in a file of its "
+            f"{path} holds {n_pages(picture)} pictures: store each in a file of its "
             "own, in a folder per video."
         )
-
-
-def _is_size(size: Any) -> bool:
-    return (
-        isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_count, size))
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and bool(value > 0)
 
 
 def _lengths(frames: NDArray[Any], videos: ArrayLike | None) -> Labels:

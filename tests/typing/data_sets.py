@@ -16,6 +16,7 @@ from skanomaly.datasets import (
     frame_scores,
     hold_one_out,
     labelled_anomalies,
+    load_images,
     make_clips,
     one_vs_rest,
     read_frames,
@@ -57,6 +58,7 @@ assert_type(
 assert_type(one_vs_rest(X, y, 0, corpus_class=1)[4], Bytes)
 assert_type(across_domains(X, y, X, y, 0)[4], Labels)
 
+assert_type(load_images("folder", (32, 32), "*.jpg"), tuple[Bytes, list[str]])
 frames, videos = read_frames("folder")
 assert_type(frames, Bytes)
 clips, starts = make_clips(frames, videos)
