@@ -5,6 +5,7 @@ from ._history_ad import HistoryAD
 from ._joint_encoder_gan import JointEncoderGAN
 from ._persistence import load, save
 from ._transfer_ad import TransferAD
+from ._version import show_versions
 from .calibration import ConformalDetector
 from .explanation import explain
 
@@ -22,4 +23,5 @@ __all__ = [
     "metrics",
     "model_selection",
     "save",
+    "show_versions",
 ]

@@ -1,7 +1,11 @@
-"""Settings of the process during a call, and the line of warnings."""
+"""Settings of the process during a call, the line of warnings, and versions."""
 
+import builtins
+import subprocess
+import sys
 import threading
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from test_common import every_detector, short
 
+import skanomaly
+from skanomaly import _version, show_versions
 from skanomaly.utils._process import one_thread, single_precision
 
 
@@ -108,3 +114,89 @@ def test_modes_of_the_caller_make_no_difference(cls, context, images):
     with context():
         scores = short(cls).fit(images).score_samples(images)
     np.testing.assert_array_equal(scores, expected)
+
+
+# -------------------------------------------------------------------------- versions
+
+
+def printed_versions(capsys):
+    """Return the lines of show_versions as a dict of sections."""
+    assert show_versions() is None
+    blocks = capsys.readouterr().out.strip("\n").split("\n\n")
+    return {
+        title.rstrip(":"): dict(line.strip().split(": ", 1) for line in lines)
+        for title, *lines in (block.splitlines() for block in blocks)
+    }
+
+
+def test_versions_of_all_packages_are_printed(capsys):
+    sections = printed_versions(capsys)
+    assert sections["System"]["python"] == sys.version.replace("\n", " ")
+    assert sections["System"]["executable"] == sys.executable
+    assert sections["Package"] == {"skanomaly": skanomaly.__version__}
+    required = sections["Required packages"]
+    assert {"numpy", "scikit-learn", "skorch", "torch"} <= set(required)
+    for name, found in required.items():
+        assert found == version(name)
+    optional = sections["Optional packages"]
+    assert optional["pillow"] == version("pillow")
+    assert {"matplotlib", "pandas", "skada"} <= set(optional)
+    assert not {"pytest", "sphinx", "ruff", "torch"} & set(optional)
+    torch_ = sections["torch"]
+    assert torch_["CPU capability"] == torch.backends.cpu.get_cpu_capability()
+    assert torch_["threads"] == str(torch.get_num_threads())
+    assert torch_["CUDA"] == str(torch.version.cuda)
+
+
+def test_versions_of_packages_that_are_missing(capsys, monkeypatch):
+    wanted = [
+        "numpy>=1",
+        'no-such-package[some]>=1; extra == "plot"',
+        "no.other (>=2) ; python_version > '3' and extra == 'x'",
+        'ruff; extra == "lint"',
+    ]
+    monkeypatch.setattr(_version, "requires", lambda name: wanted)
+    sections = printed_versions(capsys)
+    assert sections["Required packages"] == {"numpy": np.__version__}
+    missing = {"no-such-package": "None", "no.other": "None"}
+    assert sections["Optional packages"] == missing
+
+
+def test_versions_without_an_installation(capsys, monkeypatch):
+    def requires(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(_version, "requires", requires)
+    sections = printed_versions(capsys)
+    assert "not installed" in sections["Packages"]["unknown"]
+    assert sections["torch"]
+
+
+def test_versions_name_the_gpus(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "GPU {}".format)
+    assert printed_versions(capsys)["torch"]["CUDA devices"] == "GPU 0, GPU 1"
+
+
+def test_versions_without_a_torch_that_works(capsys, monkeypatch):
+    real = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "torch":
+            raise OSError("libtorch.so: cannot open shared object file")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    sections = printed_versions(capsys)
+    assert sections["torch"]["import"].startswith("failed: libtorch.so")
+    assert sections["Required packages"]["torch"] == version("torch")
+
+
+def test_versions_import_torch_alone():
+    others = "skorch", "pandas", "matplotlib", "PIL", "skada", "sklearn"
+    code = (
+        "import sys, skanomaly; skanomaly.show_versions(); "
+        f"assert not set({others}) & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

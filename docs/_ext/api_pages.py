@@ -19,7 +19,7 @@ MODULES = {
 }
 DETECTORS = "Detectors (``skanomaly``)"
 DECISIONS = "Decisions and explanations (``skanomaly``)"
-FILES = "Files (``skanomaly``)"
+FILES = "Files and versions (``skanomaly``)"
 
 
 def write(folder: Path, templates: Path) -> None:
