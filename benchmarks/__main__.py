@@ -22,6 +22,12 @@ def main():
         )
     wanted = set(arguments.names) or modules
     chosen = [e for e in EXPERIMENTS if {e.name, e.name.partition(".")[0]} & wanted]
+    if not any(experiment.profile == arguments.profile for experiment in chosen):
+        profiles = sorted({experiment.profile for experiment in chosen})
+        parser.error(
+            f"nothing of {', '.join(arguments.names)} is in the profile "
+            f"{arguments.profile}; --profile {' or '.join(profiles)} runs it"
+        )
     run(chosen, arguments.profile, arguments.jobs)
 
 

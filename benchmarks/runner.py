@@ -146,7 +146,9 @@ def _lines(path):
     """Return the records of a file, without a last line that a kill has cut short."""
     if not path.exists():
         return []
-    whole = path.read_text().split("\n")[:-1]
+    *whole, last = path.read_text().split("\n")
+    if _is_record(last):
+        whole.append(last)
     return [json.loads(line) for line in whole if line]
 
 
@@ -154,15 +156,27 @@ def _append(path, record):
     """Write a line with a single call, since several processes may write at a time."""
     path.parent.mkdir(exist_ok=True)
     with path.open("ab+", buffering=0) as file:
+        start = ""
         if file.tell() and not _ends_on_a_line(file):
-            # The rest of a line of a killed process would spoil this one.
-            file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        file.write((json.dumps(record) + "\n").encode())
+            last = path.read_bytes().rpartition(b"\n")[2]
+            if _is_record(last):  # some editors end no last line
+                start = "\n"
+            else:  # the rest of a line of a killed process would spoil this one
+                file.truncate(file.tell() - len(last))
+        file.write(f"{start}{json.dumps(record)}\n".encode())
 
 
 def _ends_on_a_line(file):
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
+
+
+def _is_record(line):
+    """Return whether a line is complete: no part of an object is one."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def describe_machine() -> dict[str, Any]:

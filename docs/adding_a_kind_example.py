@@ -53,6 +53,7 @@ class SeriesAutoencoder(Autoencoder):
     }
 
     def _coder(self):
+        self._family()
         n_channels, _ = self._row_shape
         sizes = n_channels, self._value("width"), self._value("latent_dim")
         return partial(make_series_coder, *sizes)

@@ -91,6 +91,7 @@ class Autoencoder(BaseDeepDetector):
         return {"net_": net}
 
     def _coder(self):
+        self._family()  # for its checks of `architecture` and of the shape
         sizes = *self._row_shape, self._value("width"), self._value("latent_dim")
         return partial(make_coder, *sizes)
 

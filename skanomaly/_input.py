@@ -105,9 +105,10 @@ class InputMixin(ABC):
             raise ValueError(f"X has shape {X.shape}: its samples are empty.")
         if kind_of(ndim, self._auto_values) is None and not is_flat:
             expected = " or ".join(kind.shape for kind in self._auto_values)
+            larger = kind_of(ndim + 1, self._auto_values)
             raise ValueError(
-                f"X has {ndim} dimensions; {type(self).__name__} takes {expected}. "
-                "Grey images of shape (n, h, w) become (n, 1, h, w) by X[:, None]."
+                f"X has {ndim} dimensions; {type(self).__name__} takes {expected}."
+                + (f" X[:, None] makes {larger.name} of one channel." if larger else "")
             )
         if is_flat:
             X = X.reshape(len(X), *self._checked_image_shape(X.shape[1]))

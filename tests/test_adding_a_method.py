@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -77,6 +78,14 @@ def test_input_checks_of_a_fourth_kind_of_data(SeriesAutoencoder, series):
     with pytest.raises(ValueError, match=r"takes \(n_samples, channels, length\)"):
         detector.fit(flat)
     np.testing.assert_array_equal(detector.fit(X).score_samples(X), by_hint)
+    with pytest.raises(ValueError, match=r"length\). X\[:, None\] makes series of one"):
+        detector.fit(X[:, 0])
+    with pytest.raises(ValueError, match=r"length\)\.$"):
+        detector.fit(X[:, None])
+    with pytest.raises(ValueError, match=r"Series of 3 steps .* at least 4"):
+        clone(detector).fit(X[..., :3])
+    with pytest.raises(ValueError, match=r"architecture='mlp' does not fit"):
+        clone(detector).set_params(architecture="mlp").fit(X)
     with pytest.raises(ValueError, match=r"Series of shape \(2, 29\), but"):
         detector.predict(X[..., :-1])
     with pytest.raises(ValueError, match=r"Series .*30, 2\) look like 30 with 2 chan"):

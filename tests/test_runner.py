@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -55,6 +56,32 @@ def test_a_run_continues_where_it_was_stopped(experiment):
     assert [json.loads(line)["cell"]["x"] for line in after] == [3, 10, 2]
     runner.run([experiment], "cpu", 1)
     assert lines("squares") == after
+
+
+def test_a_deleted_line_is_made_again(experiment):
+    """The other lines stay, even if the editor has left the last one without an end."""
+    runner.run([experiment], "cpu", 1)
+    before = lines("squares")
+    for end in ("\n", ""):
+        kept = [before[0], before[2]]
+        (runner.RESULTS / "squares.jsonl").write_text("\n".join(kept) + end)
+        assert len(runner.records("squares")) == 2
+        runner.run([experiment], "cpu", 1)
+        assert lines("squares") == [*kept, before[1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["defects", "--profile", "gpu"], "nothing of defects is in the profile gpu"),
+        (["defects.tables"], "no experiment defects.tables"),
+    ],
+)
+def test_a_command_that_runs_nothing_says_so(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_module("benchmarks", run_name="__main__")
+    assert message in capsys.readouterr().err
 
 
 def test_of_two_lines_of_a_cell_the_last_one_counts(experiment):
