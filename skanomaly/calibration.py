@@ -153,7 +153,7 @@ class ConformalMixin:
             Negative for outliers, positive for inliers.
         """
         scores = self.score_samples(X)
-        with np.errstate(invalid="ignore"):  # of infinity less infinity
+        with np.errstate(invalid="ignore", over="ignore"):  # of scores at the ends
             return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
     def predict(self, X: Any) -> Integers:
@@ -562,6 +562,11 @@ class ConformalDetector(
         raise_for_params(params, self, "fit", allow=allowed)
         if not params or not get_config()["enable_metadata_routing"]:
             return {}, params
+        if self.calibration == "prefit":
+            raise ValueError(
+                f"calibration='prefit' trains nothing, and has no use for "
+                f"{', '.join(params)}."
+            )
         routed = process_routing(self, "fit", **params)
         return routed.estimator.fit, routed.splitter.split if allowed else {}
 
@@ -702,10 +707,16 @@ def _rank(calibration: Floats, scores: Floats) -> tuple[Indices, Floats]:
     """
     rank = np.searchsorted(calibration, scores, side="right")
     low, high = calibration[0], calibration[-1]
-    spread = float(np.subtract(*np.quantile(calibration, [0.75, 0.25]))) or 1.0
     below = calibration[np.maximum(rank - 1, 0)]
     above = calibration[np.minimum(rank, len(calibration) - 1)]
-    with np.errstate(invalid="ignore", divide="ignore"):  # of infinite scores
+    finite = calibration[np.isfinite(calibration)]
+    # Scores may be infinite, nearly so, or nearly equal.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        spread = 0.0
+        if len(finite):
+            spread = float(np.subtract(*np.quantile(finite, [0.75, 0.25])))
+        if not 0 < spread < np.inf:
+            spread = 1.0
         between = (scores - below) / (above - below)
         position = np.where(rank == 0, 1 / (1 + (low - scores) / spread), between)
         beyond = 1 - 1 / (1 + (scores - high) / spread)

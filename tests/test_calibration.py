@@ -249,6 +249,27 @@ def test_samples_beyond_all_calibration_samples_are_ranked():
     assert far[1] < 1
 
 
+@pytest.mark.parametrize("calibration", [3, 0.5])
+@pytest.mark.parametrize(
+    "ends",
+    [[-np.inf], [-np.inf, np.inf], [-1.7e308, 1.7e308], [5e-324], [-3.4e38]],
+    ids=str,
+)
+@pytest.mark.parametrize("n", [6, 40])
+def test_scores_at_the_ends_of_the_numbers(n, ends, calibration):
+    """They are ranked without a warning of NumPy, which would be an error here."""
+    X = column(np.r_[RNG.normal(size=60 - n), np.resize(ends, n)])
+    detector = ConformalDetector(
+        FirstColumn(), calibration=calibration, false_alarm_rate=0.1, random_state=0
+    ).fit(X)
+    test = column([-np.inf, -1.7e308, -5e-324, 0, 1, 1.7e308, np.inf])
+    scores = detector.score_samples(test)
+    assert (scores[1:] >= scores[:-1]).all()
+    assert not np.isnan(detector.decision_function(test)).any()
+    flagged = detector.p_value(test) <= 0.1
+    np.testing.assert_array_equal(detector.predict(test) == -1, flagged)
+
+
 def test_known_anomalies_train_and_do_not_calibrate():
     X = RNG.normal(size=(40, 1))
     y = np.r_[-np.ones(10), np.ones(30)].astype(int)
@@ -535,6 +556,14 @@ def test_metadata_is_divided_as_samples_are():
             np.testing.assert_array_equal(
                 X[fitted.weight_.astype(int), 0], fitted.seen_
             )
+
+
+def test_no_metadata_are_ignored():
+    X = RNG.normal(size=(40, 1))
+    with config_context(enable_metadata_routing=True):
+        estimator = FirstColumn().fit(X).set_fit_request(weight=True)
+        with pytest.raises(ValueError, match="no use for weight"):
+            ConformalDetector(estimator, calibration="prefit").fit(X, weight=X[:, 0])
 
 
 def test_processes_make_no_difference():
