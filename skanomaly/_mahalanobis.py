@@ -1,4 +1,4 @@
-"""Mahalanobis distances of latent codes from those of normal samples."""
+"""Mahalanobis distances of latent codes from the normal samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .objectives import mahalanobis_squared
 
 __all__ = ["Mahalanobis"]
 
-#: How often the furthest codes are left out, each time by the estimate before.
+#: Number of trimming steps, each by the estimate of the step before.
 _ROUNDS = 5
-#: Shares of a covariance that are the same in all directions, lest a direction in
-#: which codes hardly vary decides alone.
+#: Shrinkage of covariances to a multiple of the identity, so that a direction in which
+#: codes hardly vary does not dominate the distance.
 _SHRINKAGE_TRIMMED, _SHRINKAGE_WEIGHTED = 0.1, 0.3
 _TINY = 1e-12
 
@@ -41,12 +41,12 @@ class Mahalanobis(nn.Module):
 
     @torch.no_grad()
     def fit_trimmed(self, codes: Tensor, share: float) -> None:
-        """Estimate centre and precision from codes, of which some may be anomalous.
+        """Estimate centre and precision from codes with anomalies among them.
 
-        Anomalies would widen the estimate in their own direction: the furthest codes
-        are left out, time and again. These are the concentration steps of the minimum
-        covariance determinant (Rousseeuw & Van Driessen 1999), from all codes on, and
-        with some shrinkage, so that fewer codes suffice than for scikit-learn's.
+        Anomalies would widen the estimate in their own direction. Therefore each step
+        leaves out the furthest codes. These are the concentration steps of the minimum
+        covariance determinant (Rousseeuw & Van Driessen 1999), started from all codes.
+        With shrinkage, fewer codes suffice than for scikit-learn's MinCovDet.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class Mahalanobis(nn.Module):
         shares : Tensor of shape (n,)
             Weights of the samples, with sum 1.
         """
-        # torch.cov takes weights, but no batch, and rounds otherwise.
+        # torch.cov takes weights, but no batches, and rounds differently.
         mean = (shares[:, None] * codes).sum(1, keepdim=True)
         centred = codes - mean
         covariance = centred.mT @ (shares[:, None] * centred)

@@ -27,8 +27,8 @@ else:
 
 __all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
 
-#: Training samples for the usual error, and the most numbers of their maps.
-_ENOUGH, _MOST = 1000, 2**24
+#: Maximum number of training samples for the usual error, and of pixels of their maps.
+_MAX_SAMPLES, _MAX_PIXELS = 1000, 2**24
 _TINY = 1e-12
 
 
@@ -247,13 +247,13 @@ class ReconstructionMixin(EncodingMixin):
     def _learn_usual_error(self, rows: DeviceDataset) -> None:
         """Keep the mean of the maps of training samples, for ``criterion="map"``.
 
-        It costs little, and the criterion of a fitted detector can then be changed.
+        It costs little, and allows to change the criterion after ``fit``.
         """
         vars(self).pop("usual_error_", None)  # of an earlier fit
         if not self._kind.has_channels:
             return
-        n_most = _MOST // prod(self._row_shape[1:])
-        some = rows.subset(rows.spread_indices(max(min(_ENOUGH, n_most), 1)))
+        n_most = _MAX_PIXELS // prod(self._row_shape[1:])
+        some = rows.subset(rows.spread_indices(max(min(_MAX_SAMPLES, n_most), 1)))
         maps = self._map_rows(self._squared_errors, some, self._given_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 

@@ -40,7 +40,7 @@ _VERSIONS = {
     "torch": torch.__version__,
     "numpy": np.__version__,
 }
-#: Errors that a file may lead to if it describes something else.
+#: Errors that a file may cause if it does not describe a detector.
 _FILE_ERRORS = (
     ValueError,
     LookupError,
@@ -65,8 +65,8 @@ def save(
     """Write a fitted detector to a file.
 
     An existing file is replaced in one step: at any time there is either the old or the
-    new file, and no other. The new file keeps the permissions of the old one, or has
-    those of the umask. A link stays, and its target is replaced.
+    new file. The new file has the permissions of the old one, or those of the umask. Of
+    a link, the target is replaced.
 
     The file holds the parameters, the scaling, the thresholds and the weights, but not
     the state of the optimisers: a ``warm_start`` begins with fresh ones.
@@ -90,7 +90,7 @@ def save(
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     TypeError
-        If it is no detector of this package, but of a subclass, for example.
+        If it is not a detector of this package, but, for example, of a subclass.
     ValueError
         If `include_backbone` is false and the detector has no frozen backbone, or if
         parameters of the networks were changed after ``fit``.
@@ -113,13 +113,13 @@ def save(
     """
     if not isinstance(detector, BaseDeepDetector):
         raise TypeError(
-            f"{type(detector).__name__} is no detector of skanomaly. Of a pipeline, "
-            "save takes the detector, pipeline[-1]; joblib.dump keeps it as a whole."
+            f"{type(detector).__name__} is no detector of skanomaly. For a pipeline, "
+            "save its detector, pipeline[-1], or use joblib.dump."
         )
     if _public(type(detector).__name__) is not type(detector):
         raise TypeError(
             f"{type(detector).__name__} is a class of your own, which load cannot "
-            "find; joblib.dump keeps such a detector."
+            "find: use joblib.dump."
         )
     _check_path(path)
     check_is_fitted(detector)
@@ -194,8 +194,8 @@ def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
     path : str or path-like
         The file.
     **params
-        Parameters to set: those that the file could not hold, and any others that are
-        to differ, such as ``device``.
+        Parameters to set: those that the file leaves out, and others to change, such as
+        ``device``.
 
     Returns
     -------
@@ -208,9 +208,9 @@ def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
         If :func:`save` did not write the file, or it was changed since; also a
         ValueError.
     ValueError
-        If the file has a newer format, or if a parameter is missing that was left out,
-        is unknown, has an invalid value, or contradicts the fitted state, as ``width``
-        or ``contamination`` may.
+        If the file has a newer format, if a parameter that the file leaves out is
+        missing, or if a parameter is unknown, invalid, or contradicts the fitted state,
+        as ``width`` or ``contamination`` may.
     OSError
         If there is no such file, or it cannot be read.
 
@@ -239,7 +239,7 @@ def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
         raise _unusable(path, header, error) from error
     if missing := sorted(left_out - set(params)):
         given = ", ".join(f"{name}=..." for name in missing)
-        raise ValueError(f"The file could not hold {missing}: load(path, {given}).")
+        raise ValueError(f"The file leaves out {missing}: load(path, {given}).")
     _check_given(detector, held, params)
     detector.set_params(**params)._validate_params()
     device = resolve_device(detector.device)
@@ -329,7 +329,7 @@ def _described(
 
 
 def _try_out(scaler: Any) -> None:
-    """Use a scaler of scikit-learn, whose attributes may differ between versions."""
+    """Check that a scaler works: attributes differ between versions of scikit-learn."""
     if isinstance(scaler, MinMaxScaler | StandardScaler):
         row = np.zeros((1, scaler.n_features_in_))
         try:
@@ -347,7 +347,7 @@ def _check_given(detector: BaseDeepDetector, held: Params, params: Params) -> No
             other = ", or set `offset_` of the loaded detector"
             raise ValueError(
                 f"{name}={params[name]!r} was given to load, but the detector was "
-                f"fitted with {name}={held[name]!r}, and `fit` alone reads it: fit "
+                f"fitted with {name}={held[name]!r}, which only `fit` reads: fit "
                 f"again{other if name == 'contamination' else ''}."
             )
 
@@ -411,13 +411,13 @@ class _Weights(NamedTuple):
             elif state != _checksum(module.state_dict()):
                 raise ValueError(
                     f"The weights of {name} differ from those in the training of the "
-                    f"detector: give the network, load(path, {name}=network)."
+                    f"detector. Give that network: load(path, {name}=network)."
                 )
         return net
 
 
 def _check_dtypes(own: Tensors, state: Tensors) -> None:
-    """Raise an error if dtypes differ, which torch would convert."""
+    """Raise an error if dtypes differ, since torch would convert without a warning."""
     for name in own.keys() & state.keys():
         given, wanted = (getattr(s[name], "dtype", None) for s in (state, own))
         if given != wanted:
@@ -460,7 +460,7 @@ def _encode(value: Any, path: str, tensors: Tensors, known: dict[str, type]) -> 
         return {"dict": {k: inner(part, k) for k, part in value.items()}}
     if type(value).__name__ in known:
         return {type(value).__name__: inner(vars(value), type(value).__name__)}
-    raise TypeError(f"{path} is a {type(value).__name__}, which no file can hold.")
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved.")
 
 
 def _decode(value: Any, tensors: Tensors, known: dict[str, type]) -> Any:

@@ -92,7 +92,7 @@ def p_values(calibration_scores: Floats, scores: Floats) -> Floats:
 
 
 def rank_at(n: int, rate: float, confidence: float | None = None) -> int:
-    r"""Return the number k of which a sample below the k-th lowest score is flagged.
+    r"""Return the rank k of the calibration score that becomes the threshold.
 
     Without `confidence` it is the largest k with :math:`k / (n + 1) \le a`, in floating
     point as a user compares p-values with a rate. Over all calibration sets the rate of
@@ -118,8 +118,8 @@ def rank_at(n: int, rate: float, confidence: float | None = None) -> int:
     k += (k + 1) / (n + 1) <= rate
     k -= k / (n + 1) > rate
     if confidence is not None:
-        # Beta(k, n + 1 - k) is at most a with the probability that of n uniform numbers
-        # k or more are at most a.
+        # P(Beta(k, n + 1 - k) <= a) is the probability that at least k of n uniform
+        # numbers are at most a.
         ranks = np.arange(1, k + 1)
         k = int((bdtrc(ranks - 1, n, rate) >= confidence).sum())
     return k
@@ -211,9 +211,9 @@ class ConformalMixin:
             around it, with a standard deviation of about
             ``sqrt(rate * (1 - rate) / (n + 2))``.
         confidence : float in (0, 1), default=None
-            Probability with which this calibration set keeps the rate; .9, say, makes
-            "on average" an "at most" that nine of ten calibration sets keep. Fewer
-            samples are flagged.
+            Probability that this calibration set keeps the rate. With .9, the share is
+            at most the rate for nine of ten calibration sets, and not only on average.
+            Fewer samples are flagged.
         score : float, default=None
             The threshold itself, in the place of a rate: samples with a lower score are
             flagged.
@@ -232,7 +232,8 @@ class ConformalMixin:
         Warns
         -----
         CalibrationWarning
-            If no sample can be flagged at this rate, for want of calibration samples.
+            If no sample can be flagged at this rate, since there are too few
+            calibration samples.
         """
         check_is_fitted(self)
         self.offset_ = _threshold(
@@ -243,7 +244,7 @@ class ConformalMixin:
     def predict_fdr(
         self, X: Any, level: float = 0.1, *, method: Literal["bh", "by"] = "bh"
     ) -> Integers:
-        r"""Return -1 for outliers, with a bounded share of false ones among them.
+        r"""Label samples, -1 for outliers, with a bounded false discovery rate.
 
         Where :meth:`predict` bounds the share of normal samples that are flagged, this
         bounds the expected share of normal samples among the flagged ones, the false
@@ -257,7 +258,7 @@ class ConformalMixin:
             Bound of the false discovery rate.
         method : {"bh", "by"}, default="bh"
             Benjamini-Hochberg, which holds for p-values of one calibration set [1]_, or
-            Benjamini-Yekutieli, which holds for any and flags less.
+            Benjamini-Yekutieli, which holds for any p-values and flags fewer samples.
 
         Returns
         -------

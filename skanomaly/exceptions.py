@@ -28,8 +28,8 @@ class TrainingDivergedError(RuntimeError):
 class InvalidFileError(ValueError):
     """A file was not written by ``skanomaly.save``, or has changed since.
 
-    It may have been edited, cut short or copied badly, describe something else, or hold
-    attributes that no detector of this version has.
+    It may have been edited, truncated or copied badly, or it may not describe a
+    detector of this version.
     """
 
 
@@ -38,25 +38,25 @@ class StopTraining(Exception):  # noqa: N818
 
 
 class CalibrationWarning(UserWarning):
-    """Calibration samples are too few, or too much alike, for the rate asked for.
+    """Calibration samples are too few, or too similar, for the requested rate.
 
-    The message has their number, the least rate that they support, and the number that
-    the rate needs.
+    The message states their number, the lowest rate that they support, and the number
+    that the requested rate needs.
     """
 
 
 class ConstantScoresWarning(UserWarning):
-    """All training samples have the same score, so that the detector is of no use.
+    """All training samples have the same score, which makes the detector useless.
 
-    The samples are equal, or are equal once they are scaled, or a parameter leaves the
-    networks nothing to learn.
+    The samples are equal, before or after scaling, or a parameter keeps the networks
+    from learning.
     """
 
 
 class FitInterruptedWarning(UserWarning):
     """Training was interrupted from the keyboard, and the detector is usable.
 
-    With ``on_interrupt="keep"`` it is fitted as far as the training came.
+    ``on_interrupt="keep"`` keeps the state that the training had reached.
     """
 
 
@@ -70,30 +70,30 @@ class CoverageWarning(UserWarning):
 class CorpusSourceWarning(UserWarning):
     """The corpus differs from the normal images in camera, format or noise.
 
-    A detector trained on both may learn this difference of sources instead of normal
-    content, whereas anomalies come from the source of the normal images.
+    A detector trained on both may learn this difference instead of normal content,
+    whereas anomalies come from the source of the normal images.
     """
 
 
 class SaturatedWeightsWarning(UserWarning):
     """All importance weights are nearly 0, or all nearly 1.
 
-    They then do not select samples: with 0 nothing is learned from the target domain,
-    with 1 everything, its anomalies included.
+    Such weights do not select samples: with 0 the detector learns nothing from the
+    target domain, with 1 also its anomalies.
     """
 
 
 class NormDirectionWarning(UserWarning):
-    """The norm of latent codes may order samples the wrong way.
+    """The norm of latent codes may rank samples the wrong way.
 
-    A detector takes samples with short codes for anomalous, but real samples, on which
-    its encoder was not trained, have longer codes than generated ones.
+    The score assumes that anomalies have short codes, but real samples, on which the
+    encoder was not trained, have longer codes than generated ones.
     """
 
 
 class PixelRangeWarning(UserWarning):
     """A few images have pixels far beyond the range of all others.
 
-    The scaling is learned without these pixels, which are clipped: with them, the other
-    images would have hardly any contrast.
+    These pixels are clipped and do not affect the scaling: otherwise the other images
+    would have hardly any contrast.
     """

@@ -1,4 +1,4 @@
-r"""The reason for an anomaly score: contributions of columns, for any detector.
+r"""Explanation of anomaly scores by contributions of columns, for any detector.
 
 A column contributes the rise of the score when its value is replaced by a usual one.
 With a score :math:`s`, higher for more normal samples, the contribution of column j to
@@ -40,9 +40,9 @@ class _DataFrame(Protocol):
 
 Frame = TypeVar("Frame", bound=_DataFrame)
 
-#: The most numbers in memory at a time: of distances, and of samples to score.
+#: Maximum number of values in memory at a time: distances, and samples to score.
 _NUMBERS = 2**22
-#: The largest squared distance of a value, in squared standard deviations.
+#: Bound of squared distances of values, in squared standard deviations.
 _FAR = 1e6
 
 
@@ -55,7 +55,7 @@ def explain(
     detector: Any, X: ArrayLike, reference: ArrayLike, *, n_neighbors: int = 3
 ) -> Floats: ...
 def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> Any:
-    """Return how much each column adds to the anomaly score of each sample.
+    """Return the contribution of each column to the anomaly score of each sample.
 
     Each column in turn takes the values that it has in those reference samples that
     are nearest in all other columns; its contribution is the rise of the score.

@@ -34,11 +34,11 @@ class LeaveAnomalyKindOut(BaseCrossValidator):
     """Cross-validator that tests on a kind of anomaly left out of the training.
 
     A detector that learns from a few known anomalies will meet kinds that nobody has
-    collected, and these are its test. There is one split per kind of known anomaly. Its
-    test part holds all anomalies of that kind and one fold of the normal samples; its
-    training part holds the other kinds and the other folds. Each of these samples is
-    tested once. Unlabelled samples, with 0 in `y`, are in every training part, and are
-    never tested, since scorers refuse them.
+    collected, which this splitter tests. There is one split per kind of known anomaly.
+    Its test part holds all anomalies of that kind and one fold of the normal samples;
+    its training part holds the other kinds and the other folds. Each of these samples
+    is tested once. Unlabelled samples, with 0 in `y`, are in every training part, and
+    are never tested, since scorers refuse them.
 
     The kinds are given to the constructor, as to
     :class:`~sklearn.model_selection.PredefinedSplit`, for ``cv=`` of a search or
@@ -456,7 +456,7 @@ class TargetKFold(BaseCrossValidator):
         if y is not None:
             self._check_rows(domain, y, "y")
             tested, anomalous = _labelled(tested, column_or_1d(y)[tested])
-        # Drawn here, so that an error does not wait for the first split.
+        # Drawn here, so that errors are raised before the first split.
         folds = self._folds(anomalous).split(tested, anomalous)
         tests = [tested[test] for _, test in folds]
         rows = np.arange(len(domain))
@@ -552,7 +552,7 @@ def _labelled(
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
     """Return the indices to test and a mask of the anomalies, or None without labels.
 
-    Unless they hold both classes, labels are of no use to a scorer, and may have any
+    A scorer needs labels of both classes. Other labels are not used, and may have any
     values.
     """
     if not {1, -1} <= set(labels.tolist()):

@@ -45,7 +45,7 @@ Builders = dict[str, Callable[[], nn.Module]]
 class StackedMLP(nn.Module):
     """An ensemble of MLPs of one shape, computed together.
 
-    A small network costs more to call than to compute: k of them in one batched
+    A call of a small network costs more than its computation: k networks in one batched
     product cost little more than one.
 
     Parameters
@@ -53,14 +53,14 @@ class StackedMLP(nn.Module):
     n_estimators : int
         Number of MLPs, k.
     sizes : sequence of int
-        Number of inputs, of units of each hidden layer, of outputs.
+        Numbers of inputs, of units in each hidden layer, and of outputs.
     normalised : bool
-        Whether hidden layers have batch normalisation, each MLP with statistics of its
-        own; running means take their place after training.
+        Whether hidden layers have batch normalisation, with separate statistics for
+        each MLP, and running statistics after training.
     slope : float
         Slope of the LeakyReLU left of zero.
     dropout : float
-        Share of the hidden units that training leaves out.
+        Share of the hidden units that are dropped in training.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StackedMLP(nn.Module):
 
     @torch.no_grad()
     def rescale(self, x: Tensor, spread: float) -> None:
-        """Scale the last layer so that outputs have a given spread; its bias becomes 0.
+        """Scale the last layer to a given spread of the outputs, with a bias of 0.
 
         Parameters
         ----------
@@ -124,8 +124,8 @@ class StackedCritic(StackedMLP):
     def input_gradient(self, x: Tensor) -> Tensor:
         """Compute the gradient of the first output by `x`, (k, n, inputs).
 
-        Between its kinks the network is linear, and this gradient is a product of
-        weights: it needs no backward pass, and one suffices to differentiate it.
+        The network is piecewise linear, and this gradient a product of weights: it is
+        computed without a backward pass, and differentiated by a single one.
         """
         *hidden, (last, _) = self._layers()
         slopes = []
@@ -155,11 +155,11 @@ class Ensemble(nn.Module):
 
     @classmethod
     def of(cls, n_estimators: int, build: Callable[[], nn.Module]) -> Ensemble:
-        """Return `n_estimators` modules, each built anew."""
+        """Return an ensemble of `n_estimators` new modules."""
         return cls(build() for _ in range(n_estimators))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map one (k, n, ...) or several to (k, n, ...), member by member."""
+        """Map one or several inputs (k, n, ...) to (k, n, ...), member by member."""
         parts = zip(self.members, *inputs, strict=True)
         return torch.stack([member(*part) for member, *part in parts])
 
@@ -167,8 +167,8 @@ class Ensemble(nn.Module):
 def build_network(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Module:
     """Return a copy of the network that a function of the user returns.
 
-    The function may return the same network each time, and no two detectors are to
-    train one network.
+    The function may return the same network each time, and two detectors must not train
+    one network.
 
     Parameters
     ----------
@@ -187,10 +187,10 @@ def build_network(role: str, build: Callable[..., nn.Module], *sizes) -> nn.Modu
         ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(
-            f"architecture[{role!r}] returned a {type(network).__name__}, and has to "
+            f"architecture[{role!r}] returned a {type(network).__name__}; it has to "
             "return a torch.nn.Module."
         )
-    # Buffers without a size have no copies in torch.
+    # torch cannot copy buffers without a size.
     lazy = [buffer for buffer in network.buffers() if is_lazy(buffer)]
     fresh: Any = UninitializedBuffer
     twins = [fresh(device=buffer.device, dtype=buffer.dtype) for buffer in lazy]
@@ -206,11 +206,12 @@ class Role(NamedTuple):
     Attributes
     ----------
     arguments : tuple of str
-        Sizes that the function is called with that builds the network.
+        Sizes that are passed to the function that builds the network.
     inputs : tuple of str
         Size of each input.
     output : str
-        Size of the output; "" for one number, (n,) or (n, 1), "features" for any.
+        Size of the output; "" means one number per sample, of shape (n,) or (n, 1), and
+        "features" any length.
     """
 
     arguments: tuple[str, ...]
@@ -243,9 +244,9 @@ def build_checked_network(
 ) -> nn.Module:
     """Return a copy of the network of a user, after a check of its shapes.
 
-    Two samples pass a copy that is not training: neither the network nor a random
-    state is changed. Only lazy modules, which learn their sizes from the first
-    samples, get their initial weights here.
+    The check passes two samples through a copy in evaluation mode, which changes
+    neither the network nor a random state. Only lazy modules, which learn their sizes
+    from the first samples, get their initial weights here.
 
     Parameters
     ----------
@@ -263,8 +264,8 @@ def build_checked_network(
     Raises
     ------
     ValueError
-        If the network fails on samples of the shapes of its role, or returns
-        something else than its role asks for.
+        If the network fails on samples of the shapes of its role, or its output does
+        not have the shape of its role.
     """
     sizes = {"shape": shape, "latent_dim": latent_dim}
     shapes = {"shape": shape, "latent_dim": (latent_dim,), "": ()}
@@ -286,14 +287,14 @@ def build_checked_network(
         raise ValueError(
             f"architecture[{name!r}] returned a network that returns "
             f"{_in_words(got, output)} for two samples of shape "
-            f"{_shapes(wanted_inputs)}, and has to return floats of shape "
+            f"{_shapes(wanted_inputs)}; it has to return floats of shape  "
             f"{' or '.join(map(str, sorted(fits)))}."
         )
     return network
 
 
 def _tried(name: str, network: nn.Module, inputs: list[Tensor]) -> Any:
-    """Pass `inputs` through a network that is not training."""
+    """Pass `inputs` through a network in evaluation mode."""
     training = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -322,22 +323,23 @@ def _in_words(got, output) -> str:
 
 @torch.no_grad()
 def normalised_alike(network: nn.Module, usual: Tensor, other: Tensor):
-    """Pass two batches through a network, both normalised as the first is.
+    """Pass two batches through a network, with the batch statistics of the first.
 
-    Batch normalisation by statistics of the batch would undo that a batch is wider
-    than usual. Here both batches are normalised by the statistics of the usual one.
+    Batch normalisation by its own statistics would hide that a batch has a larger
+    spread than usual. Here both batches are normalised by the statistics of the usual
+    batch.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Any, with batch normalisation or without.
+        A network with or without batch normalisation.
     usual, other : Tensor of shape (..., d)
         The batches.
 
     Returns
     -------
     pair of Tensor
-        The output for each.
+        The outputs for the two batches.
     """
     found: dict[nn.Module, list] = {
         layer: []
@@ -373,12 +375,12 @@ def _normalised_by(layer, statistics, x):
 
 @contextmanager
 def running_statistics(network: nn.Module) -> Iterator[None]:
-    """Have batch normalisation use its running statistics in training.
+    """Make batch normalisation use its running statistics in training.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Any; layers without running statistics are not changed.
+        A network; its layers without running statistics do not change.
     """
     layers = [
         layer
@@ -402,7 +404,7 @@ def sample_by_sample(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tens
     Parameters
     ----------
     function : callable
-        Treats each sample by itself.
+        A function that treats samples independently of each other.
     rows : Tensor of shape (k, n, ...)
         The batch.
 
@@ -467,8 +469,8 @@ class ConvGenerator(nn.Module):
         Longest side of the first, coarsest layer.
     running : bool
         Whether batch normalisation uses running statistics after training, so that
-        images do not depend on one another. Otherwise it uses those of the batch,
-        which do not lag behind weights that are still moving.
+        images do not depend on one another. Otherwise it uses those of the batch, which
+        do not lag behind changing weights.
     slope : float
         Slope of the LeakyReLU left of zero; 0 makes it a ReLU.
     """

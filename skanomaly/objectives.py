@@ -1,6 +1,6 @@
 r"""Losses, weights and scores of the papers, as pure functions of tensors.
 
-Equation numbers are those of the paper that the section of this file names.
+Each section of this file names the paper whose equation numbers it uses.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def history_weights(times: Tensor, alpha: float, beta: float) -> Tensor:
     times : Tensor of shape (n,)
         Times of the save points, equally spaced.
     alpha : float
-        Time before which nothing counts, in the unit of `times`; up to rounding.
+        Earliest time with a weight, up to rounding, in the unit of `times`.
     beta : float
         Rate of decay, per unit of `times`.
 
@@ -349,7 +349,7 @@ def weighted_domain_loss(
 
 
 def reverse_gradient(values: Tensor, strength: float) -> Tensor:
-    """Return `values`, with a gradient that is reversed on its way back.
+    """Return `values`, with a reversed gradient in the backward pass.
 
     Parameters
     ----------
@@ -497,7 +497,8 @@ def min_max_normalised(images: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n, ...)
-        The same for :math:`aX + b` with :math:`a > 0`; 0 for a constant image.
+        Scaled images, the same for :math:`aX + b` with :math:`a > 0`; 0 for a constant
+        image.
     """
     flat = images.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
@@ -576,7 +577,7 @@ def hypersphere_radius(codes: Tensor) -> Tensor:
         At least 0: :math:`\|f\|^2 / 2` near the origin, :math:`\|f\| - 1` far away.
     """
     squared = codes.square().sum(-1)
-    # The formula above is 0 for short codes in float32.
+    # In float32 the formula of the docstring is 0 for short codes.
     return squared / ((squared + 1).sqrt() + 1)
 
 

@@ -435,8 +435,8 @@ def test_without_domains_it_is_a_plain_autoencoder(domains):
         ({"sample_domain": np.ones((200, 2))}, r"sample_domain .* shape \(200, 2\)"),
         ({"y": np.ones(7)}, "y has 7 labels, but X has 200 samples"),
         ({"y": np.zeros((200, 6))}, "a parameter is named for them"),
-        ({"X_source": np.zeros((50, 5))}, "X_source does not go with X.*5 features"),
-        ({"X_source": np.zeros((50, 1, 9, 9))}, "X_source does not go with X"),
+        ({"X_source": np.zeros((50, 5))}, "X_source does not match X.*5 features"),
+        ({"X_source": np.zeros((50, 1, 9, 9))}, "X_source does not match X"),
         ({"X_source": np.zeros((1, 6))}, "fewer than 2"),
         ({"X_source": np.full((9, 6), np.nan)}, "X_source.*NaN"),
         (

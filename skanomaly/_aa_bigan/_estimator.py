@@ -27,7 +27,7 @@ from ._net import AnomalyAwareBiGAN, HeldOut
 from ._networks import image_networks, table_networks, working_shape
 
 _CRITERIA = "reconstruction", "latent_norm"
-#: Held-out samples that suffice; the fewest epochs to wait for a better one.
+#: Maximum number of held-out samples; minimum patience in epochs.
 _ENOUGH, _PATIENCE = 1000, 10
 
 
@@ -58,8 +58,8 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     where + stands for normal samples with their codes, - for anomalies with theirs, and
     G for generated samples with their noise. Generator and encoder bring the values of
     all of these to c (eq. 16). At the optimum, generated samples are distributed as the
-    normal ones are, whatever the anomalies look like: anomalies of kinds that nobody
-    has collected are far from them as well.
+    normal ones are, whatever the anomalies look like: unknown kinds of anomalies are
+    far from them as well.
 
     Mark known anomalies by ``y == -1`` in :meth:`fit`; all other samples count as
     normal. Without any, this is an unsupervised bidirectional GAN.
@@ -141,7 +141,8 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.FINITE],
         default=0.0,
         doc="""
-        Their target for generated pairs; that for known anomalies is (a + b) / 2.
+        Target of the discriminators for generated pairs; the target for known anomalies
+        is (a + b) / 2.
         """,
     )
     c: float = parameter(
@@ -162,26 +163,26 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Known anomalies that join each batch, drawn with replacement. "auto" is a
-        quarter of `batch_size`.
+        Number of known anomalies added to each batch, drawn with replacement. "auto" is
+        a quarter of `batch_size`.
         """,
     )
     n_estimators: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Ensemble members, each with networks of its own; the score is their mean. "auto"
-        is 1 for images; for tables 8, and fewer from 257 columns on
-        (2048 / n_features).
+        Number of ensemble members, each with its own networks; the score is their mean.
+        "auto" is 1 for images; for tables 8, and fewer from 257 columns on (2048 /
+        n_features).
         """,
     )
     averaging: float | Auto = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="left"), sk.AUTO],
         default="auto",
         doc="""
-        Decay of the moving average of the weights, per step, in [0, 1). Scores come
-        from the average; 0 takes the last weights, as in the paper. "auto" is 0.9 for
-        tables, 0.98 for images.
+        Decay of the moving average of the weights, per step, in [0, 1). Scores use the
+        average; 0 uses the last weights, as in the paper. "auto" is 0.9 for tables,
+        0.98 for images.
         """,
     )
     early_stopping: bool = parameter(
@@ -255,7 +256,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _train(self, rows, known, seed):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         self._check_criterion()
-        by_map = self.criterion == "map"  # early stopping is by the whole error then
+        by_map = self.criterion == "map"  # early stopping is by the error then
         criteria: tuple[str, ...] = _CRITERIA[:1] if by_map else (self.criterion,)
         if self.criterion == "auto":
             criteria = _CRITERIA
@@ -301,7 +302,7 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _hold_out_both(self, rows, known, criteria, seed):
         rows, normal = self._hold_out(rows, seed)
         anomalous = known.subset(torch.arange(0))
-        if len(known) > 1:  # the only one is worth more in training
+        if len(known) > 1:  # a single one is more useful in training
             known, anomalous = self._hold_out(known, seed)
         held_out = HeldOut(normal.head(_ENOUGH), anomalous.head(_ENOUGH), criteria)
         return rows, known, held_out

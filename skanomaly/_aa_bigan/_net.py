@@ -22,7 +22,7 @@ from ..objectives import anomaly_aware_loss, least_squares_loss
 
 #: Learning rate of the discriminators, as a share of that of the other two.
 _SLOWER = 0.25
-#: Difference of AUROC beyond which a few held-out anomalies tell two scores apart.
+#: Difference of AUROC from which one score is clearly better than another.
 _CLEARLY = 0.01
 
 
@@ -64,8 +64,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
         n = batch.shape[1]
         x, known = self.prepared(batch), self.draw_known()
         noise = self.draw_noise(n, self.latent_dim)
-        # In one batch, and so with one normalisation, known anomalies and noise hold
-        # back an encoder that would rather send the anomalies' codes far away.
+        # One batch has one normalisation: known anomalies and noise in it keep the
+        # encoder from moving the codes of anomalies far away.
         z, z_known = self.encoder_(torch.cat([x, known], 1)).tensor_split([n], 1)
         decoded = self.generator_(torch.cat([z, noise], 1))
         reconstruction, generated = decoded.chunk(2, 1)
@@ -99,7 +99,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         values = []
         for pair in pairs:
             if n := pair[0].shape[1]:
-                # A single anomaly has no statistics of its own to be normalised by.
+                # A single anomaly has no batch statistics to be normalised by.
                 alone = running_statistics(discriminator) if n == 1 else nullcontext()
                 with alone:
                     values.append(one_per_sample(discriminator(*pair).float()))
@@ -147,7 +147,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
 
 class HeldOut(NamedTuple):
-    """Samples that take no part in the training, for validation.
+    """Held-out samples for validation.
 
     Attributes
     ----------

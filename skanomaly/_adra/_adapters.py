@@ -1,7 +1,7 @@
 """Adapters beside frozen base layers: eqs 2 and 3 of the paper.
 
-The words are those of the package peft: an adapter stands beside a base layer, and its
-weights are merged into those of the layer where that gives the same outputs.
+The terms are those of the package peft: an adapter adds its output to that of a base
+layer, and its weights are merged into the layer where this gives the same outputs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Groups of an adapter beside a layer of single pixels, and channels that it has.
+#: Groups of the adapter of a 1 x 1 convolution, and channels from which it has them.
 _GROUPS, _WIDE = 8, 64
-#: Share of the convolutions of a network, below which some are but few.
+#: Share of the convolutions of a network up to which larger kernels are few.
 _FEW = 0.1
-#: Standard deviation of the inputs of a gate's softmax, for normal samples, at first.
+#: Initial standard deviation of the logits of a gate, for normal samples.
 _REACH = 1.0
 #: Share of the mean variance of channels that is added to the variance of each.
 _LEAST = 0.01
@@ -36,7 +36,7 @@ class StandardisedGate(nn.Module):
 
     @torch.no_grad()
     def fit(self, total: Tensor, squares: Tensor, n_rows: int) -> None:
-        """Fix the standardisation by the inputs of the gate for normal samples.
+        """Fit the standardisation to the inputs of the gate for normal samples.
 
         Parameters
         ----------
@@ -47,7 +47,7 @@ class StandardisedGate(nn.Module):
         """
         centre = total / n_rows
         variance = (squares / n_rows - centre.square()).clamp_min(0)
-        # A channel in which normal samples hardly differ is not to decide on others.
+        # Channels in which normal samples hardly differ must not dominate the gate.
         variance += _LEAST * variance.mean(-1, keepdim=True)
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
@@ -55,7 +55,7 @@ class StandardisedGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the weights of the experts, which sum to 1."""
         z = (x - self.centre) / self.spread
-        # Samples far from normal ones, of a corpus, would leave all to a single expert.
+        # Without this bound, samples far from normal would use a single expert.
         far = z.square().mean(-1, keepdim=True).clamp_min(1).rsqrt()
         return super().forward(z * far).softmax(-1)
 
@@ -65,8 +65,9 @@ class Gate(StandardisedGate, nn.Linear):
 
     .. math:: g(x) = \mathrm{softmax}(V z(x) + v), \qquad z(x) = (x - \mu) / \sigma
 
-    with mean and deviation of normal samples, which are fixed. Features differ between
-    samples by a small part of their size, and a softmax alone would hardly notice.
+    with the mean and the standard deviation of normal samples, which are fixed. Without
+    this standardisation the weights would hardly differ between samples, since features
+    differ by a small part of their size.
 
     Parameters
     ----------
@@ -92,11 +93,10 @@ class Adapter(nn.Module):
 
     where the mean of x is taken over its pixels, and z is that of :class:`Gate`. The
     experts are 1 x 1 convolutions with the stride and the groups of the layer. Beside a
-    layer that is itself 1 x 1, where they would be as large as it is, they have groups
-    of their own.
+    1 x 1 convolution, where they would be as large as the layer, they have more groups.
 
-    Their weights start at zero, and gates at random: an adapter changes nothing at
-    first, and its experts part at the first step, in which each has other gates.
+    Their weights start at zero, so that an adapter changes nothing at first. Gates
+    start at random, so that the first step makes the experts different.
 
     Parameters
     ----------
@@ -113,11 +113,11 @@ class Adapter(nn.Module):
         n_out, n_in, *sides = layer.weight.shape
         groups = getattr(layer, "groups", 1)
         self.n_experts, self.groups = n_experts, groups
-        # A step of SGD moves experts together as far as it would move a single one...
+        # Makes the effect of a step of SGD independent of the number of experts...
         self.scaling = n_experts**0.5
         if groups == 1 and set(sides) <= {1} and min(n_in, n_out) >= _WIDE:
             self.groups = gcd(n_in, n_out, _GROUPS)
-            self.scaling *= self.groups**0.5  # ... and one of fewer weights as well.
+            self.scaling *= self.groups**0.5  # ... and of groups.
         n_each = n_in * groups // self.groups
         self.weights = nn.Parameter(torch.zeros(n_experts, n_out, n_each))
         if n_experts > 1:
@@ -145,10 +145,10 @@ class Adapter(nn.Module):
 
 
 class AdaptedLayer(nn.Module):
-    """A frozen base layer, with a place for an adapter beside it.
+    """A frozen base layer, and the adapter that is added to its output.
 
-    The adapter belongs to the detector, not to this module, so that the frozen and the
-    trained weights stay apart.
+    The adapter belongs to the detector, not to this module, so that frozen and trained
+    weights are separate.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class AdaptedLayer(nn.Module):
         self.set_adapter(None)
 
     def set_adapter(self, adapter: nn.Module | None) -> None:
-        """Set the adapter, which is not registered as a submodule; None for none."""
+        """Set the adapter, which is not registered as a submodule; None removes it."""
         self._adapter = (adapter,)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,20 +183,20 @@ class AdaptedLayer(nn.Module):
         raise NotImplementedError
 
     def __getattr__(self, name):
-        """Look up missing attributes in the base layer: some networks read sizes."""
+        """Look up other attributes in the base layer: some networks read its sizes."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name.startswith("__"):  # how to copy it is its own business
+            if name.startswith("__"):  # methods of copy and pickle are not delegated
                 raise
             return getattr(super().__getattr__("base_layer"), name)
 
 
 class AdaptedLinear(AdaptedLayer):
-    """A linear layer (n, ..., in); the axes between n and in count as pixels."""
+    """A linear layer; axes of its input between samples and features are pixels."""
 
     def adapted_output(self, x: Tensor, adapter: Adapter) -> Tensor:
-        """Return the sum of the outputs of both."""
+        """Return the output of the layer plus that of the adapter."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         y = self.base_layer(x)
         return y + adapter(rows, rows.mean(1)).view_as(y)
@@ -205,7 +205,7 @@ class AdaptedLinear(AdaptedLayer):
 class AdaptedConvolution(AdaptedLayer):
     """A convolution of images, with its adapter in the middle of its kernel.
 
-    Batch normalisation that follows, frozen as well, is merged into both.
+    A frozen batch normalisation after it is merged into both.
 
     Parameters
     ----------
@@ -217,9 +217,9 @@ class AdaptedConvolution(AdaptedLayer):
     norm : torch.nn.BatchNorm2d or None
         The normalisation.
     cache : list or None
-        Holds merged weights, once they are made; None if they are not to be kept.
+        Merged weights, once they are computed; None does not cache them.
     n_cached : int
-        Weights of mixed adapters that are used before they leave a processor's cache.
+        Number of weights of mixed adapters that fit in the cache of a processor.
     """
 
     base_layer: nn.Conv2d
@@ -236,7 +236,7 @@ class AdaptedConvolution(AdaptedLayer):
         return y if self.norm is None else self.norm(y)
 
     def adapted_output(self, x: Tensor, adapter: Adapter) -> Tensor:
-        """Return the sum of the outputs of both, normalised."""
+        """Return the output of the layer plus that of the adapter, normalised."""
         conv, kind = self.base_layer, x.device.type
         if torch.is_autocast_enabled(kind) and is_slow_in_half_precision(conv, kind):
             with torch.autocast(kind, enabled=False):
@@ -260,9 +260,9 @@ class AdaptedConvolution(AdaptedLayer):
         return MixedConvolution.apply(x, gates, *rest)
 
     def _merged(self, adapter):
-        """Return weights of the adapter, kernel and bias, all with the norm.
+        """Return weights of the adapter, kernel and bias, with merged normalisation.
 
-        The kernel contains the adapter if this has a single expert.
+        An adapter with a single expert is merged into the kernel.
         """
         if self.cache:
             return self.cache[0]
@@ -276,10 +276,10 @@ class AdaptedConvolution(AdaptedLayer):
         return weights, kernel, bias
 
     def _normalised(self):
-        """Return a copy of the kernel, and a bias, with the norm, and its factors."""
-        # torch.nn.utils.fusion rounds the bias otherwise, and returns no factors.
+        """Return kernel and bias with merged normalisation, and its factors."""
+        # torch.nn.utils.fusion rounds the bias differently, and returns no factors.
         weight, bias, norm = self.base_layer.weight, self.base_layer.bias, self.norm
-        # In the format that a convolution would bring it to, on both ways.
+        # The memory format that convolutions use, forward and backward.
         kernel = weight.detach().clone(memory_format=torch.channels_last)
         if norm is None:
             return kernel, bias, None
@@ -369,7 +369,7 @@ class AdaptedStack(AdaptedLayer):
     """An ensemble of linear layers."""
 
     def adapted_output(self, x: Tensor, adapter: StackedAdapter) -> Tensor:
-        """Return the sum of the outputs of both."""
+        """Return the output of the layer plus that of the adapter."""
         return adapter(x, self.base_layer(x))
 
 
@@ -416,10 +416,10 @@ def adapters_for(layers: Sequence[nn.Module], n_experts: int) -> nn.ModuleList:
 def have_experts(layers: Sequence[nn.Module]) -> list[bool]:
     """Return whether the adapter of each layer of a network is a mixture.
 
-    Mixtures stand beside linear layers and larger kernels, as in the paper: 1 x 1
-    convolutions are where they would cost the most. Where nearly all of the larger
-    kernels are depthwise, a mixture beside them would be of single numbers, and 1 x 1
-    convolutions have it in their place, those that do not widen if there are any.
+    Linear layers and larger kernels have mixtures, as in the paper; beside 1 x 1
+    convolutions they would cost most. If nearly all larger kernels are depthwise,
+    experts beside them would be single numbers. Then 1 x 1 convolutions have the
+    mixtures: those that do not add channels, if there are any.
     """
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     pointwise = {layer for layer in convolutions if is_pointwise(layer)}
@@ -449,8 +449,8 @@ class MergedConvolution(torch.autograd.Function):
     """A convolution with one and the same adapter for all samples (eq. 2).
 
     The adapter sits in the middle of the kernel, so that both cost as much as the base
-    layer alone. Going back, the gradient of the adapter is a product over pixels, a
-    ninth of the work of a 3 x 3 kernel; the frozen kernel gets none.
+    layer alone. In the backward pass, the gradient of the adapter is a product over
+    pixels, a ninth of the work of a 3 x 3 kernel; the frozen kernel has no gradient.
     """
 
     @staticmethod
@@ -464,7 +464,7 @@ class MergedConvolution(torch.autograd.Function):
         weights : Tensor of shape (groups, out / groups, in / groups)
             The adapter, which gets the gradient.
         kernel, bias : Tensor
-            Those of the convolution, the adapter in the kernel: see :func:`merge`.
+            Kernel, with the adapter merged by :func:`merge`, and bias.
         conv : torch.nn.Conv2d
             The convolution, for stride, padding, dilation and groups.
         """
@@ -495,8 +495,8 @@ class MergedConvolution(torch.autograd.Function):
 class MixedConvolution(torch.autograd.Function):
     """A convolution with an adapter mixed for each sample (eq. 3), added in place.
 
-    Weights are mixed for a few samples at a time, and again on the way back: those of
-    all samples would not fit into a cache.
+    Weights are mixed for a few samples at a time, and again in the backward pass: those
+    of all samples would not fit into a cache.
     """
 
     @staticmethod
@@ -510,7 +510,7 @@ class MixedConvolution(torch.autograd.Function):
         gates : Tensor of shape (n, k)
             Weights of the experts.
         weights : Tensor of shape (k, groups, out / groups, in / groups)
-            The experts, in one group, or of one channel in each.
+            The experts, with one group, or one channel in each group.
         kernel, bias, conv
             The convolution.
         n_cached : int
@@ -548,7 +548,7 @@ class MixedConvolution(torch.autograd.Function):
             of_weights, of_gates = gates.T @ of_own, of_own @ flat.T
             return of_x, of_gates, of_weights.view_as(weights), *rest
         of_gates, of_weights = torch.empty_like(gates), torch.zeros_like(flat)
-        # Pixels of which some are left out are not rows of a view.
+        # If a stride leaves out pixels, the others are not a view.
         whole = of_x is not None and of_x.shape[2:] == sides
         of_sampled = torch.zeros_like(sampled)
         if of_x is not None and whole:
@@ -559,7 +559,7 @@ class MixedConvolution(torch.autograd.Function):
                 of_some.baddbmm_(of_rows, mixed(g, weights)[:, 0])
             of_own = (of_rows.mT @ rows).flatten(1)
             of_weights.addmm_(g.T, of_own)
-            of_g.copy_((flat @ of_own.T).T)  # faster than the same the other way round
+            of_g.copy_((flat @ of_own.T).T)  # faster than of_own @ flat.T
         if of_x is not None and not whole:
             reached = at_middles(of_x, conv, sides)
             reached += of_sampled.unflatten(1, sides).permute(0, 3, 1, 2)
@@ -575,7 +575,7 @@ def merge(weights: Tensor, kernel: Tensor) -> None:
     weights : Tensor of shape (groups, out / groups, in / groups)
         The adapter, of as many groups as the convolution, or of more.
     kernel : Tensor
-        That of the convolution.
+        Kernel of the convolution.
     """
     middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
     if weights.shape[2] == middle.shape[1]:
@@ -593,14 +593,14 @@ def is_diagonal(weights: Tensor) -> bool:
 
 def mixed(gates: Tensor, weights: Tensor) -> Tensor:
     """Return the mixed weights (n, groups, out, in) of samples with gates (n, k)."""
-    # Before they are applied, so that it hardly matters how many experts there are.
+    # Mixed before they are applied, so that the number of experts hardly matters.
     return (gates @ weights.flatten(1)).unflatten(1, weights.shape[1:])
 
 
 def portions(
     weights: Tensor, n_cached: int, *tensors: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Return parts of tensors, of so few samples that their weights fit a cache."""
+    """Divide tensors into parts of samples whose weights fit into a cache."""
     n_rows = len(tensors[0])
     if weights.device.type == "cpu":
         n_numbers = n_cached * torch.get_num_threads()  # each has a cache of its own
@@ -609,7 +609,7 @@ def portions(
 
 
 def can_mix(conv: nn.Conv2d) -> bool:
-    """Return whether :class:`MixedConvolution` computes a convolution of this kind."""
+    """Return whether :class:`MixedConvolution` can compute a convolution."""
     return (
         is_plain(conv)
         # The middle of the kernel never lies in the padding.
@@ -623,7 +623,7 @@ def can_mix(conv: nn.Conv2d) -> bool:
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution pads with zeros, by numbers, and does no more."""
+    """Return whether a convolution has zero padding given by numbers, and no hooks."""
     return (
         type(conv) is nn.Conv2d
         and not (conv._forward_hooks or conv._forward_pre_hooks)
@@ -633,9 +633,9 @@ def is_plain(conv: nn.Conv2d) -> bool:
 
 
 def is_slow_in_half_precision(conv: nn.Conv2d, device_type: str) -> bool:
-    """Return whether the way back takes many times as long as it does in float32.
+    """Return whether the backward pass is many times slower than in float32.
 
-    On a processor, that of convolutions in groups with a stride does.
+    It is on a CPU, for convolutions with groups and a stride.
     """
     return device_type == "cpu" and conv.groups > 1 and max(conv.stride) > 1
 
@@ -649,7 +649,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) ->
 
 def image_gradient(of_y: Tensor, x: Tensor, kernel: Tensor, conv: nn.Conv2d) -> Tensor:
     """Return the gradient of the images `x` of a convolution, channels last."""
-    if is_product(conv):  # and a library of products is faster then
+    if is_product(conv):  # a matrix product is faster then
         of_pixels = pixels(of_y) @ kernel[:, :, 0, 0]
         return of_pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
     of_x = torch.ops.aten.convolution_backward(
@@ -678,15 +678,15 @@ def pixels(images: Tensor) -> Tensor:
 def mean_pixel(images: Tensor) -> Tensor:
     """Return the mean (n, c) over the pixels of images.
 
-    Not as `mean` does it: its gradient is as large as the images, that of a sum is not.
+    A sum, since the gradient of `mean` would be as large as the images.
     """
-    # In halves, samples that differ by little would become alike.
+    # In half precision, small differences between samples would be lost.
     exact = torch.promote_types(images.dtype, torch.float32)
     return images.sum((2, 3), dtype=exact) / images.shape[2:].numel()
 
 
 def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tensor:
-    r"""Return the pixels on which the middle of a kernel lies, for each output.
+    r"""Return the input pixel at the middle of the kernel, for each output pixel.
 
     Parameters
     ----------
@@ -700,7 +700,7 @@ def at_middles(images: Tensor, conv: nn.Conv2d, sides: tuple[int, ...]) -> Tenso
     Returns
     -------
     Tensor of shape (n, c, \\*sides)
-        A view, unless the middle lies in the padding somewhere.
+        A view, unless a middle lies in the padding.
     """
     for axis, side in enumerate(sides):
         stride, first = conv.stride[axis], _first_middle(conv, images, axis, side)
@@ -723,5 +723,5 @@ def _first_middle(conv, images, axis, side):
         padding = conv.padding[axis]
     whole = images.shape[axis + 2] + 2 * padding
     if conv.padding != "same" and (whole - reach - 1) // conv.stride[axis] + 1 != side:
-        return 0  # a convolution with its own padding is taken to centre its kernel
+        return 0  # a subclass with its own padding is assumed to centre it
     return apart * (size // 2) - padding

@@ -1,4 +1,4 @@
-"""A frozen network with places for adapters beside its layers."""
+"""A frozen network, whose layers are wrapped for adapters."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ._adapters import (
 
 #: Channels that grey images are repeated to, for networks that do not take grey.
 _COLOURS = 3
-#: Relative difference that rounding may leave between results of one computation.
+#: Tolerated relative difference between two results of one computation.
 _ROUNDING = 1e-3
-#: Names of parts that make class scores of features.
+#: Names of parts that compute class scores.
 _CLASSIFIERS = {"classifier", "classes", "fc", "head", "logits"}
-#: Share of the weights in adapted layers from which on no others are reported.
+#: Share of the weights in adapted layers above which no warning is given.
 _MOST = 0.9
 
 
 class FrozenNetwork(nn.Module):
-    """A network whose parameters and buffers stay as they are, whatever is trained.
+    """A frozen network: training changes neither its parameters nor its buffers.
 
-    It shares its weights with the network that it is made of, so that many detectors
-    hold them once. That network itself is not changed in any way.
+    It shares its weights with the given network, so that many detectors need a single
+    copy. The given network does not change.
 
     Parameters
     ----------
@@ -42,27 +42,27 @@ class FrozenNetwork(nn.Module):
         Maps images, or samples of a table, to features. A linear layer at its very end,
         a classifier, is left out.
     example : Tensor of shape (1, ...)
-        A sample like those to come, not constant: a pass of it tells the order and the
+        A typical sample, not constant. Its forward pass determines the order and the
         outputs of the layers.
     adapt_from : str or int
-        Where adapters begin: a number of layers, or the name of a part.
+        Start of the adapters: a number of layers, or the name of a part.
     most_bytes : int
-        Largest output of a layer on a host. When a few that are larger have been used,
-        memory goes back to the system, and comes from there cleared page by page.
+        Maximum size of a layer's output on a CPU. The memory of larger outputs would be
+        returned to the system and cleared page by page when it is allocated again.
 
     Attributes
     ----------
     layers : dict of str to AdaptedLayer
         The layers that can have adapters, in the order in which they compute.
     unadapted : str
-        Names of parts with weights that cannot have adapters, and the share of the
-        others; empty if that share is large.
+        Share of the weights in layers that can have adapters, and names of the other
+        parts; empty if the share is large.
     n_fixed : int
-        Parts, of a network that is a sequence of parts, before the first adapter.
+        Number of parts before the first adapter, if the network is a sequence of parts.
     features_shape : tuple of int
         Shape of the features of one sample.
     n_at_once : int or inf
-        Samples to compute together on a host.
+        Samples to compute together on a CPU.
     """
 
     def __init__(
@@ -98,8 +98,9 @@ class FrozenNetwork(nn.Module):
         features = self._computed(example)
         if _differ(features, unwrapped):
             raise ValueError(
-                f"backbone, a {type(network).__name__}, computes something else when "
-                "its layers are wrapped: it looks at their classes, or at hooks."
+                f"backbone, a {type(network).__name__}, computes other features when "
+                "its layers are wrapped: its forward depends on their classes, or on "
+                "hooks."
             )
         self._check_gradients(example)
         self.unadapted = self._unadapted([call.layer for call in calls])
@@ -136,7 +137,7 @@ class FrozenNetwork(nn.Module):
         ]
 
     def _check_pair(self, names, example, outputs, final):
-        """Refuse a network in which samples depend on others, by the outputs of two."""
+        """Raise an error if the output for a sample depends on other samples."""
         both, twice = self._outputs(names, torch.cat([example, example.flip(-1)]))
         most = max((output.nbytes for output in outputs.values()), default=1)
         self.n_at_once = max(self.most_bytes // most, 1)
@@ -145,30 +146,31 @@ class FrozenNetwork(nn.Module):
             if two.numel() == 2 * one.numel() and len(two) != 2 * len(one):
                 raise ValueError(
                     f"{names[layer]} of backbone returns {tuple(two.shape)} for two "
-                    "samples. They have to be along the first axis: the score of one "
-                    "would depend on others."
+                    "samples. They have to be along the first axis, so that the score "
+                    "of a sample does not depend on others."
                 )
         if _differ(twice[:1], final):
             raise ValueError(
                 f"backbone, a {type(self.network).__name__}, returns other features "
-                "for a sample beside another one: its score would depend on others."
+                "for a sample if the batch has another one, so that its score would "
+                "depend on others."
             )
 
     def _read(self):
-        """Return the layers that torch does not call, since it reads their weights."""
+        """Return the layers whose weights torch reads, without a call of the layer."""
         wholes = (
             m for m in self.network.modules() if isinstance(m, nn.MultiheadAttention)
         )
         return {layer for whole in wholes for layer in whole.modules()}
 
     def _call_layers(self, called: bool) -> None:
-        """Have torch's encoders call their layers, not read them on a fast path."""
+        """Make torch's encoders call their layers, instead of taking a fast path."""
         for whole in self.network.modules():
             if isinstance(whole, nn.TransformerEncoderLayer):
                 whole.activation_relu_or_gelu = 0 if called else _fast_kind(whole)
 
     def _check_gradients(self, example):
-        """Refuse a network through which no adapter could be trained."""
+        """Raise an error if adapters of the network would get no gradients."""
         some = [adapter_for(layer.base_layer, 1) for layer in self.layers.values()]
         self.set_adapters(nn.ModuleList(some).to(example.device))
         with torch.enable_grad():
@@ -182,7 +184,7 @@ class FrozenNetwork(nn.Module):
             )
 
     def _unadapted(self, adapted):
-        """Return a text on the weights that have no adapter, if they are many."""
+        """Describe the weights without adapters, if they are many."""
         read, sizes = self._read(), {}
         for name, module in self.network.named_modules():
             module = module.base_layer if isinstance(module, AdaptedLayer) else module
@@ -212,7 +214,7 @@ class FrozenNetwork(nn.Module):
             return outputs, self._tried(x.clone())  # networks may change x in place
 
     def _tried(self, example):
-        """Return the output of the network; grey images in colour, if need be."""
+        """Return the output of the network, for grey images as colours if necessary."""
         taken = [
             m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)
         ]
@@ -225,7 +227,7 @@ class FrozenNetwork(nn.Module):
             if n_channels > 1:
                 raise ValueError(
                     f"The images have {n_channels} channels, but backbone takes "
-                    f"{taken[0]}; those of one channel would be repeated. (A "
+                    f"{taken[0]}; only images of one channel are repeated. (A "
                     "normalization for three channels makes three of one.)"
                 ) from error
         self.n_channels = _COLOURS
@@ -262,7 +264,7 @@ class FrozenNetwork(nn.Module):
         self._replace({norm: place for place, norm in self.places.items()})
         for layer, norm in pairs:
             layer.norm = norm
-        # Other users of the output of a convolution are found by their results alone.
+        # Only a change of results reveals other users of a convolution's output.
         with forward_hooks(norms, normalised):
             after = self(probe)
         if _differ(after, before):
@@ -272,7 +274,7 @@ class FrozenNetwork(nn.Module):
             self.places = {}
 
     def _replace(self, others) -> None:
-        """Put other modules in the place of some."""
+        """Replace modules by others."""
         for parent in list(self.modules()):
             # A module may stand twice in one parent.
             for name, child in list(parent._modules.items()):
@@ -295,7 +297,7 @@ class FrozenNetwork(nn.Module):
             layer.set_adapter(adapter)
 
     def base_network(self) -> nn.Module:
-        """Return the network without places for adapters; it shares the weights."""
+        """Return the network with its own layers, unwrapped; it shares the weights."""
         other = deepcopy(self, _sharing_memo(self))
         other._replace(other.places)
         other._replace({layer: layer.base_layer for layer in other.layers.values()})
@@ -303,11 +305,11 @@ class FrozenNetwork(nn.Module):
         return other.network
 
     def train(self, mode: bool = True) -> FrozenNetwork:
-        """Stay in evaluation: statistics of batches would change the buffers."""
+        """Stay in evaluation mode: statistics of batches would change the buffers."""
         return super().train(False)
 
     def load_state_dict(self, state_dict, *arguments, **options):
-        """Take other weights; those that were shared stay as they are."""
+        """Load other weights, without a change of the shared ones."""
         if not self.differs_from(state_dict):
             return None
         for tensor in (*self.parameters(), *self.buffers()):
@@ -315,7 +317,7 @@ class FrozenNetwork(nn.Module):
         return super().load_state_dict(state_dict, *arguments, **options)
 
     def differs_from(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Return whether the weights are others."""
+        """Return whether the weights differ."""
         mine = self.state_dict()
         return mine.keys() != state_dict.keys() or not all(
             torch.equal(mine[k], v.to(mine[k].device)) for k, v in state_dict.items()
@@ -337,7 +339,7 @@ class FrozenNetwork(nn.Module):
         return x.mean((2, 3)) if x.ndim == 4 else x
 
     def _passed(self, parts, x):
-        """Return the output of parts, on a host for a few samples at a time."""
+        """Compute parts in sequence, on a CPU for a few samples at a time."""
         n_turns = max(ceil(len(x) / self.n_at_once), 1)
         made = []
         with self.merged():
@@ -407,7 +409,7 @@ def forward_hooks(layers: Iterable[nn.Module], hook: Callable) -> Iterator[None]
 class _Call(NamedTuple):
     name: str
     layer: nn.Module
-    ends: bool  # whether it makes class scores
+    ends: bool  # whether it computes class scores
 
 
 def _ends(name, layer, output, final):
@@ -423,7 +425,7 @@ def _ends(name, layer, output, final):
 
 
 def _fast_kind(whole):
-    """Return torch's number of the activation of an encoder that has a fast path."""
+    """Return torch's number of the activation of an encoder, 0 without a fast path."""
     kinds = (F.relu, nn.ReLU), (F.gelu, nn.GELU)
     for number, (function, module) in enumerate(kinds, 1):
         if whole.activation is function or isinstance(whole.activation, module):
@@ -432,7 +434,7 @@ def _fast_kind(whole):
 
 
 def _refuse_unwrappable(network):
-    """Refuse modules whose layers cannot be exchanged, with the reason."""
+    """Raise an error for modules whose layers cannot be replaced."""
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
@@ -452,7 +454,7 @@ def _refuse_unwrappable(network):
 
 
 def sharing_copy(network: nn.Module) -> nn.Module:
-    """Return a copy of a module whose tensors are those of the module, frozen."""
+    """Return a frozen copy of a module that shares its tensors."""
     try:
         return deepcopy(network, _sharing_memo(network))
     except RuntimeError as error:
@@ -489,7 +491,7 @@ def _refuse_batch_statistics(network):
 
 
 def _differ(features, others):
-    """Return whether two computations of the same are not the same."""
+    """Return whether two results of one computation differ."""
     return not bool((features - others).norm() <= _ROUNDING * others.norm())  # or NaN
 
 

@@ -1,4 +1,4 @@
-"""The corpus: samples that need not be normal, and whether their source is another."""
+"""The corpus: altered samples, reading, spectrum matching, and a test of the source."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _ENOUGH = 5000
 _NOISE = 0.3, 3.0
 _BOX = 0.25, 0.5
 
-# Spectra: numbers in the images that tell them; bands of frequencies, the highest
-# frequency, and from where on it is of fine detail.
+# Spectra: maximum number of pixels to estimate them from; number of bands, highest
+# frequency, and lowest frequency of fine detail.
 _PIXELS = 2**22
 _BANDS, _TOP, _FINE = 24, 0.5**0.5, 0.1
 _TINY = 1e-9
 
-#: AUROC above which a corpus has another source. What images show alone brings classes
-#: of CIFAR-10 and digits of MNIST to .90 against the others, but for the digit 1.
+#: AUROC above which a corpus is taken to have another source. By content alone, a class
+#: of CIFAR-10 or MNIST against the others reaches up to .90, except the digit 1.
 _OTHER_SOURCE = 0.9
-#: Fewer images than that, of either, tell nothing reliable.
+#: Minimum number of images of each for a reliable AUROC.
 _FEWEST = 50
-#: Images of each that are enough, and numbers in them: large ones are fewer.
+#: Maximum number of images of each, and of their pixels.
 _MOST, _MOST_NUMBERS = 500, 2**24
-#: Sides in pixels: below the first there is little to see, the second is enough.
+#: Minimum side of images, and side of the middle that is described, in pixels.
 _LEAST_SIDE, _SIDE = 8, 96
 #: Edges of bands of frequencies, in cycles per pixel.
 _EDGES = 0.03, 0.1, 0.18, 0.27, 0.36, 0.45, 0.75
@@ -63,7 +63,7 @@ _EDGES = 0.03, 0.1, 0.18, 0.27, 0.36, 0.45, 0.75
 #: are of middle, high and highest frequency.
 _BLOCK, _DIAGONALS = 8, (3, 6, 9, 15)
 _QUANTILES = 0.25, 0.5
-#: Smaller than a level of 256, in [-1, 1], and smaller than any share of power.
+#: Offsets of logarithms: below a level of 256 in [-1, 1], and below shares of power.
 _LEVEL, _SHARE = 1e-3, 1e-6
 #: Folds, and inverse strength of the penalty, of the classifier of sources.
 _FOLDS, _C = 5, 0.1
@@ -171,11 +171,11 @@ def _checked_rows(corpus, X):
         corpus = np.asarray(as_numbers(corpus, "corpus"))
     except ValueError as error:
         raise ValueError(
-            "corpus is no array of samples, nor a tuple of two, (samples, classes): "
+            "corpus has to be an array of samples, or a pair (samples, classes): "
             f"{error}"
         ) from error
     if not corpus.size:
-        raise ValueError("corpus has 0 samples; corpus=None says that there is none.")
+        raise ValueError("corpus has 0 samples: give corpus=None for no corpus.")
     if np.iscomplexobj(corpus):
         raise ValueError("corpus holds complex numbers: give real ones, as X has.")
     if corpus.ndim == TABLE.ndim < X.ndim and corpus.shape[1] == X[0].size:
@@ -186,7 +186,7 @@ def _checked_rows(corpus, X):
             f"{X.shape[1:]}: they have to be of one shape."
         )
     refuse_other_scale("corpus", corpus, X)
-    with np.errstate(over="ignore", invalid="ignore"):  # of its check by a sum
+    with np.errstate(over="ignore", invalid="ignore"):  # its check for NaN sums it
         return check_array(corpus, dtype=X.dtype, allow_nd=True, input_name="corpus")
 
 
@@ -249,8 +249,8 @@ def _converted(images, shape):
 def match_spectrum(corpus: DeviceDataset, normal: DeviceDataset) -> TransformedDataset:
     """Return the images of a corpus, filtered to be no sharper than the normal ones.
 
-    Images from elsewhere are sharper or noisier. A detector that is to tell them from
-    the normal ones does so by that alone, and learns nothing about anomalies.
+    Images from another source are often sharper or noisier. A detector would learn this
+    difference alone, and nothing about anomalies.
     """
     n_enough = max(_PIXELS // prod(normal.row_shape), 1)
     some = (rows[rows.spread_indices(n_enough)] for rows in (normal, corpus))
@@ -332,8 +332,8 @@ def frequencies(images: Tensor) -> Tensor:
 
 # Sources ----------------------------------------------------------------------------
 #
-# Images of another camera, size or format can be told apart whatever they show. Each
-# image is described by a few numbers that depend on its source: the distribution of its
+# Images of another camera, size or format can be distinguished regardless of content.
+# Each image is described by a few statistics of its source: the distribution of its
 # power over frequencies, the size and the peaks of its noise, the correlations of its
 # colours, and traces of the blocks of 8 x 8 pixels of JPEG. None of them changes with
 # brightness or contrast. The AUROC of a linear classifier of these numbers, on images
@@ -343,10 +343,10 @@ def frequencies(images: Tensor) -> Tensor:
 def match_source(
     normal: DeviceDataset, corpus: DeviceDataset, seed: int
 ) -> tuple[DeviceDataset | TransformedDataset, float | None]:
-    """Return a corpus whose source is as like that of the normal images as may be.
+    """Return a corpus whose source is as similar to the normal images as possible.
 
-    Its spectrum is matched to theirs, unless it has their source as it is: where
-    nothing tells the two apart, a filter would leave traces that do.
+    Its spectrum is matched to theirs, unless the two already have one source: then a
+    filter would introduce a difference.
 
     Parameters
     ----------
@@ -372,11 +372,11 @@ def match_source(
     auroc = source_auroc(normal, matched, seed)
     if auroc is not None and auroc > _OTHER_SOURCE:
         warn(
-            "The corpus is told from the normal images by their spectrum, noise, "
-            f"colours or traces of compression alone (corpus_auroc_ is {auroc:.2f}). A "
-            "detector may learn to tell their sources, and not what is normal. Take a "
-            "corpus of the same camera, size and format, such as images of other "
-            "classes, and compare with corpus=None.",
+            "The corpus differs from the normal images in spectrum, noise, colours or "
+            f"traces of compression (corpus_auroc_ is {auroc:.2f}). A detector may "
+            "learn this difference, and not normal content. Take a corpus of the same "
+            "camera, size and format, such as images of other classes, and compare "
+            "with corpus=None.",
             CorpusSourceWarning,
         )
     return matched, auroc
@@ -397,7 +397,7 @@ def source_auroc(
     Returns
     -------
     float or None
-        Cross-validated, .5 where nothing tells them apart; None for less than 50
+        Cross-validated AUROC, .5 if the sources do not differ; None for less than 50
         images of either, or sides below 8 pixels.
     """
     n_enough = min(max(_MOST_NUMBERS // prod(normal.row_shape), _FEWEST), _MOST)
@@ -502,7 +502,7 @@ def _steps_between_blocks(luma):
 
 
 def _sparsity_of_blocks(luma):
-    """Return how much sparser blocks of JPEG are than those that straddle them.
+    """Return the sparsity of JPEG blocks, relative to blocks shifted by half a side.
 
     Quantised coefficients are mostly zero in the blocks in which they were quantised.
     """

@@ -60,14 +60,14 @@ from ._pretraining import (
 
 _OWN = "auto", "resnet26"
 _PRETRAINING_RATE = 2e-3
-#: Distance of columns of a corpus, which may be anything, that tells of other units.
+#: Factor of spreads or locations from which a corpus seems to have other units.
 _UNITS = 100.0
-#: Most held-out samples for :class:`StopAtCollapse`.
+#: Maximum number of held-out samples for :class:`StopAtCollapse`.
 _HELD_OUT = 500
 _TINY = 1e-9
 #: Parameters that clones share.
 _SHARED = "backbone", "corpus"
-#: Most normal samples that gates and head are fitted on.
+#: Maximum number of normal samples that gates and head are fitted on.
 _ENOUGH = 2000
 
 
@@ -96,7 +96,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
 
     with K experts, 1 x 1 convolutions :math:`h`, and gates :math:`g` that weigh them
     for each sample. They learn to put normal samples near the origin, and samples of a
-    corpus Q, most of which are something else, away from it (eqs 1 and 4; eq. 1 is
+    corpus Q, most of which are not normal, far from it (eqs 1 and 4; eq. 1 is
     misprinted in the paper, and corrected here):
 
     .. math:: \min_\alpha \; \frac{1}{N} \Big( \sum_{x \in S} h(f(x)) - \sum_{x \in Q}
@@ -123,8 +123,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     Attributes
     ----------
     backbone_ : torch.nn.Module
-        The frozen network without the adapters, which shares its weights: to give to
-        other detectors as `backbone`.
+        The frozen network without the adapters. It shares its weights, and can be given
+        to other detectors as `backbone`.
     corpus_auroc_ : float or None
         AUROC of a linear classifier that tells the images of `corpus`, as the network
         sees them, from the normal ones by their source: spectrum, noise, colours and
@@ -142,11 +142,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     Notes
     -----
     Some settings are fixed: gates are a softmax of a linear map of standardised means;
-    the head; SGD with a momentum of .9 for images, where gradients longer than 10 are
-    shortened to that, and AdamW for tables; and the steps at which `lr` falls. In a
-    given network, `backbone`, convolutions of images and linear layers have adapters if
-    they are called. The layers in ``torch.nn.MultiheadAttention`` are not, since torch
-    reads their weights. A warning says how much of a network has no adapters.
+    the head; SGD with a momentum of .9 for images, where gradients are clipped to a
+    norm of 10, and AdamW for tables; and the steps at which `lr` falls. In a given
+    network, `backbone`, convolutions of images and linear layers have adapters if they
+    are called. The layers in ``torch.nn.MultiheadAttention`` are not, since torch reads
+    their weights. A warning says how much of a network has no adapters.
 
     References
     ----------
@@ -165,7 +165,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     array([ 1, -1, -1])
     """
 
-    #: The net that is trained; a subclass may name another one, to train otherwise.
+    #: Class of the net; a subclass may override it to change the training.
     net_class: ClassVar[type[ResidualAdaptation]] = ResidualAdaptation
 
     _reads_labels = True
@@ -230,26 +230,26 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         default="auto",
         doc="""
         The task that the package's own networks are trained on before they are frozen.
-        "supervised": classify the corpus, if its classes are known. "rotation": find by
-        how many quarters an image was turned. "denoising", for tables: remove noise
-        from samples. "auto" is "denoising" for tables, and for images "supervised"
-        where the corpus has classes, else "rotation"; None leaves the weights random.
-        "rotation" uses all images that there are, the normal ones among them.
+        "supervised": classify the corpus, if its classes are known. "rotation": predict
+        by how many quarter turns an image is rotated. "denoising", for tables: remove
+        noise from samples. "auto" is "denoising" for tables, and for images
+        "supervised" where the corpus has classes, else "rotation"; None leaves the
+        weights random. "rotation" uses all images, the normal ones included.
         """,
     )
     corpus: Any = parameter(
         ["array-like", tuple, str, None],
         default="auto",
         doc="""
-        Samples of the same shape as those of ``fit``, which cross-validation does not
-        split; a pair (samples, classes); or the name of a data set, "tiny_imagenet" for
-        :func:`skanomaly.datasets.fetch_tiny_imagenet`, whose images are brought to the
-        size and the colours of yours. It may contain normal samples. Images of the
-        source of yours are best (`corpus_auroc_`); the spectrum of those from another
-        source is matched, so that they are no sharper than the normal ones. "auto", for
-        tables, alters normal samples: a half get some columns from other samples, a
-        quarter get noise in some columns, a quarter are anywhere in a box around the
-        data. For images "auto" is None.
+        Samples for outlier exposure, of the same shape as those of ``fit``: an array,
+        which cross-validation does not split; a pair (samples, classes); or the name of
+        a data set, "tiny_imagenet" for :func:`skanomaly.datasets.fetch_tiny_imagenet`,
+        whose images are converted to the size and the colours of yours. It may contain
+        normal samples. Images from the same source as yours are best (`corpus_auroc_`);
+        the spectrum of those from another source is matched, so that they are no
+        sharper than the normal ones. "auto", for tables, alters normal samples: a half
+        get some columns from other samples, a quarter get noise in some columns, a
+        quarter are anywhere in a box around the data. For images "auto" is None.
         """,
         type_text="array-like, tuple, str or None",
     )
@@ -266,10 +266,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         [sk.Interval(sk.Integral, 0, None, closed="left"), str],
         default=0,
         doc="""
-        Where adapters begin: the number of layers before the first one, or the name of
-        the first part of the network with adapters, such as "stage_2". Training is
-        faster, since gradients end there. If images are not augmented, and the network
-        is a sequence of parts, the parts before are computed once for all steps.
+        First layer with an adapter: the number of layers before it, or the name of the
+        first part of the network with adapters, such as "stage_2". A later start makes
+        training faster, since gradients end there. If images are not augmented, and the
+        network is a sequence of parts, the parts before are computed once for all
+        steps.
         """,
     )
     n_estimators: int | Auto = parameter(
@@ -313,26 +314,25 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc="""
-        Decay of the adapters, at least 0. "auto" is 0.1 for images, which draws them
-        back about as strongly as L2-SP's penalty of 1e-2 draws weights, and 1e-4, the
-        paper's, for tables.
+        Decay of the adapters, at least 0. "auto" is 0.1 for images, about as strong as
+        an L2-SP penalty of 1e-2, and 1e-4 for tables, as in the paper.
         """,
     )
     pretrain_epochs: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Passes over the data in the pretraining. "auto" makes 500 optimiser steps for
-        images and 400 for tables.
+        Number of passes over the data in the pretraining. "auto" makes 500 optimiser
+        steps for images and 400 for tables.
         """,
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Where to keep the pretrained network, so that candidates of a search over
-        `n_experts` or `lr` share it. So do detectors of other normal samples, if it is
-        trained on the classes of the corpus. Needs an integer `random_state`.
+        Cache of the pretrained network. Candidates of a search over `n_experts` or `lr`
+        share it; so do detectors of other normal samples, if it is trained on the
+        classes of the corpus. Needs an integer `random_state`.
         """,
     )
     batch_size: int = 128
@@ -367,7 +367,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         check_is_fitted(self)
         network, prepare = self.net_.backbone_.base_network(), self.net_.prepare
         mean = getattr(prepare, "mean", None)
-        # So that other detectors give it the same images as this one.
+        # Other detectors then prepare its images as this one does.
         normalization = None if mean is None else (mean, prepare.spread)
         expected = normalization, self._source().least_side
         vars(network)["expected_images"] = expected
@@ -384,8 +384,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if not self._is_own():
             if mine:
                 raise ValueError(
-                    "backbone is a network that has been trained, and architecture "
-                    "one that is yet to be: give one of them."
+                    "backbone is a pretrained network, and architecture an untrained "
+                    "one: give only one of them."
                 )
             return find_backbone(self.backbone, weights)
         if mine:
@@ -395,7 +395,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if self.backbone != "auto":
             raise ValueError(
                 f"backbone={self.backbone!r} takes images (see `image_shape`), and X "
-                "is a table; 'auto' has a network for either."
+                "is a table: use 'auto', which takes both."
             )
         n_estimators, (n_columns,) = self._ensemble_size(), shape
         build = partial(stacked_mlps, n_estimators, n_columns, width)
@@ -405,7 +405,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return {"net_": self._net(self._source(weights), device, seed)}
 
     def _nets_to_fill(self, device, saved):
-        # The network may have been left out, and a checksum stand for its weights.
+        # If the file leaves the network out, it has a checksum instead of weights.
         weights = saved["net_"].modules["backbone"]
         return self._make_nets(device, 0, None if isinstance(weights, str) else weights)
 
@@ -435,7 +435,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         )
 
     def _example(self, source):
-        """Return a sample of random scaled numbers as the networks take it."""
+        """Return a random scaled sample with the input shape of the networks."""
         rng = torch.Generator().manual_seed(0)
         shape = 1, *self._row_shape
         row = 2 * torch.rand(shape, generator=rng, dtype=torch.float32) - 1
@@ -500,12 +500,12 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     # The corpus
 
     def _gives_corpus(self):
-        """Return whether the user gives one."""
+        """Return whether the user gives a corpus."""
         is_auto = isinstance(self.corpus, str) and self.corpus == "auto"
         return self.corpus is not None and not is_auto
 
     def _expects_labels(self):
-        # With a corpus, y may be there for the scorer of a search alone.
+        # With a corpus, y may be given for the scorer of a search only.
         return not self._gives_corpus()
 
     def _read_corpus(self, rows):
@@ -518,7 +518,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             try:
                 validate_data(self, frame, reset=False, skip_check_array=True)
             except ValueError as error:
-                raise ValueError(f"corpus does not go with X: {error}") from error
+                raise ValueError(f"corpus does not match X: {error}") from error
         X, labels = read_corpus(self.corpus, rows.X)
         given = DeviceDataset(X, self.scaler_, rows.device)
         if self._kind == TABLE:  # images of another scale are refused
@@ -543,8 +543,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         elif self.corpus is not None and not corpus:
             warn(
                 f"{type(self).__name__} was given no corpus and no known anomalies: it "
-                "learns without supervision (UADRA). Give corpus, or mark samples by "
-                "y == -1; corpus=None says that there is none."
+                "learns without supervision (UADRA). Give corpus, or mark samples by y "
+                "== -1; corpus=None turns this warning off."
             )
         return corpus
 
@@ -575,7 +575,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Return a net with new adapters, or for a warm start with the old ones."""
         net = self._net(source, str(rows.device), seed)
         if self._goes_on():
-            # Weights of any other source are those that there are, by `_source`.
+            # Other sources have the fitted weights, by `_source`.
             if isinstance(self.backbone, nn.Module):
                 self._refuse_other_weights(net)
             net.resume(self.net_)
@@ -584,8 +584,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         if missed := net.backbone_.unadapted:
             warn(
                 f"{type(self).__name__} adapts a part of backbone only, {missed}. "
-                "Adapters stand beside convolutions of images and linear layers that "
-                "are called, and torch reads those of nn.MultiheadAttention."
+                "Convolutions of images and linear layers have adapters if they are "
+                "called; torch does not call those of nn.MultiheadAttention."
             )
         features = net.fit_gates(rows.subset(rows.spread_indices(_ENOUGH)))
         self._check_finite(features.numpy(force=True))
@@ -595,8 +595,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _refuse_other_weights(self, net):
         if net.initialize().backbone_.differs_from(self.net_.backbone_.state_dict()):
             raise ValueError(
-                "warm_start goes on with the network that there is, and backbone has "
-                "other weights: fit without it."
+                "warm_start continues with the fitted network, but backbone has other "
+                "weights: fit with warm_start=False."
             )
 
     def _adapt(self, net, rows, corpus, plan, callbacks, seed):
@@ -604,7 +604,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         own, held_out = [StepDecay()], None
         if not corpus:
             own, held_out = [*own, StopAtCollapse()], rows.head(_HELD_OUT)
-            if len(rows) > _HELD_OUT // 10:  # else there are none to spare
+            if len(rows) > _HELD_OUT // 10:  # else too few are left for training
                 rows, others = self._hold_out(rows, seed, most=_HELD_OUT)
                 held_out = others.head(_HELD_OUT)
         own += callbacks
@@ -619,11 +619,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         return shape_after(self.net_.prepare, self._row_shape)
 
     def _auto_offset(self, scores):
-        # Without a corpus nothing was moved beyond any radius.
+        # Without a corpus, the training moves no samples away from the origin.
         return -log(2) if self._has_corpus else super()._auto_offset(scores)
 
     def _score_batch(self, batch):
-        # The geometric mean: no member of an ensemble drowns out the others.
+        # A geometric mean, so that no member of an ensemble dominates.
         radius = hypersphere_radius(self.net_.encode_members(batch))
         return -(radius + _TINY).log().mean(0).exp()
 

@@ -28,7 +28,7 @@ from ._whitening import WhiteningHead
 
 #: Samples to compute together.
 _AT_ONCE = 128
-#: Longest gradient; usual ones, in training MobileNetV2, have a length of 1 to 7.
+#: Maximum norm of gradients; usual norms, for MobileNetV2, are 1 to 7.
 _LONGEST = 10.0
 #: Largest move of a crop, as a share of a side: 4 of 32 pixels.
 _CROP = 1 / 8
@@ -90,7 +90,7 @@ def augmentation_for(augment) -> Callable[[Tensor, torch.Generator], Tensor]:
 
 
 def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the images that a user's function, which draws by itself, returns."""
+    """Apply a user's augmentation, and check its result."""
     changed = function(images)
     if not isinstance(changed, Tensor) or changed.is_complex():
         found = f"a {type(changed).__name__}"
@@ -106,8 +106,8 @@ def changed_by(function, images: Tensor, rng: torch.Generator) -> Tensor:
         )
     if not changed.is_floating_point():
         raise ValueError(
-            f"augment returns {changed.dtype}; it is given scaled images, floats "
-            "around 0, and has to return such ones."
+            f"augment returns {changed.dtype}; it has to return floats, like the "
+            "scaled images that it is given."
         )
     if not changed.isfinite().all():
         raise ValueError("augment returns NaN, or infinite numbers.")
@@ -145,7 +145,7 @@ class Adapters(nn.Module):
 
     @contextmanager
     def fitting_gates(self) -> Iterator[None]:
-        """Fix the standardisation of gates by the samples that pass meanwhile."""
+        """Fit the standardisation of gates to the samples computed in the context."""
         sums: dict[Any, list] = {
             one.gate: [0.0, 0.0, 0] for one in self.layers if hasattr(one, "gate")
         }
@@ -166,8 +166,9 @@ class Adapters(nn.Module):
 class CachedEmbeddings:
     """The embeddings of samples, each computed once.
 
-    On a host an embedding is computed when its sample is drawn first. On other devices
-    all are computed ahead, since to look for new samples would have each step wait.
+    On a CPU, an embedding is computed when its sample is first drawn. On other devices
+    all are computed in advance, since a search for new samples would make each step
+    wait.
 
     Parameters
     ----------
@@ -214,15 +215,15 @@ class CachedEmbeddings:
 class StopAtCollapse(Callback):
     """Ends a run without a corpus before all samples have the same latent code.
 
-    There the loss is lowest. The run ends when the variance of the codes of
+    The loss is lowest at that point. The run ends when the variance of the codes of
     held-out samples is less than a share of their variance without adapters.
 
     Parameters
     ----------
     share : float
-        In (0, 1), of the sum of the variances of codes.
+        That share, in (0, 1), of the sum of the variances.
     every : int
-        Steps between two looks.
+        Steps between two measurements.
     """
 
     def __init__(self, share: float = 0.7, every: int = 5):
@@ -236,7 +237,7 @@ class StopAtCollapse(Callback):
         net.backbone_.set_adapters(net.adapters_.layers)
 
     def on_batch_end(self, net, **kwargs):
-        """Measure it, and stop."""
+        """Measure the variance, and stop the run if it is too low."""
         if net.step_ % self.every == 0:
             spread = net.validate()["spread"]
             net.record("spread", spread)
@@ -264,7 +265,7 @@ class ResidualAdaptation(AlternatingNet):
     optimizer : {"sgd", "adam"}
         The optimiser.
     weight_decay : float
-        That of the adapters.
+        Weight decay of the adapters.
     **engine
         Settings of the engine.
     """
@@ -307,15 +308,15 @@ class ResidualAdaptation(AlternatingNet):
 
     def configure_optimizers(self):
         rate, decay = self.lr, self.weight_decay
-        if rate < 1 <= rate * decay:  # a higher rate alone diverges
+        if rate < 1 <= rate * decay:  # higher rates diverge by themselves
             raise ValueError(
                 f"lr={rate:g} times weight_decay={decay:g} is 1 or more: a step would "
-                "take all away from the adapters, and more. Make one of them lower."
+                "shrink the adapters to zero, or beyond. Lower one of them."
             )
         optimizer = partial(
             OPTIMIZERS[self.optimizer], lr=self.lr, weight_decay=self.weight_decay
         )
-        # A sample of the corpus at the centre would have a gradient without bound.
+        # The gradient of a corpus sample at the centre is unbounded.
         max_norm = _LONGEST if self.optimizer == "sgd" else None
         return {"adapters": Player(self.adapters_, optimizer, max_norm)}
 
@@ -377,7 +378,7 @@ class ResidualAdaptation(AlternatingNet):
             return self.run(rows, callbacks=callbacks, **plan)
 
     def _may_cache(self, sources, n_steps):
-        """Return whether embeddings, which nothing changes, are to be cached."""
+        """Return whether embeddings are constant, fit in memory, and save time."""
         same = self.augment is unchanged and all(
             isinstance(source, DeviceDataset | TransformedDataset) for source in sources
         )
@@ -385,7 +386,7 @@ class ResidualAdaptation(AlternatingNet):
             return False
         n_drawn = n_steps * (self.batch_size + self.corpus_batch)
         if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
-            return False  # all would be computed ahead, and most never drawn
+            return False  # all would be computed, and most never drawn
         some = self.embed(sources[0][torch.arange(1, device=self.device)])
         return some.nbytes * sum(map(len, sources)) <= HOST_BYTES
 
@@ -399,7 +400,7 @@ class ResidualAdaptation(AlternatingNet):
 
     @torch.no_grad()
     def fit_gates(self, rows: DeviceDataset) -> Tensor:
-        """Fix gates by normal samples; return their features, (n, l) or (n, k, l)."""
+        """Fit gates to normal samples; return their features, (n, l) or (n, k, l)."""
         index = torch.arange(len(rows), device=self.device)
         with self.adapters_.fitting_gates():
             parts = [self.features(rows[part]) for part in index.split(_AT_ONCE)]
@@ -442,6 +443,6 @@ class ResidualAdaptation(AlternatingNet):
     def encode_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return the latent codes of embeddings."""
         features = self.backbone_.features(embeddings).float()
-        # Along the first axes the head takes the difference of nearly equal numbers.
+        # The head subtracts nearly equal numbers, which needs full precision.
         with torch.autocast(features.device.type, enabled=False):
             return self.adapters_.head(features)

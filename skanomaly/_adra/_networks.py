@@ -1,4 +1,4 @@
-"""Pretrained networks, where they come from, and images as they expect them."""
+"""Backbones, their sources, and the preparation of images for them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def convolution(n_in: int, n_out: int, stride: int) -> nn.Conv2d:
     return layer
 
 
-# StackedMLP has another start, another activation, and no layers to adapt.
+# StackedMLP has other initial weights, another activation, and no layers to adapt.
 def stacked_mlps(n_estimators: int, n_columns: int, width: int) -> nn.Sequential:
     """Return an ensemble of MLPs for tables: (k, n, d) to features (k, n, width)."""
     return nn.Sequential(
@@ -118,16 +118,17 @@ def stacked_mlps(n_estimators: int, n_columns: int, width: int) -> nn.Sequential
 
 
 class Source(NamedTuple):
-    """Where a frozen network comes from, and which images it expects.
+    """The source of a frozen network, and the images that it expects.
 
     Attributes
     ----------
     build : callable
         Returns the network.
     n_estimators : int
-        Members of the ensemble that it is; 0 for a single network.
+        Members of an ensemble; 0 means a single network.
     normalization : tuple of (mean, spread), or None
-        Those of each channel, of pixels in [0, 1]; None for pixels in [-1, 1].
+        Mean and standard deviation of each channel, of pixels in [0, 1]; None for
+        pixels in [-1, 1].
     least_side : int
         Shorter side to which smaller images are enlarged, in pixels.
     """
@@ -139,16 +140,16 @@ class Source(NamedTuple):
 
 
 def find_backbone(backbone, weights: dict[str, Tensor] | None = None) -> Source:
-    """Return the source of a pretrained network: a module, a file, a name.
+    """Return the source of a pretrained network given as a module, a file or a name.
 
     Parameters
     ----------
     backbone : torch.nn.Module, str or path-like
         The parameter of the detector.
     weights : dict of str to Tensor, optional
-        Weights that will replace those of the source, in the order of its layers.
-        Those in a file are not read then. Names are looked up all the same, since
-        their weights decide on more than numbers.
+        Weights that will replace those of the source, in the order of its layers. A
+        file is then not read. A name is still looked up in torchvision, since its
+        weights also determine the preparation of images.
     """
     if isinstance(backbone, nn.Module):
         return given_backbone(backbone)
@@ -181,7 +182,7 @@ def given_backbone(network: nn.Module) -> Source:
 
 def _from_file(path):
     try:
-        with path.open("rb"):  # errors of safetensors do not tell that it is missing
+        with path.open("rb"):  # safetensors has no clear error for a missing file
             return ResNet26.of_weights(load_file(path))
     except FileNotFoundError as error:
         raise ValueError(f"backbone={str(path)!r}: there is no such file.") from error
@@ -198,9 +199,9 @@ def _by_name(name):
         from torchvision import models
     except ImportError as error:
         raise ImportError(
-            f"backbone={name!r} is neither 'resnet26' nor a file, and to look it up in "
-            "torchvision, that has to be installed: "
-            "python -m pip install 'skanomaly[vision]'. Any torch module will do too."
+            f"backbone={name!r} is neither 'resnet26' nor a file, and names of "
+            "torchvision need its installation: python -m pip install "
+            "'skanomaly[vision]'. You can also give any torch module."
         ) from error
     try:
         weights = models.get_model_weights(name).DEFAULT
@@ -214,7 +215,7 @@ def _by_name(name):
 def _fetched(get_model, name, weights):
     try:
         return get_model(name, weights=weights)
-    except OSError as error:  # among others, without a connection
+    except OSError as error:  # for example without a connection
         raise OSError(
             f"The weights of backbone={name!r} cannot be fetched: {error}. Give the "
             "network itself, a module, in the place of its name; to `load` as well."
@@ -222,7 +223,7 @@ def _fetched(get_model, name, weights):
 
 
 def existing(network: nn.Module) -> nn.Module:
-    """Return a network that needs no building."""
+    """Return an existing network, as the builder of a source."""
     return network
 
 
@@ -283,7 +284,7 @@ def preparation_for(
     Raises
     ------
     ValueError
-        If `normalization` is no such pair, or is for other channels.
+        If `normalization` is not a valid pair, or is for another number of channels.
     """
     n_channels, height, width = shape
     short = min(height, width)
@@ -315,7 +316,7 @@ def checked_pair(normalization: Iterable, n_channels: int) -> tuple[tuple, tuple
     Raises
     ------
     ValueError
-        If it is something else, or for other channels.
+        If `normalization` is not a valid pair, or is for another number of channels.
     """
     try:
         means, spreads = (np.ravel(np.asarray(part, float)) for part in normalization)
@@ -344,6 +345,6 @@ def shape_after(prepare: Callable, row_shape: tuple[int, ...]) -> tuple[int, ...
 
 def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
     """Return images (n, c, h, w) with other sides, interpolated."""
-    # Enlarging needs no smoothing, which is slow.
+    # Enlarged images need no antialiasing, which is slow.
     shrinks = any(new < old for new, old in zip(sides, images.shape[2:], strict=True))
     return F.interpolate(images, sides, mode="bilinear", antialias=shrinks)

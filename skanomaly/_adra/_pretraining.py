@@ -16,7 +16,7 @@ from ._adapters import StackedLinear
 
 
 class JoinedRows:
-    """Samples of one shape from several places, joined end to end.
+    """Concatenation of data sets with samples of one shape.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class JoinedRows:
         first, *others = self.parts
         rows, n_before = first[index.clamp(max=len(first) - 1)], len(first)
         for part in others:
-            # Any sample stands in for those of other parts: to look for them would wait
-            # for the device.
+            # Indices of other parts select any sample, which torch.where drops: a
+            # search for them would wait for the device.
             own = index - n_before
             some = part[own.clamp(0, len(part) - 1)]
             rows = torch.where(own.view(-1, *[1] * (rows.ndim - 1)) < 0, rows, some)
@@ -66,7 +66,7 @@ class LabelledRows:
         return self.rows[index], self.labels[index]
 
     def __getstate__(self) -> dict:
-        """Return the state without tensors, whose hashes, for `memory`, differ."""
+        """Return the state without tensors, whose hashes for `memory` vary."""
         return {"rows": self.rows, "labels": self.labels.numpy(force=True)}
 
     def __setstate__(self, state: dict) -> None:
@@ -140,7 +140,7 @@ class Supervised(Pretraining):
 
 
 class Rotation(Pretraining):
-    """The task is to find by how many quarters an image was turned."""
+    """The task is to predict by how many quarter turns an image is rotated."""
 
     def make_task(self, batch):
         images = self.prepare(self.augment(batch, self.rng_))

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Principal axes of the features that have a scale of their own.
+#: Number of principal axes with a scale of their own.
 _AXES = 128
-#: Share of the mean square of features that rounding leaves of nothing, in float32.
+#: Variance of constant features by rounding in float32, over their mean square.
 _ROUNDING = 1e-10
 
 
@@ -16,11 +16,12 @@ _ROUNDING = 1e-10
 class WhiteningHead(nn.Module):
     r"""Maps features to latent codes, fixed by the features of normal samples.
 
-    It centres these at the origin, with about the same variance in all directions and a
-    mean squared length of 1: :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their
-    mean and covariance. A share of the mean variance is added to the covariance, so
-    that directions in which normal samples do not differ count for more, but not for
-    everything. Beyond the first 128 principal axes, all directions have the same scale.
+    Codes of normal samples are centred at the origin, with about the same variance in
+    all directions and a mean squared length of 1:
+    :math:`f = c \, \Sigma^{-1/2} (\phi - \mu)`, with their mean and covariance. A share
+    of the mean variance is added to the covariance, so that directions in which normal
+    samples hardly differ count more, but do not dominate. Beyond the first 128
+    principal axes, all directions have the same scale.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ class WhiteningHead(nn.Module):
     shrinkage : float
         That share, in (0, 1].
     unit : bool
-        Whether features are brought to unit length first.
+        Whether features are first scaled to unit length.
     """
 
     centre: Tensor
@@ -49,8 +50,8 @@ class WhiteningHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Fix the head by the features of normal samples, (n, l) or (k, n, l)."""
-        # On the host: not every device has such numbers, and the decomposition.
+        """Fit the head to the features of normal samples, (n, l) or (k, n, l)."""
+        # On the CPU: not every device has float64 and the decomposition.
         scaled = self._scaled(features).cpu().double()
         n_rows, n_features = scaled.shape[-2:]
         self.centre.copy_(scaled.mean(-2, keepdim=True))
@@ -86,7 +87,7 @@ def _principal(centred, n_axes):
     n_rows, n_features = centred.shape[-2:]
     if n_features <= n_rows:
         variances, axes = torch.linalg.eigh(centred.mT @ centred / n_rows)
-    else:  # the same from the products of samples, which are fewer
+    else:  # the same, from the smaller matrix of products of samples
         variances, axes = torch.linalg.eigh(centred @ centred.mT / n_rows)
         axes = F.normalize(centred.mT @ axes, dim=-2)
     m = min(n_axes, variances.shape[-1])

@@ -32,11 +32,11 @@ from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
 
 _SAVES_PER_RUN, _SAVES_PER_EPOCH = 60, 50
-#: Largest deviation; beyond it float32 loses the samples, let alone their squares.
+#: Maximum standard deviation, so that squares of samples are precise in float32.
 _WIDEST = 1e6
-#: Decay of the moving average of the detector's weights, which swing too much.
+#: Decay of the moving average of the detector's weights, which oscillate.
 _DECAY = 0.99
-#: Validations without a lower loss; fresh detectors may rest on a plateau for long.
+#: Validations without a lower loss; new detectors may stay on a plateau for long.
 _PATIENCE = 20
 #: Steps between two validations.
 _VALIDATE_EVERY = 100
@@ -63,9 +63,9 @@ class HistoryAD(BaseDeepDetector):
     .. math:: \min_D \; E_{data}[D] - E_{hist}[D] + \lambda \,
               E_{(data + hist) / 2}\big[d(D, [-1, 1])^2\big]
 
-    It starts from the average of the GAN's critics (eq. 14), weighted as the history
-    is. The score is :math:`-D(x)`: near 1 for normal samples, near -1 for anomalies.
-    Training data should be free of anomalies; `y` is not read.
+    It starts from the average of the GAN's critics (eq. 14), with the weights of the
+    history. The score is :math:`-D(x)`: near 1 for normal samples, near -1 for
+    anomalies. Training data should be free of anomalies; `y` is not read.
 
     Parameters
     ----------
@@ -156,15 +156,15 @@ class HistoryAD(BaseDeepDetector):
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc="""
-        Time before which the history does not count (eq. 3), at least 0. "auto" is
-        0 for tables, and 0.3 of the run for images.
+        Start of the history (eq. 3), a time of at least 0: earlier states do not count.
+        "auto" is 0 for tables, and 0.3 of the run for images.
         """,
     )
     beta: float | Auto = parameter(
         sk.AUTO_NONNEGATIVE,
         default="auto",
         doc="""
-        Rate at which later states count less (eq. 3), per unit of time, at least 0.
+        Decay rate of the weights of later states (eq. 3), per unit of time, at least 0.
         "auto" is 1 per run for tables, and 0 for images.
         """,
     )
@@ -185,7 +185,7 @@ class HistoryAD(BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Ensemble members: GANs, each with a history and a detector of its own. The
+        Number of ensemble members, each a GAN with its own history and detector. The
         score is their mean. "auto" is 1 for images; for tables 8, and fewer from 65
         columns on (512 / n_features).
         """,
@@ -194,10 +194,10 @@ class HistoryAD(BaseDeepDetector):
         [sk.Interval(sk.Real, 0, _WIDEST, closed="right"), None],
         default=5.0,
         doc="""
-        For tables: standard deviation of generated samples before training, in
-        standard deviations of the scaled data. A history that starts narrower than
-        the data lies inside them, and the scores are wrong. None leaves the usual
-        initial weights, as in the paper.
+        Standard deviation of generated samples of tables before training, in standard
+        deviations of the scaled data. A history that starts narrower than the data lies
+        inside them, which makes the scores wrong. None leaves the usual initial
+        weights, as in the paper.
         """,
     )
     wide_latent: float | None = parameter(
@@ -212,7 +212,7 @@ class HistoryAD(BaseDeepDetector):
         [sk.StrOptions({"auto", "average", "random"})],
         default="auto",
         doc="""
-        Start of the detector: the average of the critics (eq. 14), or fresh weights.
+        Initial weights of the detector: the average of the critics (eq. 14), or random.
         "auto" is "random" for images if the detector is trained, else "average".
         """,
     )
@@ -220,10 +220,10 @@ class HistoryAD(BaseDeepDetector):
         [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         default="auto",
         doc="""
-        Epochs of the detector, each of as many steps as one of the GAN; 0 leaves it at
-        its start (the paper's "no training"). "auto" is 0 for tables, where training
-        spoils a good start as often as it helps, and 1500 steps for images. The weights
-        with the least loss on held-out samples are kept.
+        Number of epochs of the detector, each with as many steps as one of the GAN; 0
+        keeps its initial weights (the paper's "no training"). "auto" is 0 for tables,
+        where training harms as often as it helps, and 1500 steps for images. The
+        weights with the lowest loss on held-out samples are kept.
         """,
     )
     detector_lr: float | Auto = parameter(
@@ -236,7 +236,7 @@ class HistoryAD(BaseDeepDetector):
     weight_decay: float = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="both")],
         default=0.01,
-        doc="Decay of the detector's weights (AdamW), in [0, 1]. The paper names none.",
+        doc="Decay of the detector's weights (AdamW), in [0, 1]. The paper has none.",
     )
     n_critic: int = parameter(
         [sk.COUNT],
@@ -247,8 +247,8 @@ class HistoryAD(BaseDeepDetector):
         sk.MEMORY,
         default=None,
         doc="""
-        Cache of the trained GAN and its history. Fits that differ in later parameters
-        alone, as in a grid search over `lam`, share them. Needs an integer
+        Cache of the trained GAN and its history. Fits that differ only in parameters of
+        the detector, as in a grid search over `lam`, share them. Needs an integer
         `random_state`.
         """,
     )
@@ -274,7 +274,7 @@ class HistoryAD(BaseDeepDetector):
             lr=self._value("lr"),
             **engine,
         )
-        # A step of the detector is cheap beside one of the GAN.
+        # A step of the detector costs little compared with one of the GAN.
         engine |= {"batch_size": 2 * engine["batch_size"], "seed": seed + 1}
         net = DetectorNet(
             {"detector": partial(Detector, k, builders["critic"])},

@@ -45,7 +45,7 @@ class HistoryGAN(AlternatingNet):
         self.n_critic = n_critic
 
     def configure_optimizers(self):
-        # Momentum makes the generator swing around the data (sec. 3.2).
+        # Momentum makes the generator oscillate around the data (sec. 3.2).
         adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.9), fused=True)
         return {
             "critic": Player(self.critic_, adam),
@@ -68,7 +68,7 @@ class HistoryGAN(AlternatingNet):
         return one_per_sample(self.critic_(torch.cat(parts, dim=1))).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Interpolate between pairs of samples; half of the pairs suffice."""
+        """Interpolate between every other pair of samples, which suffices."""
         data, generated = data[:, ::2], generated[:, ::2]
         shape = data.shape[:2] + (1,) * (data.ndim - 2)
         mix = torch.rand(shape, generator=self.rng_, device=self.device)
@@ -82,7 +82,8 @@ class HistoryGAN(AlternatingNet):
     def generate_with_wide(self, n: int, wide: slice, spread: float) -> Tensor:
         """Draw n samples, those of `wide` from noise with deviation `spread`."""
         noise = self.draw_noise(n, self.noise_dim)
-        # Its own batch statistics would make samples of wide noise as narrow as usual.
+        # With their own batch statistics, samples of wide noise would be as narrow as
+        # others.
         usual, wider = normalised_alike(
             self.generator_, noise, spread * noise[:, wide].contiguous()
         )
@@ -141,7 +142,7 @@ class History(Callback):
         self.earlier = earlier
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Fix the weight and the number of samples of each save point."""
+        """Compute the weight and the number of samples of each save point."""
         shares = torch.linspace(0, 1, self.n_saves + 1, dtype=torch.float64)
         earlier, known, start = self.earlier, shares[:0], 0.0
         if earlier is not None:
@@ -161,11 +162,11 @@ class History(Callback):
         self.due_ = list(zip(steps, weights[old:], counts[old:], strict=True))
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
-        """Remember the save points before this step."""
+        """Add the save points before this step."""
         self._save(net)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Remember the last save points, and close the history."""
+        """Add the last save points, and complete the history."""
         self._save(net)
         # A run that was cut short has no later save points.
         self.times_ = self.times_[: len(self.times_) - len(self.due_)]
@@ -186,7 +187,7 @@ class History(Callback):
 
     @torch.no_grad()
     def _remember(self, net, weight, count):
-        # Batch statistics of a handful of samples would be no statistics.
+        # Statistics of a batch of few samples are useless.
         n = max(count, net.batch_size)
         if self.wide is None:
             samples = net.generate(n)
@@ -201,7 +202,7 @@ class History(Callback):
         self.n_drawn_ += samples.shape[1]
         for name, value in critic.items():
             self.sum_[name] = self.sum_.get(name, 0) + weight * value.cpu().double()
-        # Half the bytes suffice for pixels; hardly any of them lies beyond the bound.
+        # float16 suffices for pixels, hardly any of which lies beyond its range.
         fits = torch.finfo(torch.float16).max
         has_pixels = samples[0].ndim > TABLE.ndim
         narrow = samples.clamp(-fits, fits).half() if has_pixels else samples
@@ -264,8 +265,8 @@ class DetectorNet(AlternatingNet):
 def record_history(gan, rows, history, plan, callbacks=()):
     """Train the GAN, and return it with its history.
 
-    Nothing here depends on `lam` and the other parameters of the detector, so that
-    fits which differ in these alone share the result.
+    The result does not depend on `lam` and the other parameters of the detector, so
+    that fits that differ only in these share it.
     """
     gan.run(rows, callbacks=[LinearDecay(), history, *callbacks], **plan)
     return gan, history

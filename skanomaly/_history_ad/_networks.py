@@ -49,10 +49,10 @@ class TableGenerator(nn.Module):
 
 
 class Detector(nn.Module):
-    """Critics whose values are shifted and stretched.
+    """Critics with calibrated values.
 
-    The critics of a Wasserstein GAN, and so their average (eq. 14), have any offset
-    and scale; eq. 10 wants values near -1 and +1.
+    The critics of a Wasserstein GAN, and so their average (eq. 14), have an arbitrary
+    offset and scale; eq. 10 needs values near -1 and +1.
     """
 
     def __init__(self, n_estimators: int, build_critics):
@@ -69,8 +69,8 @@ class Detector(nn.Module):
     def calibrate(self, data: Tensor, generated: Tensor) -> None:
         """Make the mean value -1 on `data` and +1 on `generated`, (k, n, ...).
 
-        Where the two overlap so much that this would put most values outside of
-        [-1, 1], their spread is the unit instead.
+        If the two overlap so much that most values would be outside of [-1, 1], their
+        spread is the unit instead.
         """
         values = [one_per_sample(self.critic(x)) for x in (data, generated)]
         low, high = (v.mean(1, keepdim=True) for v in values)

@@ -37,7 +37,7 @@ _ENOUGH = 5000
 _ENOUGH_NORMS = 1000
 #: Share of the training samples that the estimate of the bulk of codes leaves out.
 _LEFT_OUT = 0.2
-#: Below this AUROC, long codes are anomalous, and not short ones.
+#: AUROC below which long codes seem to be anomalous, and not short ones.
 _MISLEADS = 0.5
 #: Epochs of each phase in the paper.
 _PAPER_EPOCHS = 4
@@ -94,9 +94,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     ----------
     norm_auroc_ : float
         AUROC in [0, 1] of short codes, for up to 1000 training samples against as many
-        generated ones, from which alone the encoder learns. The paper's cue, short
-        codes for unusual samples, needs it above 0.5. It is no proof, since samples of
-        both kinds are mostly normal.
+        generated ones, from which the encoder learns. The paper's cue, short codes for
+        unusual samples, needs it above 0.5. It is not a proof, since samples of both
+        kinds are mostly normal.
     usual_error_ : ndarray of shape (height, width), float32
         For images: the mean of ``anomaly_map`` over training samples.
     %(common_attributes)s
@@ -161,7 +161,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             IMAGE: {"first_epochs": 200, "last_epochs": 250, "first_level": 1},
         }.items()
     }
-    #: The same for ``preset="paper"``; others are as without it.
+    #: Values for ``preset="paper"``; other values do not change.
     _paper_values: ClassVar[ByKind] = {
         TABLE: {
             "lam": 0.05,
@@ -221,16 +221,16 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         leaves out the furthest fifth, or `contamination` if that is more; or minus the
         distance from the origin (eq. 4). "auto" is "mahalanobis", and "origin" with
         ``preset="paper"``. With "origin", a
-        :class:`~skanomaly.exceptions.NormDirectionWarning` tells if short codes seem
-        to be the normal ones; the sign is never changed.
+        :class:`~skanomaly.exceptions.NormDirectionWarning` is given if short codes seem
+        to be normal; the sign is never changed.
         """,
     )
     standardize: bool | Auto = parameter(
         ["boolean", sk.AUTO],
         default="auto",
         doc="""
-        Whether to replace the terms by their logarithms, less the median and over the
-        interquartile range of training samples. "auto" is True, and False with
+        Whether to replace the terms by their logarithms, minus the median and divided
+        by the interquartile range of training samples. "auto" is True, and False with
         ``preset="paper"``.
         """,
     )
@@ -238,7 +238,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"combined", "map"})],
         default="combined",
         doc="""
-        The score: "combined" is both terms (eq. 5). For images, "map" finds small
+        Anomaly score: "combined" is both terms (eq. 5). For images, "map" finds small
         defects that these may miss: it divides ``anomaly_map`` by ``usual_error_``, and
         takes minus the logarithm of the mean of the highest 2 % of the means of 3 x 3
         pixels (:ref:`defects`). It may be changed on a fitted detector, whose
@@ -257,8 +257,8 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"joint", "separate"})],
         default="joint",
         doc="""
-        "separate" trains the encoder after the GAN, on a generator that does not change
-        any more, as other methods do.
+        Time of the encoder's training: "joint" is with the GAN, "separate" after it, on
+        a fixed generator, as in other methods.
         """,
     )
     cycle_updates_generator: bool = parameter(
@@ -266,7 +266,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         default=False,
         doc="""
         Whether the generator minimises the third term of eq. 1 too, as printed. In the
-        authors' code, and so in the paper's results, the encoder alone does.
+        authors' code, and so in the paper's results, only the encoder does.
         """,
     )
     cycle_weight: float | Auto = parameter(
@@ -276,7 +276,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         Weight of the third term of eq. 1 in the loss of the generator, at least 0. The
         norm is a sum over the numbers of an image, as printed. It needs
         ``cycle_updates_generator=True``; the encoder, which has no other term, does not
-        depend on it. "auto" is 1 over those numbers, at the present resolution, which
+        depend on it. "auto" is 1 over those numbers, at the current resolution, which
         makes the term a mean; and 1, as printed, for images with ``preset="paper"``.
         """,
     )
@@ -284,9 +284,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Ensemble members, each with networks of its own; the score is that of their mean
-        terms. "auto" is 1 for images; for tables 8, and fewer from 257 columns on
-        (2048 / n_features).
+        Number of ensemble members, each with its own networks; the score is that of
+        their mean terms. "auto" is 1 for images; for tables 8, and fewer from 257
+        columns on (2048 / n_features).
         """,
     )
     averaging: float | Auto = parameter(
@@ -294,7 +294,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         default="auto",
         doc="""
         Decay of the moving average of the weights, per step of the last phase, in
-        [0, 1). Scores come from the average. "auto" is 0.99, and 0.999 for images with
+        [0, 1). Scores use the average. "auto" is 0.99, and 0.999 for images with
         ``preset="paper"``.
         """,
     )
@@ -302,26 +302,26 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"paper"}), None],
         default=None,
         doc="""
-        "paper" makes "auto" stand for the paper's networks and score: latent codes of
-        512 numbers after a LeakyReLU, 512 channels, growth from 4 x 4 pixels and not
-        from 8 x 8, four epochs in each phase, eqs 2 to 5 as printed. On images of
-        32 x 32 these are 62 million parameters, for a GPU. For tables it changes the
-        score alone.
+        Values that "auto" stands for: "paper" takes the paper's networks and score:
+        latent codes of 512 numbers after a LeakyReLU, 512 channels, growth from 4 x 4
+        instead of 8 x 8 pixels, four epochs in each phase, eqs 2 to 5 as printed. On
+        images of 32 x 32 these are 62 million parameters, for a GPU. For tables it
+        changes the score alone.
         """,
     )
     max_width: int | Auto = parameter(
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        The most channels at any resolution of images. "auto" is 64, and 512 with
-        ``preset="paper"``.
+        Maximum number of channels at any resolution of images. "auto" is 64, and 512
+        with ``preset="paper"``.
         """,
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Cache of the trained networks. Fits that differ in the score alone (`lam`,
+        Cache of the trained networks. Fits that differ only in the score (`lam`,
         `distance`, `standardize`, `residual_norm`, `criterion`) share them. Needs an
         integer `random_state`.
         """,
@@ -391,7 +391,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _conv_builders(self):
         widths = self._value("width"), self._value("max_width")
-        rectified = self.preset == "paper"  # codes that may be anywhere are better
+        rectified = self.preset == "paper"  # codes of any sign are better
         return image_networks(self._frame(), self._latent_dim(), *widths, rectified)
 
     # Training
@@ -405,7 +405,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             stage = train_phases, net, rows, phases, self._value("averaging")
             self.net_, self._reached = self._cached(*stage, callbacks=callbacks)
         self._record(training=self.net_)
-        # Most samples are normal; anomalies must have no part in the bulk of codes.
+        # Most samples are normal; the bulk of codes must not contain anomalies.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
         outputs = self._training_outputs(rows, seed)
         self.net_.score_.fit(outputs, max(share, _LEFT_OUT))
@@ -429,25 +429,23 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         return Outputs(*(t.to(rows.device) for t in (table[:, 0], codes)))
 
     def _check_cycle(self):
-        """Check that the parameters of the third term of eq. 1 go together."""
+        """Check that the parameters of the third term of eq. 1 are compatible."""
         if self.cycle_weight != "auto" and not self.cycle_updates_generator:
             raise ValueError(
-                f"cycle_weight={self.cycle_weight} is for the loss of the generator, "
-                "which has the third term of eq. 1 with cycle_updates_generator=True "
-                "alone."
+                f"cycle_weight={self.cycle_weight} weights the third term of eq. 1 in "
+                "the loss of the generator, which needs cycle_updates_generator=True."
             )
         if self.encoder_training == "separate" and self.cycle_updates_generator:
             raise ValueError(
-                "cycle_updates_generator=True needs encoder_training='joint': an "
-                "encoder that is trained afterwards has no part in the generator's "
-                "training."
+                "cycle_updates_generator=True needs encoder_training='joint': the "
+                "generator's training cannot use an encoder that is trained afterwards."
             )
 
     def _phases(self, n_rows):
         """Return the phases that are left to train."""
         frame = self._frame()
         finest = frame.finest if frame else 0
-        # Networks of a user do not grow, nor do the others beside them.
+        # Networks of a user do not grow, and then the others do not grow either.
         grows = finest and not self._own_networks()
         first = min(self._setting("first_level"), finest) if grows else finest
         phases = [
@@ -487,7 +485,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _compare_norms(self, generated, training):
         """Compare the lengths of the codes of generated and training samples."""
-        # None need be held out for it: the encoder learns from generated ones alone.
+        # No samples need be held out: the encoder learns from generated samples only.
         far = origin_distance(torch.cat([generated, training], 1)).numpy(force=True)
         self._check_finite(far)
         y = np.repeat([0, 1], generated.shape[1])

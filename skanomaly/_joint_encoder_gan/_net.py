@@ -41,7 +41,7 @@ _AT_ONCE = 64
 
 
 class Phase(NamedTuple):
-    """A part of the training with one finest level.
+    """A phase of the training, with one finest level.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Phase(NamedTuple):
 
     @property
     def key(self) -> tuple[int, bool, str]:
-        """Level, fading and trained networks: no two phases have the same."""
+        """Level, fading and trained networks, which identify a phase."""
         return self.level, self.fading, self.trained
 
     @property
@@ -80,10 +80,9 @@ class Phase(NamedTuple):
 class JointNet(AlternatingNet):
     """The training of eq. 1, for an ensemble of k.
 
-    With `as_published` it is that of the authors' code: critic, generator, encoder,
-    each on a batch of its own; the penalty on whole batches; and an average of the
-    generator alone. `cycle_weight` is that of the norm as printed; None stands for 1
-    over its numbers.
+    `as_published` follows the authors' code: critic, generator and encoder are trained
+    on separate batches, the penalty is on whole batches, and only the generator is
+    averaged. `cycle_weight` is for the norm as printed; None makes the norm a mean.
     """
 
     def __init__(
@@ -134,12 +133,12 @@ class JointNet(AlternatingNet):
             else:
                 yield "generator", loss
 
-        if self.as_published:  # each turn on a batch of its own
+        if self.as_published:  # each on its own batch
             if trains_encoder:
                 noise = self.noise_for(x)
                 yield "encoder", self.cycle(noise, self.generate(noise))
             return
-        # After the generator's turn, the other two can learn from one batch.
+        # After the step of the generator, the other two can learn from one batch.
         noise = self.noise_for(x)
         generated = self.generate(noise)
         if trains_encoder:
@@ -152,7 +151,7 @@ class JointNet(AlternatingNet):
         return self.draw_noise(x.shape[1], self.latent_dim)
 
     def weight_of_cycle(self, generated: Tensor) -> float:
-        """Return the weight of the third term of eq. 1, here a mean and no sum."""
+        """Return the weight of the third term of eq. 1, here a mean, not a sum."""
         if self.cycle_weight is None:
             return 1.0
         latent = self.encoder_loss == "latent"
@@ -171,10 +170,10 @@ class JointNet(AlternatingNet):
 
     def critic_loss(self, x: Tensor, generated: Tensor) -> Tensor:
         """Compute the critic's loss on data and generated samples."""
-        # One after the other: the critic's groups must not mix the two.
+        # Computed separately: the critic's groups must not mix the two.
         on_data, on_generated = self.values(x), self.values(generated)
         n = x.shape[1]
-        if not self.as_published:  # half is as good for the penalty, at half its price
+        if not self.as_published:  # half a batch suffices for the penalty
             n = max(n // 2 - n // 2 % GROUP if n // 2 > GROUP else n // 2, 1)
         shape = (x.shape[0], n, *[1] * (x.ndim - 2))
         share = torch.rand(shape, generator=self.rng_, device=self.device)
@@ -193,13 +192,13 @@ class JointNet(AlternatingNet):
     # Samples and noise
 
     def prepared(self, batch: Tensor) -> Tensor:
-        """Prepare a batch (k, n, ...) of the present level for the networks."""
+        """Prepare a batch (k, n, ...) of the current level for the networks."""
         if self.frame is None:
             return self.clip(batch)
         return sample_by_sample(self.blended, batch)
 
     def blended(self, images: Tensor) -> Tensor:
-        """Blend images with coarser ones while the present level is being faded in."""
+        """Blend images with coarser ones while the current level is being faded in."""
         _, fade = self.grown()
         if not fade:
             return images
@@ -207,7 +206,7 @@ class JointNet(AlternatingNet):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int) -> Tensor:
-        """Draw n samples of each generator, (k, n, ...), at the present level."""
+        """Draw n samples of each generator, (k, n, ...), at the current level."""
         return torch.cat(list(self.sample_batches(n, seed)), 1)
 
     def sample_batches(self, n: int, seed: int) -> Iterator[Tensor]:
@@ -224,7 +223,7 @@ class JointNet(AlternatingNet):
         return self.prepared(super().for_members(rows))
 
     def resized(self, rows: Tensor) -> Tensor:
-        """Bring samples (k, n, ...) of the present level to the size of the data."""
+        """Resize samples (k, n, ...) of the current level to the size of the data."""
         if self.frame is None:
             return rows
         return sample_by_sample(
@@ -245,7 +244,7 @@ class JointNet(AlternatingNet):
         codes = self.encoder_(x)
         pairs = self.resized(x), self.decode(codes)
         images, reconstruction = (part.flatten(0, 1) for part in pairs)
-        if self.frame is not None:  # contrast is a matter of images
+        if self.frame is not None:  # only images have contrast
             images = min_max_normalised(images)
             reconstruction = min_max_normalised(reconstruction)
         far = residual(images, reconstruction, residual_norm)
@@ -292,7 +291,7 @@ class JointNet(AlternatingNet):
 
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)
-        # Callbacks that log numbers pass over events.
+        # Callbacks that log numbers ignore keys with "event_".
         self.history.record("event_stage", self.phase_.name)
 
 
@@ -308,7 +307,7 @@ def train_phases(net, rows, phases, decay, callbacks):
             net.train(rows, phase=phase, callbacks=[*own, *callbacks(phase.name)])
         except KeyboardInterrupt:
             if phase is phases[0] or net.on_interrupt == "raise":
-                raise  # there is nothing yet, or nothing is to be kept
+                raise  # no phase is complete, or none is to be kept
             net.interrupted_ = True  # between two phases
         if net.interrupted_:
             break

@@ -70,7 +70,7 @@ class Frame(NamedTuple):
         return height, width
 
     def shrunk(self, images: Tensor, level: int) -> Tensor:
-        """Bring images (n, c, h, w) to a level: repeat edges, average pixels."""
+        """Resize images (n, c, h, w) to a level: repeat edges, average pixels."""
         (top, bottom), (left, right) = self._margins()
         if top or bottom or left or right:
             images = F.pad(images, (left, right, top, bottom), mode="replicate")
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
         return F.avg_pool2d(images, factor) if factor > 1 else images
 
     def enlarged(self, images: Tensor, level: int) -> Tensor:
-        """Bring images of a level to the size of the data."""
+        """Resize images of a level to the size of the data."""
         if level < self.finest:
             images = F.interpolate(images, scale_factor=2.0 ** (self.finest - level))
         (top, _), (left, _) = self._margins()
@@ -99,7 +99,7 @@ class Frame(NamedTuple):
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose weights are scaled when used, not when made.
+    """A linear layer whose weights are scaled when used, not when initialised.
 
     All weights start from N(0, 1), so that a step of Adam moves each by the same
     share of its size.
@@ -221,7 +221,7 @@ class _PixelNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
-        """Project the gradient on the plane at right angles to y, and scale it."""
+        """Project the gradient on the plane orthogonal to y, and scale it."""
         y, scale = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(y.shape[-1])
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
@@ -241,7 +241,7 @@ class PixelNorm(nn.Module):
 
 
 class MinibatchStdDev(nn.Module):
-    """One more channel: the spread of the images of a group.
+    """An additional channel: the spread of the images of a group.
 
     In training it is the mean standard deviation in groups of four images. Afterwards
     it is the running mean of that, so that images do not depend on each other.
@@ -335,7 +335,7 @@ class Generator(Growing):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (n, latent_dim) to images of the present level."""
+        """Map (n, latent_dim) to images of the current level."""
         x = self.dense(pixel_norm(z)).unflatten(1, (-1, *self.coarse)) + self.bias
         x = pixel_norm(F.leaky_relu(x, SLOPE))
         x = x.contiguous(memory_format=torch.channels_last)
@@ -379,7 +379,7 @@ class Tower(Growing):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images of the present level to (n, n_outputs)."""
+        """Map images of the current level to (n, n_outputs)."""
         image = image.contiguous(memory_format=torch.channels_last)
         x = self._entered(image, self.level)
         for level in range(self.level, 0, -1):
@@ -403,7 +403,7 @@ class Critic(nn.Sequential):
         super().__init__(tower, EqualizedLinear(channels[0], 1, gain=1.0))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images of the present level to (n,)."""
+        """Map images of the current level to (n,)."""
         return super().forward(image).squeeze(1)
 
 

@@ -35,7 +35,7 @@ from ._networks import conv_networks, natural_latent_dim, table_networks
 from ._score import AnomalyScore
 
 _CRITERIA = "combined", "reconstruction"
-#: Steps between two updates of the weights, if the length of an epoch is not given.
+#: Steps between two updates of the weights, with ``transfer_epochs="auto"``.
 _LOOK_EVERY = 50
 #: Factor between columns of two domains beyond which their units differ.
 _UNITS = 5.0
@@ -76,8 +76,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     Then each target sample gets a weight (eq. 5), near 1 if it seems normal, and the
     second stage (eq. 8) learns to reconstruct weighted target samples. A classifier C
-    learns to tell the domains by their latent codes; the encoder learns to make source
-    samples and weighted target samples alike to it:
+    learns to separate the domains by latent codes; the encoder learns to make codes of
+    source and weighted target samples indistinguishable:
 
     .. math:: w = \sigma(\eta g + \beta), \quad
               \min_{F, D} \; E_{source}[L] + \lambda' E_{target}[w L]
@@ -233,7 +233,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", *_CRITERIA})],
         default="auto",
         doc="""
-        The g of the weights: both terms above, or the loss L. "auto" is
+        Anomaly score g of the weights: both terms above, or the loss L. "auto" is
         "reconstruction" for tables, "combined" for images and clips.
         """,
     )
@@ -241,11 +241,11 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         [sk.StrOptions({"auto", *_CRITERIA, "map"})],
         default="auto",
         doc="""
-        The g of the score; "auto" as above. For images and clips, "map" finds small
-        defects that the others may miss: it divides ``anomaly_map`` by
-        ``usual_error_``, and takes the mean of the highest 2 % of the means of 3 x 3
-        pixels (:ref:`defects`). It may be changed on a fitted detector, whose
-        ``offset_`` then stays the same.
+        Anomaly score g of ``score_samples``; "auto" is as for `gate`. For images and
+        clips, "map" finds small defects that the others may miss: it divides
+        ``anomaly_map`` by ``usual_error_``, and takes the mean of the highest 2 % of
+        the means of 3 x 3 pixels (:ref:`defects`). It may be changed on a fitted
+        detector, whose ``offset_`` then stays the same.
         """,
     )
     weight_source: bool = parameter(
@@ -267,24 +267,25 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         sk.AUTO_COUNT,
         default="auto",
         doc="""
-        Ensemble members, each an autoencoder; g is their mean. "auto" is 1 for images
-        and clips; for tables 8, and fewer from 257 columns on (2048 / n_features).
+        Number of ensemble members, each an autoencoder; g is their mean. "auto" is 1
+        for images and clips; for tables 8, and fewer from 257 columns on (2048 /
+        n_features).
         """,
     )
     transfer_epochs: int | Auto = parameter(
         [sk.Interval(sk.Integral, 0, None, closed="left"), sk.AUTO],
         default="auto",
         doc="""
-        Passes over the larger domain in the second stage; 0 leaves it out. "auto" makes
-        as many optimiser steps as that of `max_epochs`, which is for the first stage.
-        Weights are updated at each epoch.
+        Number of passes over the larger domain in the second stage; 0 omits this stage.
+        "auto" makes as many optimiser steps as "auto" of `max_epochs`, which is for the
+        first stage. Weights are updated at each epoch.
         """,
     )
     memory: str | Memory | None = parameter(
         sk.MEMORY,
         default=None,
         doc="""
-        Cache of the first stage. Fits that differ in parameters of the second alone, as
+        Cache of the first stage. Fits that differ only in parameters of the second, as
         in a grid search over `eta` and `beta`, share it. Needs an integer
         `random_state`.
         """,
@@ -372,12 +373,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         if sample_domain is None:
             if X_source is None:
                 warn(
-                    f"{type(self).__name__} was given no domains, and so takes all "
-                    "samples as one: it is a plain autoencoder. Give sample_domain "
-                    "(above 0 for source samples, below for target samples) or "
-                    "X_source. A search or cross-validation needs sample_domain too, "
-                    "to hand it on; cv=TargetKFold(sample_domain), of "
-                    "skanomaly.model_selection, then tests on the target alone."
+                    f"{type(self).__name__} was given no domains, and takes all "
+                    "samples as one domain: it is a plain autoencoder. Give "
+                    "sample_domain (above 0 for source samples, below for target "
+                    "samples) or X_source. A search or cross-validation needs "
+                    "sample_domain too, to hand it on; cv=TargetKFold(sample_domain), "
+                    "of skanomaly.model_selection, then tests on the target alone."
                 )
             return nothing
         domain = checked_domains(sample_domain)
@@ -410,7 +411,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         return anomalous[is_source].any() and not anomalous.all()
 
     def _beta_pair(self):
-        """Return beta for a ramp of 0, and for a ramp of 1."""
+        """Return beta at a ramp of 0, and at a ramp of 1."""
         beta = self.beta if isinstance(self.beta, tuple | list) else [self.beta] * 2
         if len(beta) != 2 or not all(map(sk.POSITIVE.is_satisfied_by, beta)):
             raise ValueError(
@@ -423,14 +424,14 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         try:
             X_source = self._check_rows(X_source, reset=False)
         except ValueError as error:
-            raise ValueError(f"X_source does not go with X: {error}") from error
+            raise ValueError(f"X_source does not match X: {error}") from error
         if len(X_source) < 2:
             raise ValueError("The source domain, X_source, has fewer than 2 samples.")
         refuse_other_scale("X_source", X_source, X)
         return X_source
 
     def _samples_to_scale_by(self, X, is_source, X_source):
-        # Anomalies in the target would hide by their own spread.
+        # Anomalies in the target would widen the scale and so hide themselves.
         if X_source is not None:
             return X_source, np.ones(len(X_source), dtype=bool)
         return X, is_source if is_source.any() else ~is_source
@@ -489,7 +490,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             self._check_units(rows, source, "the target", "the source", _UNITS)
         for name in ("sample_weight_", "tau_"):  # of an earlier fit
             vars(self).pop(name, None)
-        # Without another domain this one is both, and eq. 7 trains an autoencoder.
+        # Without a source, the target is both domains, and eq. 7 trains an autoencoder.
         domains = (source if len(source) else rows), rows
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         n = max(map(len, domains))
@@ -539,7 +540,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     def _auto_offset(self, scores):
         if hasattr(self, "sample_weight_"):
-            # The better half is normal, whether anomalies are few or many.
+            # The half with the higher scores is normal, with few or many anomalies.
             middle, best = np.percentile(scores, [65, 90])
             return float(middle - 2 * (best - middle))
         middle, low = np.percentile(scores, [50, 25])

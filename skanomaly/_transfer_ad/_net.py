@@ -37,7 +37,7 @@ _ROUNDS = 5
 
 
 class PairedBatches(Batches):
-    """Batches of both domains, with the present weights of their samples."""
+    """Batches of both domains, with the current weights of their samples."""
 
     def __init__(self, source, target, weights, *sizes):
         super().__init__(target, *sizes)
@@ -50,12 +50,12 @@ class PairedBatches(Batches):
 
 
 class Weighting(NamedTuple):
-    """How samples are weighted in the second stage.
+    """The rule by which the second stage weights samples.
 
     Attributes
     ----------
     gate : {"combined", "reconstruction"}
-        The g in the place of the loss in eq. 5.
+        The anomaly score g that replaces the loss in eq. 5.
     eta : float or None
         Of eq. 5; None stands for -beta / tau.
     beta : tuple of float
@@ -87,7 +87,7 @@ class Weighting(NamedTuple):
 class TransferNet(AlternatingNet):
     """The two stages, eqs 7 and 8, for an ensemble of k autoencoders."""
 
-    #: Longest tensor of which torch finds a quantile; of longer ones, a part.
+    #: Maximum length of a tensor for torch.quantile; of longer ones, a part is used.
     max_sorted = 2**24
 
     def __init__(self, modules, *, latent_dim, prepare, **engine):
@@ -155,14 +155,14 @@ class TransferNet(AlternatingNet):
         outputs, weights, n_rounds = self.outputs_of_all(target), self.sample_weight_, 1
         if weights is None:
             self.score_.fit(outputs, self.weights_[1])
-            # Distances of codes mean little as long as anomalies count like others.
+            # Distances of codes are not informative while anomalies count fully.
             relative_loss = self.score_.terms(outputs)[0]
             weights, n_rounds = self.new_weights(relative_loss), _ROUNDS
         for _ in range(n_rounds):
             self.score_.fit(outputs, weights)
             weights = self.new_weights(self.score_(outputs, rule.gate))
         self.sample_weight_ = weights
-        # Where all weights are 0, these stay 0 when they are divided by their mean.
+        # Weights that are all 0 stay 0 after the division by their mean.
         mean = weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
         self.weights_[1] = weights / mean if rule.normalised else weights
         if rule.of_source:
@@ -209,7 +209,7 @@ class TransferNet(AlternatingNet):
 def pretrain(net, domains, lam, plan, callbacks):
     """Train the autoencoders on both domains (eq. 7), and return the net.
 
-    Nothing here depends on the parameters of the second stage, so that fits which
-    differ in these alone share the result.
+    The result does not depend on the parameters of the second stage, so that fits that
+    differ only in these share it.
     """
     return (net.train(domains, lam=lam, callbacks=[LinearDecay(), *callbacks], **plan),)

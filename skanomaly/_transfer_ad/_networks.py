@@ -92,7 +92,7 @@ class Layers:
         back = zip(outputs, self.strides[::-1], self.sides[-2::-1], strict=True)
         i = self.channels[-1]
         for o, stride, sides in back:
-            # The rest that a stride leaves at the far end of each side.
+            # Pixels that the stride leaves over at the end of each side.
             rest = tuple((n - 1) % s for n, s in zip(sides, stride, strict=True))
             modules.append(_TRANSPOSED[d](i, o, 3, stride, 1, output_padding=rest))
             modules += [_NORM[d](o), nn.LeakyReLU(SLOPE, inplace=True)]

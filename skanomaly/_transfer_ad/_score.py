@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .._mahalanobis import Mahalanobis
 
-#: Added to the pooling loss of a sample, as a share of its mean: a plain sample should
-#: not decide alone.
+#: Added to the pooling loss of a sample, as a share of its mean, so that a plain sample
+#: does not dominate.
 _SHARE_OF_POOLING = 0.01
 _LEAST_SPREAD, _TINY = 0.05, 1e-12
-#: Longest latent code; the covariance has the square of it.
+#: Maximum length of latent codes, whose covariance has its square.
 _LONGEST = 1024
 
 
@@ -71,8 +71,8 @@ class AnomalyScore(nn.Module):
 
     @torch.no_grad()
     def fit(self, outputs: Outputs, weights: Tensor) -> None:
-        """Fix centre, location and spread by samples of the given weights, (n,)."""
-        weights = weights.to(outputs.loss) + _TINY  # if none counts, all do
+        """Fit centre, location and spread to samples of the given weights, (n,)."""
+        weights = weights.to(outputs.loss) + _TINY  # if all are 0, all count alike
         share = weights / weights.sum()
         self.floor.copy_(_SHARE_OF_POOLING * outputs.pooling_loss.mean())
         self.distance.fit_weighted(_shortened(outputs.codes), share)
@@ -84,7 +84,7 @@ class AnomalyScore(nn.Module):
 
     def terms(self, outputs: Outputs) -> Tensor:
         """Compute a and b of each sample, (2, n): means over the autoencoders."""
-        # Where all images are constant, no pooling loses anything.
+        # If all images are constant, the pooling loss is 0.
         relative = outputs.loss / (outputs.pooling_loss + self.floor).clamp(min=_TINY)
         distance = self.distance(_shortened(outputs.codes))
         terms = torch.stack([relative, distance]).clamp(min=_TINY).log()
@@ -106,8 +106,8 @@ def _shortened(codes):
 def pooling_loss(rows: Tensor, latent_dim: int) -> Tensor:
     """Compute the loss of average pooling to about `latent_dim` square cells.
 
-    Busy images lose more by pooling than plain ones do, and more by an autoencoder
-    too, whatever they show. The reconstruction loss is therefore taken relative to it.
+    Busy images lose more by pooling than plain ones, and more by an autoencoder too,
+    regardless of content. The reconstruction loss is therefore divided by it.
 
     Parameters
     ----------
@@ -122,10 +122,10 @@ def pooling_loss(rows: Tensor, latent_dim: int) -> Tensor:
         Mean squared difference of a sample from its means, linearly interpolated.
     """
     sides = rows.shape[2:]
-    # Cells of one pixel would lose nothing, and tell nothing.
+    # Cells of one pixel would lose nothing.
     side = max(ceil((prod(sides) / latent_dim) ** (1 / len(sides))), 2)
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
-    # Cells of one size, and enlarged by that factor: else both would be out of step.
+    # All cells have one size and are enlarged by it, which keeps them aligned.
     cell = [min(side, n) for n in sides]
     means = pool(rows, cell, ceil_mode=True, count_include_pad=False)
     for axis, n in enumerate(sides, 2):

@@ -426,7 +426,7 @@ class LooksAtClasses(nn.Module):
 
 
 def test_networks_that_look_at_the_classes_of_their_layers_are_refused(images):
-    with pytest.raises(ValueError, match="computes something else"):
+    with pytest.raises(ValueError, match="computes other features"):
         short(backbone=LooksAtClasses(), corpus=images[1]).fit(images[0])
 
 

@@ -87,7 +87,7 @@ def test_columns_of_a_corpus_are_those_of_the_samples(X, corpus):
     others = pd.DataFrame(corpus, columns=list("abcd"))
     short(corpus=others).fit(frame)
     for given in (others[names], (others[names], LABELS)):
-        with pytest.raises(ValueError, match=r"corpus does not go with X.*names"):
+        with pytest.raises(ValueError, match=r"corpus does not match X.*names"):
             short(corpus=given).fit(frame)
 
 
