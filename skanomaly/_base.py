@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from ._input import FEWEST, InputMixin
+from ._input import MIN_SAMPLES, InputMixin
 from ._parameters import CommonParameters
 from ._version import __version__
 from .engine import AlternatingNet, Bar, DeviceDataset, ProgressBar
@@ -37,7 +37,7 @@ from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
 from .utils._sklearn_compat import fit_context
 from .utils._sklearn_types import BaseEstimator, OutlierMixin
-from .utils._state import of_one_state, twin
+from .utils._state import on_shallow_copy, shallow_copy
 from .utils._warnings import warn
 
 __all__ = ["BaseDeepDetector"]
@@ -125,7 +125,7 @@ class BaseDeepDetector(
     def _score_batch(self, batch: Tensor) -> Tensor:
         """Score the samples of a batch; higher is more normal."""
 
-    def _nets_to_fill(
+    def _nets_for_weights(
         self, device: str, saved: Mapping[str, Any]
     ) -> dict[str, AlternatingNet]:
         """Return nets for the weights of a file, which `saved` describes."""
@@ -176,7 +176,7 @@ class BaseDeepDetector(
             If a few float images have pixels far beyond those of all others.
         """
         with self._replaced_after_success() as new:
-            X = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
+            X = new._check_rows(X, reset=not new._continues(), min_samples=MIN_SAMPLES)
             new._fit(X, new._check_labels(y, len(X)))
         return self
 
@@ -190,11 +190,11 @@ class BaseDeepDetector(
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
         self._row_shape = X.shape[1:]
-        if self._goes_on():
+        if self._continues():
             self._check_pixels(X)
         else:
             self.scaler_ = make_scaler(self.scaling, self._kind)
-            chosen = self._samples_to_scale_by(X, is_reference, X_reference)
+            chosen = self._scaler_samples(X, is_reference, X_reference)
             self._report_pixels(fit_by_parts(self.scaler_, *chosen))
         with self._computing(device), self._advising():
             samples = DeviceDataset(X, self.scaler_, device)
@@ -205,14 +205,14 @@ class BaseDeepDetector(
             if X_reference is not None:
                 reference = DeviceDataset(X_reference, self.scaler_, device)
             self._check_scaled(rows, reference)
-            self.history_ = self.history_ if self._goes_on() else []
+            self.history_ = self.history_ if self._continues() else []
             self.interrupted_ = False
             self._train(rows, reference, seed)
             scores = self._score_rows(rows)
             self._check_finite(scores)
             scores = self._learn_range(X, is_reference, X_reference, scores)
             self._set_threshold(scores)
-            self._reach_threshold()
+            self._widen_deduction()
 
     @contextmanager
     def _advising(self) -> Iterator[None]:
@@ -225,7 +225,7 @@ class BaseDeepDetector(
             hint = advice(given, defaults, rates)
             raise TrainingDivergedError(f"{error} {hint}") from error
 
-    def _samples_to_scale_by(
+    def _scaler_samples(
         self,
         X: NDArray,
         is_reference: NDArray[np.bool_],
@@ -234,7 +234,7 @@ class BaseDeepDetector(
         """Return an array, and a mask of the samples that the scaler is fitted on."""
         return X, ~is_reference
 
-    @of_one_state
+    @on_shallow_copy
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Score samples; higher is more normal.
 
@@ -252,9 +252,9 @@ class BaseDeepDetector(
             finite become the lowest number of float32.
         """
         X = self._checked_rows(X)
-        return self._kept_in_range(self._scores_of(X), X)
+        return self._lower_beyond_range(self._scores_of(X), X)
 
-    @of_one_state
+    @on_shallow_copy
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return ``score_samples(X) - offset_``, which is negative for outliers.
 
@@ -273,7 +273,7 @@ class BaseDeepDetector(
         self._check_contamination()
         return scores - self.offset_
 
-    @of_one_state
+    @on_shallow_copy
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Label samples: -1 for outliers, +1 for inliers.
 
@@ -315,7 +315,7 @@ class BaseDeepDetector(
 
     # Training -----------------------------------------------------------------------
 
-    def _goes_on(self) -> bool:
+    def _continues(self) -> bool:
         """Return whether ``fit`` continues an earlier one."""
         return self.warm_start and hasattr(self, "offset_")
 
@@ -364,14 +364,14 @@ class BaseDeepDetector(
         The detector is unchanged after an error. The state is replaced in one step: a
         thread that scores meanwhile sees either the old state or the new one.
         """
-        new = twin(self)
+        new = shallow_copy(self)
         yield new
         self.__dict__ = vars(new)
 
     def _nets_to_train(self, device: str, seed: int) -> dict[str, AlternatingNet]:
         """Return new nets; in a warm start, with the state of the fitted ones."""
         nets = self._make_nets(device, seed)
-        if self._goes_on():
+        if self._continues():
             for name, net in nets.items():
                 net.resume(getattr(self, name))
         return nets
@@ -546,9 +546,9 @@ class BaseDeepDetector(
         return X
 
     def _computed(self, function: BatchFunction, X: NDArray) -> NDArray[Any]:
-        with self._computing(), self._at_rest():
+        with self._computing(), self._caching():
             rows = DeviceDataset(X, self.scaler_, self.net_.device, max_bytes=0)
-            return self._map_rows(function, rows, self._given_shape())
+            return self._map_rows(function, rows, self._prepared_shape())
 
     @contextmanager
     def _computing(self, device: str | None = None) -> Iterator[None]:
@@ -566,15 +566,15 @@ class BaseDeepDetector(
         return scores
 
     def _score_rows(self, rows: DeviceDataset) -> NDArray[np.float64]:
-        with self._at_rest():
-            scores = self._map_rows(self._score_batch, rows, self._given_shape())
+        with self._caching():
+            scores = self._map_rows(self._score_batch, rows, self._prepared_shape())
         return scores.astype(np.float64)
 
-    def _given_shape(self) -> tuple[int, ...]:
+    def _prepared_shape(self) -> tuple[int, ...]:
         """Return the shape of a sample once it is prepared for the net."""
         return self._row_shape
 
-    def _at_rest(self) -> AbstractContextManager[Any]:
+    def _caching(self) -> AbstractContextManager[Any]:
         """Return a context in which nets may cache results that all batches share."""
         return nullcontext()
 

@@ -28,18 +28,18 @@ from .utils._scaling import ImageScaler
 from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
 
-__all__ = ["FEWEST", "InputMixin"]
+__all__ = ["MIN_SAMPLES", "InputMixin"]
 
 #: Minimum number of training samples.
-FEWEST = 2
+MIN_SAMPLES = 2
 #: Channels of colours: red, green, blue and transparency.
 _COLOURS = 4
 #: Maximum number of samples in the two-class checks of scikit-learn.
-_MOST_OF_A_CHECK = 100
+_MAX_CHECK_SAMPLES = 100
 #: Maximum numbers of samples, and of their values, in a comparison of units.
-_ENOUGH, _NUMBERS = 1000, 2**22
+_MAX_SAMPLES, _MAX_NUMBERS = 1000, 2**22
 #: Bound of scaled pixels, so that sums of squares stay finite in float32.
-_MOST = 1e15
+_MAX_SCALED = 1e15
 
 
 class InputMixin(ABC):
@@ -65,7 +65,7 @@ class InputMixin(ABC):
     _usual_scores: tuple[float, float]
 
     @abstractmethod
-    def _goes_on(self) -> bool:
+    def _continues(self) -> bool:
         """Return whether ``fit`` continues an earlier one."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class InputMixin(ABC):
         assert kind is not None, self._row_shape
         return kind
 
-    def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> NDArray:
+    def _check_rows(self, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray:
         """Return X as an array of its kind: of floats, or of bytes for images."""
         X = as_numbers(X)
         ndim = len(X.shape)
@@ -98,7 +98,7 @@ class InputMixin(ABC):
                 reset=reset,
                 dtype=np.uint8 if as_bytes else [np.float64, np.float32],
                 allow_nd=True,
-                ensure_min_samples=fewest,
+                ensure_min_samples=min_samples,
             )
         is_flat = self.image_shape is not None and ndim == TABLE.ndim
         if 0 in X.shape[1:]:
@@ -142,11 +142,11 @@ class InputMixin(ABC):
     def _check_image_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) > TABLE.ndim and shape[1:] != self.image_shape_:
             raise ValueError(
-                f"{self._name_of(shape[1:])} of shape {shape[1:]}, but "
+                f"{self._kind_name(shape[1:])} of shape {shape[1:]}, but "
                 f"{type(self).__name__} was fitted on shape {self.image_shape_}."
             )
 
-    def _name_of(self, shape: tuple[int, ...]) -> str:
+    def _kind_name(self, shape: tuple[int, ...]) -> str:
         """Return the name of the kind with samples of that shape, capitalised."""
         kind = kind_of(1 + len(shape), self._auto_values)
         return kind.name.capitalize() if kind else "Samples"
@@ -163,7 +163,7 @@ class InputMixin(ABC):
             return
         *sides, n_last = shape
         n_first, *others = shape
-        name = self._name_of(shape)
+        name = self._kind_name(shape)
         to_confirm = "give X in that shape" if is_flat else f"give image_shape={shape}"
         reshaped = ", after a reshape of X to these axes" if is_flat else ""
         if not _has_channels_last(shape):
@@ -214,10 +214,10 @@ class InputMixin(ABC):
                 raise ValueError(f"{complaint} Without known anomalies, give y=None.")
             warn(complaint)
             return nothing
-        if (n_left := n_rows - anomalous.sum()) < FEWEST:
+        if (n_left := n_rows - anomalous.sum()) < MIN_SAMPLES:
             raise ValueError(
                 f"{n_left} of {n_rows} samples are not marked as anomalies (y == -1); "
-                f"{type(self).__name__} needs at least {FEWEST} of these to train on."
+                f"{type(self).__name__} needs at least {MIN_SAMPLES} of these."
             )
         return anomalous
 
@@ -261,7 +261,7 @@ class InputMixin(ABC):
         """
         if rows.X.dtype == np.uint8:
             return
-        cut, n = 0.0, max(min(_ENOUGH, _NUMBERS // prod(rows.row_shape)), 1)
+        cut, n = 0.0, max(min(_MAX_SAMPLES, _MAX_NUMBERS // prod(rows.row_shape)), 1)
         part, base_part = (one.raw(one.spread_indices(n)) for one in (rows, base))
         if self._kind.has_channels:  # one unit for all pixels
             part, base_part = part.reshape(-1, 1), base_part.reshape(-1, 1)
@@ -289,12 +289,12 @@ class InputMixin(ABC):
         """Raise an error if scaled samples are too large for the networks."""
         # Scaled columns are clipped later, and may be any finite number.
         largest = torch.finfo(torch.float32).max
-        most = _MOST if self._kind.has_channels else largest
+        most = _MAX_SCALED if self._kind.has_channels else largest
         for rows in sets:
             if rows.X.dtype == np.uint8 or self.scaling is None:
                 continue
             for index in torch.arange(len(rows), device=rows.device).split(
-                max(_NUMBERS // prod(rows.row_shape), 1)
+                max(_MAX_NUMBERS // prod(rows.row_shape), 1)
             ):
                 # The comparison is False for NaN too.
                 if not (rows[index].abs() <= most).all():
@@ -357,16 +357,20 @@ class InputMixin(ABC):
         clip = getattr(self.scaler_, "clip_", None)
         sets = self._samples_in_range(X, is_reference, X_reference)
         learned = ValueRange.of(sets, clip)
-        if self._goes_on() and hasattr(self, "_range"):
+        if self._continues() and hasattr(self, "_range"):
             learned = learned.joined(ValueRange(*self._range))
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
         spread = high - low or np.ptp(scores) or 1.0
         self._range = learned.low, learned.high, learned.unit
         self._usual_scores = middle, spread
         # Training samples are inside, unless some of their pixels are clipped.
-        return scores if clip is None else self._kept_in_range(scores, X[~is_reference])
+        return (
+            scores
+            if clip is None
+            else self._lower_beyond_range(scores, X[~is_reference])
+        )
 
-    def _reach_threshold(self) -> None:
+    def _widen_deduction(self) -> None:
         """Increase the unit of the deduction until samples far out are outliers.
 
         The scores of a critic that separates little are close together and far above
@@ -377,7 +381,7 @@ class InputMixin(ABC):
         needed = (middle - self.offset_) / log1p(self._kind.far_out)
         self._usual_scores = middle, max(spread, needed)
 
-    def _kept_in_range(
+    def _lower_beyond_range(
         self, scores: NDArray[np.float64], X: NDArray
     ) -> NDArray[np.float64]:
         """Lower the scores of samples beyond the range of training."""
@@ -421,5 +425,5 @@ def _may_be_any_target(y: NDArray) -> bool:
     numbers = all(isinstance(v, Real) and not isinstance(v, bool) for v in counts)
     if not numbers or -1 in counts:
         return False
-    few = len(y) <= _MOST_OF_A_CHECK and min(counts.values()) >= 0.4 * len(y) - 1
+    few = len(y) <= _MAX_CHECK_SAMPLES and min(counts.values()) >= 0.4 * len(y) - 1
     return len(counts) != 2 or few

@@ -18,7 +18,7 @@ from .objectives import upper_error
 from .utils._random import own_random_state
 from .utils._sklearn_compat import check_count
 from .utils._sklearn_types import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from .utils._state import of_one_state
+from .utils._state import on_shallow_copy
 
 if TYPE_CHECKING:
     from ._base import BaseDeepDetector as Detector
@@ -39,7 +39,7 @@ class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Detector)
     the latent codes (k, n, l) by each of k ensemble members.
     """
 
-    @of_one_state
+    @on_shallow_copy
     def encode(self, X: ArrayLike) -> NDArray[np.float32]:
         """Map samples to latent codes.
 
@@ -123,7 +123,7 @@ class ReconstructionMixin(EncodingMixin):
 
     criterion: str
 
-    @of_one_state
+    @on_shallow_copy
     def reconstruct(self, X: ArrayLike) -> NDArray[Any]:
         """Encode samples, and decode their latent codes.
 
@@ -146,7 +146,7 @@ class ReconstructionMixin(EncodingMixin):
         samples = self._finite(self._compute(self._reconstruct_batch, X))
         return self._unscaled(samples)
 
-    @of_one_state
+    @on_shallow_copy
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
         """Decode latent codes.
 
@@ -178,9 +178,9 @@ class ReconstructionMixin(EncodingMixin):
                 f"X has {codes.shape[1]} columns; latent codes of this "
                 f"{type(self).__name__} have {self._n_features_out}."
             )
-        with self._computing(), self._at_rest():
+        with self._computing(), self._caching():
             dataset = DeviceDataset(codes, None, self.net_.device, max_bytes=0)
-            samples = self._map_rows(self._decode_flat, dataset, self._given_shape())
+            samples = self._map_rows(self._decode_flat, dataset, self._prepared_shape())
         return self._unscaled(self._finite(samples))
 
     def _decode_batch(self, codes: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class ReconstructionMixin(EncodingMixin):
     def _reconstruct_batch(self, batch: Tensor) -> Tensor:
         return self._decode_batch(self._encode_batch(batch))
 
-    @of_one_state
+    @on_shallow_copy
     def anomaly_map(self, X: ArrayLike) -> NDArray[np.float32]:
         """Compute the reconstruction error of each pixel.
 
@@ -254,7 +254,7 @@ class ReconstructionMixin(EncodingMixin):
             return
         n_most = _MAX_PIXELS // prod(self._row_shape[1:])
         some = rows.subset(rows.spread_indices(max(min(_MAX_SAMPLES, n_most), 1)))
-        maps = self._map_rows(self._squared_errors, some, self._given_shape())
+        maps = self._map_rows(self._squared_errors, some, self._prepared_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 
     def _map_score(self, batch: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class SamplingMixin(Detector):
     def _draw_rows(self, n: int, seed: int) -> Tensor:
         raise NotImplementedError
 
-    @of_one_state
+    @on_shallow_copy
     def sample(
         self, n_samples: int = 1, *, random_state: int | RandomState | None = None
     ) -> NDArray[Any]:

@@ -367,7 +367,7 @@ def _filled(
     detector: BaseDeepDetector, device: str, saved: dict[str, _Weights]
 ) -> dict[str, AlternatingNet]:
     """Return nets of a detector with saved weights, by the name of their attribute."""
-    nets = detector._nets_to_fill(device, saved)
+    nets = detector._nets_for_weights(device, saved)
     return {name: weights.load_into(nets[name]) for name, weights in saved.items()}
 
 

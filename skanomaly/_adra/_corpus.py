@@ -52,9 +52,9 @@ _TINY = 1e-9
 #: of CIFAR-10 or MNIST against the others reaches up to .90, except the digit 1.
 _OTHER_SOURCE = 0.9
 #: Minimum number of images of each for a reliable AUROC.
-_FEWEST = 50
+_MIN_IMAGES = 50
 #: Maximum number of images of each, and of their pixels.
-_MOST, _MOST_NUMBERS = 500, 2**24
+_MAX_IMAGES, _MAX_NUMBERS = 500, 2**24
 #: Minimum side of images, and side of the middle that is described, in pixels.
 _LEAST_SIDE, _SIDE = 8, 96
 #: Edges of bands of frequencies, in cycles per pixel.
@@ -400,8 +400,10 @@ def source_auroc(
         Cross-validated AUROC, .5 if the sources do not differ; None for less than 50
         images of either, or sides below 8 pixels.
     """
-    n_enough = min(max(_MOST_NUMBERS // prod(normal.row_shape), _FEWEST), _MOST)
-    if min(len(normal), len(corpus)) < _FEWEST:
+    n_enough = min(
+        max(_MAX_NUMBERS // prod(normal.row_shape), _MIN_IMAGES), _MAX_IMAGES
+    )
+    if min(len(normal), len(corpus)) < _MIN_IMAGES:
         return None
     if min(normal.row_shape[-2:]) < _LEAST_SIDE:
         return None

@@ -29,7 +29,7 @@ from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
 from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
-from ..utils._state import of_one_state
+from ..utils._state import on_shallow_copy
 from ..utils._warnings import warn
 from ._backbone import build_frozen
 from ._corpus import AlteredSamples, match_source, read_corpus
@@ -63,12 +63,12 @@ _PRETRAINING_RATE = 2e-3
 #: Factor of spreads or locations from which a corpus seems to have other units.
 _UNITS = 100.0
 #: Maximum number of held-out samples for :class:`StopAtCollapse`.
-_HELD_OUT = 500
+_MAX_HELD_OUT = 500
 _TINY = 1e-9
 #: Parameters that clones share.
 _SHARED = "backbone", "corpus"
 #: Maximum number of normal samples that gates and head are fitted on.
-_ENOUGH = 2000
+_MAX_FITTED = 2000
 
 
 @describe(
@@ -348,20 +348,20 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     )
 
     def __sklearn_clone__(self):
-        """Return an unfitted twin, which shares the network and the corpus."""
+        """Return an unfitted copy, which shares the network and the corpus."""
         params = {
             name: value if name in _SHARED else clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()
         }
-        twin = type(self)(**params)
+        copy = type(self)(**params)
         if "_metadata_request" in vars(self):
-            vars(twin)["_metadata_request"] = deepcopy(vars(self)["_metadata_request"])
-        return twin
+            vars(copy)["_metadata_request"] = deepcopy(vars(self)["_metadata_request"])
+        return copy
 
     # Networks
 
     @property
-    @of_one_state
+    @on_shallow_copy
     def backbone_(self):
         """The frozen network without the adapters; it shares its weights."""
         check_is_fitted(self)
@@ -404,7 +404,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _make_nets(self, device, seed, weights=None):
         return {"net_": self._net(self._source(weights), device, seed)}
 
-    def _nets_to_fill(self, device, saved):
+    def _nets_for_weights(self, device, saved):
         # If the file leaves the network out, it has a checksum instead of weights.
         weights = saved["net_"].modules["backbone"]
         return self._make_nets(device, 0, None if isinstance(weights, str) else weights)
@@ -476,7 +476,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             lengths["steps"] = self._setting("lone_steps")
         plan = self._plan("max_epochs", len(rows), **lengths)
         plans, task = [plan], self._task(labels)
-        goes_on = self._goes_on()
+        goes_on = self._continues()
         source = self._source(self.net_.backbone_.state_dict() if goes_on else None)
         if task and not goes_on:
             data = pretraining_data(task, rows, known, given, labels)
@@ -538,7 +538,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             given, self.corpus_auroc_ = match_source(rows, given, seed)
             corpus.append(given)
         elif is_table and self.corpus is not None:
-            n_before = self.net_.step_ if self._goes_on() else 0
+            n_before = self.net_.step_ if self._continues() else 0
             corpus.append(AlteredSamples(rows, seed + 1 + n_before))
         elif self.corpus is not None and not corpus:
             warn(
@@ -574,7 +574,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     def _net_to_adapt(self, source, rows, seed) -> ResidualAdaptation:
         """Return a net with new adapters, or for a warm start with the old ones."""
         net = self._net(source, str(rows.device), seed)
-        if self._goes_on():
+        if self._continues():
             # Other sources have the fitted weights, by `_source`.
             if isinstance(self.backbone, nn.Module):
                 self._refuse_other_weights(net)
@@ -587,7 +587,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
                 "Convolutions of images and linear layers have adapters if they are "
                 "called; torch does not call those of nn.MultiheadAttention."
             )
-        features = net.fit_gates(rows.subset(rows.spread_indices(_ENOUGH)))
+        features = net.fit_gates(rows.subset(rows.spread_indices(_MAX_FITTED)))
         self._check_finite(features.numpy(force=True))
         net.adapters_.head.fit(net.swapped(features))
         return net
@@ -603,19 +603,19 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         """Train the adapters."""
         own, held_out = [StepDecay()], None
         if not corpus:
-            own, held_out = [*own, StopAtCollapse()], rows.head(_HELD_OUT)
-            if len(rows) > _HELD_OUT // 10:  # else too few are left for training
-                rows, others = self._hold_out(rows, seed, most=_HELD_OUT)
-                held_out = others.head(_HELD_OUT)
+            own, held_out = [*own, StopAtCollapse()], rows.head(_MAX_HELD_OUT)
+            if len(rows) > _MAX_HELD_OUT // 10:  # else too few are left for training
+                rows, others = self._hold_out(rows, seed, most=_MAX_HELD_OUT)
+                held_out = others.head(_MAX_HELD_OUT)
         own += callbacks
         net.train(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
 
     # Scores, latent codes
 
-    def _at_rest(self):
+    def _caching(self):
         return self.net_.backbone_.merged()
 
-    def _given_shape(self):
+    def _prepared_shape(self):
         return shape_after(self.net_.prepare, self._row_shape)
 
     def _auto_offset(self, scores):

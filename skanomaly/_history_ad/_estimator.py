@@ -26,7 +26,7 @@ from ..utils._docstring import describe
 from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
 from ..utils._random import own_random_state
-from ..utils._state import of_one_state
+from ..utils._state import on_shallow_copy
 from ..utils._warnings import warn
 from ._net import ENOUGH, DetectorNet, History, HistoryGAN, record_history
 from ._networks import Detector, TableGenerator
@@ -340,7 +340,7 @@ class HistoryAD(BaseDeepDetector):
         alpha = self._value("alpha") * (length if self.alpha == "auto" else 1)
         beta = self._value("beta") / (length if self.beta == "auto" else 1)
         n_saves, n_samples = round(per_epoch * n_epochs), self._setting("n_samples")
-        earlier = self.gan_history_ if self._goes_on() else None
+        earlier = self.gan_history_ if self._continues() else None
         return History(
             length, n_saves, alpha, beta, n_samples, self._given("wide_latent"), earlier
         )
@@ -385,7 +385,7 @@ class HistoryAD(BaseDeepDetector):
     def _scaled_history(self):
         return self.gan_history_.samples_.flatten(0, 1)
 
-    @of_one_state
+    @on_shallow_copy
     def sample(
         self,
         n_samples: int = 1,

@@ -26,7 +26,7 @@ from ..utils import _sklearn_compat as sk
 from ..utils._docstring import describe
 from ..utils._kinds import IMAGE, TABLE, ByKind
 from ..utils._parameters import Auto, parameter
-from ..utils._state import of_one_state
+from ..utils._state import on_shallow_copy
 from ..utils._warnings import warn
 from ._net import JointNet, Phase, train_phases
 from ._networks import Frame, image_networks, table_networks
@@ -459,7 +459,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             alone = {"max_epochs": n_epochs, "name": "encoder", "trained": "encoder"}
             before = [phase._replace(trained="gan") for phase in phases]
             phases = [*before, phases[-1]._replace(**alone)]
-        if self._goes_on():
+        if self._continues():
             keys = [phase.key for phase in phases]
             done = keys.index(self._reached) if self._reached in keys else -1
             phases = phases[done:]
@@ -529,7 +529,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     def _decode_batch(self, codes):
         return self.net_.decode(codes).mean(0)
 
-    @of_one_state
+    @on_shallow_copy
     def score_terms(self, X: ArrayLike) -> NDArray[np.float32]:
         """Compute both terms of the score, neither standardised nor weighted.
 

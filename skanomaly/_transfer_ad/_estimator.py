@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._base import BaseDeepDetector
-from .._input import FEWEST
+from .._input import MIN_SAMPLES
 from .._mixins import ReconstructionMixin
 from ..engine import LinearDecay
 from ..exceptions import SaturatedWeightsWarning
@@ -36,7 +36,7 @@ from ._score import AnomalyScore
 
 _CRITERIA = "combined", "reconstruction"
 #: Steps between two updates of the weights, with ``transfer_epochs="auto"``.
-_LOOK_EVERY = 50
+_UPDATE_EVERY = 50
 #: Factor between columns of two domains beyond which their units differ.
 _UNITS = 5.0
 #: Share of the target samples that count as normal with ``contamination="auto"``.
@@ -355,7 +355,9 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         """
         with self._replaced_after_success() as new:
             new._beta_pair()
-            samples = new._check_rows(X, reset=not new._goes_on(), fewest=FEWEST)
+            samples = new._check_rows(
+                X, reset=not new._continues(), min_samples=MIN_SAMPLES
+            )
             n = len(samples)
             labels = None if y is None else new._label_column(y, n)
             is_source = new._check_domains(n, labels, sample_domain, X_source)
@@ -430,7 +432,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         refuse_other_scale("X_source", X_source, X)
         return X_source
 
-    def _samples_to_scale_by(self, X, is_source, X_source):
+    def _scaler_samples(self, X, is_source, X_source):
         # Anomalies in the target would widen the scale and so hide themselves.
         if X_source is not None:
             return X_source, np.ones(len(X_source), dtype=bool)
@@ -495,7 +497,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         n = max(map(len, domains))
         first = self._plan("max_epochs", n)
-        second = self._plan("transfer_epochs", n, length=max(_LOOK_EVERY, n // 200))
+        second = self._plan("transfer_epochs", n, length=max(_UPDATE_EVERY, n // 200))
         if not len(source):
             second["max_epochs"] = 0
         with self._progress(first, second) as callbacks:

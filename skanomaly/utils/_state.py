@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["of_one_state", "twin"]
+__all__ = ["on_shallow_copy", "shallow_copy"]
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def twin(instance: T) -> T:
+def shallow_copy(instance: T) -> T:
     """Return a shallow copy of an object.
 
     Parameters
@@ -25,7 +25,7 @@ def twin(instance: T) -> T:
     return other
 
 
-def of_one_state(method: Method) -> Method:
+def on_shallow_copy(method: Method) -> Method:
     """Run a method on a shallow copy that is made when it is called.
 
     A ``fit`` in another thread may replace attributes at any time. The scores of one
@@ -39,6 +39,6 @@ def of_one_state(method: Method) -> Method:
 
     @wraps(method)
     def called(self, *args, **kwargs):
-        return method(twin(self), *args, **kwargs)
+        return method(shallow_copy(self), *args, **kwargs)
 
     return called  # type: ignore[return-value]
