@@ -629,7 +629,7 @@ def test_history_without_a_loss(plt, history):
 def test_history_of_other_estimators(plt, forest):
     with pytest.raises(NotFittedError):
         TrainingHistoryDisplay.from_estimator(IsolationForest())
-    with pytest.raises(AttributeError, match="IsolationForest keeps no `history_`"):
+    with pytest.raises(AttributeError, match="IsolationForest has no `history_`"):
         TrainingHistoryDisplay.from_estimator(forest)
 
 

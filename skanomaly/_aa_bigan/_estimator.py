@@ -33,11 +33,11 @@ _ENOUGH, _PATIENCE = 1000, 10
 
 @describe(
     auto_steps="500",
-    auto_batch=" Those of `known_per_batch` join them.",
-    auto_lr="For encoder and generator; that of the discriminators is a quarter of it. "
+    auto_batch=" `known_per_batch` known anomalies are added to them.",
+    auto_lr="It is that of encoder and generator; discriminators have a quarter of it. "
     '"auto" is 1e-3 for tables, where it stays, and 2e-3 for images, where it falls to '
     "0 in the second half.",
-    roles=" Sides of images have been rounded up, 28 to 32 for one.",
+    roles=" Images have been resized to larger sides, for example from 28 to 32.",
     width="Hidden units of the widest layer for tables; for images channels of the "
     "encoder's finest layer, where 32 gives the paper's networks. "
     '"auto" is 64 or 16.',

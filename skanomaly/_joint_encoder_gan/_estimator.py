@@ -50,8 +50,8 @@ _PAPER_EPOCHS = 4
     '16 for images, and 2048 over the longer side for images with ``preset="paper"``.',
     auto_lr='"auto" is 1e-3 for tables, 3e-3 for images, and 1e-3 for images with '
     '``preset="paper"``.',
-    roles=" Images have been padded, 28 x 28 to 32 x 32 for one, and nothing grows "
-    "then.",
+    roles=" Images have been padded, for example from 28 x 28 to 32 x 32, and the "
+    "networks do not grow.",
     width="Hidden units for tables; for images channels at the finest resolution, "
     'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, and 16384 over '
     'the longer side for images with ``preset="paper"``.',

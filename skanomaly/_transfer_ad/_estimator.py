@@ -50,7 +50,7 @@ _SATURATED = 0.01, 0.99
 
 @describe(
     auto_steps="300 (tables, images) or 200 (clips)",
-    auto_batch=" Where there are two domains, of each.",
+    auto_batch=" With two domains, this is the number from each.",
     auto_lr='It falls to a tenth in the course of each stage. "auto" is 2e-3 for '
     "tables, 1e-2 for images (the paper's), 5e-3 for clips.",
     roles=" The classifier returns logits. Grey images have been repeated to 3 "
@@ -59,9 +59,9 @@ _SATURATED = 0.01, 0.99
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
     auto_offset="the 65th percentile of the scores of the target samples less twice "
-    "its distance to their 90th, which holds for any share of anomalies up to a half; "
-    "without the second stage, where g is above its median by five times the distance "
-    "from there to its third quartile",
+    "its distance to their 90th, which suits any share of anomalies up to a half; "
+    "without the second stage, the score at which g exceeds its median by five times "
+    "the distance from its median to its third quartile",
 )
 class TransferAD(ReconstructionMixin, BaseDeepDetector):
     r"""Detector for a domain without labels, with the help of another domain.

@@ -166,7 +166,7 @@ def check_alike(name: str, X: Any, other_name: str, other: Any) -> None:
 
 
 def check_columns(name: str, X: Any, other_name: str, other: Any) -> None:
-    """Check that two DataFrames can be stacked, which pandas does with any."""
+    """Check that two DataFrames have the same columns: pandas would stack any two."""
     if list(getattr(X, "columns", ())) != list(getattr(other, "columns", ())):
         raise ValueError(f"{name} and {other_name} must have the same columns.")
 

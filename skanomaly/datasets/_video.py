@@ -196,7 +196,7 @@ def make_clips(
     length: int = 16,
     stride: int = 1,
 ) -> tuple[NDArray[Any], Labels]:
-    """Cut videos into clips, none of which reaches from one video into the next.
+    """Cut videos into clips, each from a single video.
 
     In each video a clip begins at every `stride`-th frame, as long as `length` frames
     are left. Videos that are shorter have no clip.
@@ -365,7 +365,7 @@ def _signs(arrays: dict[str, NDArray[Any]], parts: Sequence[str]) -> Labels:
 
 
 def _videos_in(folder: Any) -> list[list[Path]]:
-    """Return the pictures of each video in order, none of which is empty."""
+    """Return the pictures of each video in order, without empty videos."""
     if not isinstance(folder, str | os.PathLike):
         folders = [Path(each).expanduser() for each in folder]
         videos = [_pictures_in(each) for each in folders]

@@ -65,8 +65,8 @@ def dci_scores(
         as of :class:`~sklearn.model_selection.GridSearchCV`. None stands for a random
         forest of 30 trees with all codes at each split and leaves of 5 samples or more.
     regressor : estimator instance, default=None
-        Predicts the continuous factors, standardised, as `classifier` the discrete
-        ones. None stands for a forest of the same kind.
+        Predicts the continuous factors, which are standardised; requirements are those
+        of `classifier`. None stands for a forest of the same kind.
     discrete_factors : "auto", bool or array-like of shape (n_factors,), default="auto"
         Whether factors are discrete: all of them, or each. With "auto", factors are
         continuous if they hold floats that are not all whole numbers.
@@ -134,15 +134,16 @@ def dci_scores(
     A code without importance has no weight, but counts in :math:`D`, and so raises the
     completeness.
 
-    Values depend on the predictor, and are comparable for one kind alone. A forest with
-    a few codes at each split gives importance to codes that only correlate with the
-    right one, and scores lower. Published values are often those of
+    Values depend on the predictor, and are only comparable for the same kind. A forest
+    with a few codes at each split gives importance to codes that only correlate with
+    the right one, and scores lower. Published values are often those of
     :class:`~sklearn.ensemble.GradientBoostingClassifier` with its defaults [2]_, which
     takes many times longer for hundreds of codes.
 
-    The paper has the error of the predictors instead of informativeness. That of a
-    regressor is :math:`\sqrt{1 - R^2}` in units of the factor's standard deviation.
-    The accuracy of guessing is not 0, but the share of the most frequent value.
+    The paper reports the error of the predictors instead of informativeness. The error
+    of a regressor is :math:`\sqrt{1 - R^2}` in units of the factor's standard
+    deviation. The accuracy of guessing is not 0, but the share of the most frequent
+    value.
 
     References
     ----------

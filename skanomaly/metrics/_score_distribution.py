@@ -26,9 +26,9 @@ class ScoreDistributionDisplay(ScoreDisplay):
 
     Each class has a density of its own, so that a few anomalies stay visible next to
     many normal samples. Both have the same bins. Samples with the lowest number of
-    float32, which detectors give to those beyond computation, are counted and not
-    drawn: bins up to them would put all others into one. Make it with `from_estimator`
-    or `from_predictions`.
+    float32, the score of samples without finite outputs, are counted but not drawn:
+    bins down to them would put all others into one. Make it with `from_estimator` or
+    `from_predictions`.
 
     Parameters
     ----------

@@ -238,7 +238,7 @@ Examples
 
 
 class _SharedScorer(Scorer):
-    """A scorer of the module, which requests for metadata copy and do not change."""
+    """A scorer of the module; requests for metadata return a copy of it."""
 
     if TYPE_CHECKING:
 

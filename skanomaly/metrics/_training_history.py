@@ -136,9 +136,9 @@ class TrainingHistoryDisplay(Display):
         if not hasattr(detector, "history_"):
             check_is_fitted(detector)
             raise AttributeError(
-                f"{type(detector).__name__} keeps no `history_`, as the detectors of "
-                "skanomaly do. Of a pipeline give the last step, of a search its "
-                "best_estimator_."
+                f"{type(detector).__name__} has no `history_`, unlike the detectors of "
+                "skanomaly. Give the last step of a pipeline, or best_estimator_ of a "
+                "search."
             )
         history = list(detector.history_)
         return cls(
