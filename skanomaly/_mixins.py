@@ -247,7 +247,7 @@ class ReconstructionMixin(EncodingMixin):
     def _learn_usual_error(self, rows: DeviceDataset) -> None:
         """Keep the mean of the maps of training samples, for ``criterion="map"``.
 
-        It costs little, and allows to change the criterion after ``fit``.
+        It costs little, and the criterion can be changed after ``fit``.
         """
         vars(self).pop("usual_error_", None)  # of an earlier fit
         if not self._kind.has_channels:

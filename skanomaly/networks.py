@@ -287,7 +287,7 @@ def build_checked_network(
         raise ValueError(
             f"architecture[{name!r}] returned a network that returns "
             f"{_in_words(got, output)} for two samples of shape "
-            f"{_shapes(wanted_inputs)}; it has to return floats of shape  "
+            f"{_shapes(wanted_inputs)}; it has to return floats of shape "
             f"{' or '.join(map(str, sorted(fits)))}."
         )
     return network
