@@ -391,7 +391,7 @@ def test_the_package_s_own_networks(X, images):
     settings = {"architecture": {"backbone": lambda shape: network_of(shape[0])}}
     detector = short(**settings).fit(images[0])
     assert layers_of(detector) == ["0", "3"]
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give only one of them"):
         short(backbone=network_of(), **settings).fit(images[0])
 
 

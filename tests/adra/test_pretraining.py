@@ -105,7 +105,7 @@ def test_memory_names_functions_that_it_cannot_hash(images, tmp_path):
     detector = short(
         corpus=images[1], augment=lambda batch: batch, memory=str(tmp_path)
     )
-    with pytest.raises(ValueError, match=r"With memory, .* lambda"):
+    with pytest.raises(ValueError, match=r"With `memory`, .* lambda"):
         detector.fit(images[0])
 
 
