@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from email.message import Message
 from fractions import Fraction
 
 import numpy as np
@@ -35,6 +36,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skanomaly import ConformalDetector, HistoryAD
 from skanomaly.calibration import p_values, rank_at
 from skanomaly.exceptions import CalibrationWarning, CoverageWarning
+from skanomaly.model_selection import TargetKFold
 
 
 class FirstColumn(OutlierMixin, BaseEstimator):
@@ -556,6 +558,30 @@ def test_metadata_is_divided_as_samples_are():
             np.testing.assert_array_equal(
                 X[fitted.weight_.astype(int), 0], fitted.seen_
             )
+
+
+def test_target_samples_alone_calibrate():
+    X, domain = RNG.normal(size=(40, 1)), np.r_[np.ones(25), -np.ones(15)]
+    with config_context(enable_metadata_routing=True):
+        estimator = FirstColumn().set_fit_request(weight="sample_domain")
+        folds = TargetKFold(n_splits=3).set_split_request(groups="sample_domain")
+        detector = ConformalDetector(
+            estimator, calibration=folds, false_alarm_rate=0.1
+        ).fit(X, sample_domain=domain)
+    assert len(detector.calibration_scores_) == 15
+    for fitted in detector.estimators_:
+        assert (fitted.weight_ > 0).sum() == 25
+        assert (fitted.weight_ < 0).sum() == 10
+
+
+@pytest.mark.parametrize("address", ["https://example.org/docs/", None])
+def test_the_html_representation_links_to_its_page(address, monkeypatch):
+    about = Message()
+    if address:
+        about["Project-URL"] = f"Documentation, {address}"
+    monkeypatch.setattr("skanomaly.utils._documentation.metadata", lambda name: about)
+    link = "https://example.org/docs/generated/skanomaly.ConformalDetector.html"
+    assert ConformalDetector(FOREST)._get_doc_link() == (link if address else "")
 
 
 def test_no_metadata_are_ignored():
