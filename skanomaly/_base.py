@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from inspect import signature
 from math import ceil, prod
 from typing import Any, ClassVar, Self
 
@@ -47,6 +48,11 @@ Builder = Callable[..., torch.nn.Module]
 #: Maps a batch of scaled samples to one result per sample.
 BatchFunction = Callable[[Tensor], Tensor]
 
+#: Common parameters that nets take too. Methods may have several learning rates.
+_NET_SETTINGS = sorted(
+    (CommonParameters.__annotations__.keys() & signature(AlternatingNet).parameters)
+    - {"device", "lr"}
+)
 #: Bound of scaled columns.
 _CLIP = 10.0
 
@@ -377,14 +383,9 @@ class BaseDeepDetector(
         return nets
 
     def _engine(self, device: str, seed: int) -> dict[str, Any]:
-        """Return the settings that all nets take."""
-        return {
-            "batch_size": self._value("batch_size"),
-            "seed": seed,
-            "device": device,
-            "precision": self.precision,
-            "on_interrupt": self.on_interrupt,
-        }
+        """Return the settings of all nets, by the names of the parameters."""
+        settings = {name: self._value(name) for name in _NET_SETTINGS}
+        return settings | {"seed": seed, "device": device}
 
     def _cached(
         self,
