@@ -8,6 +8,7 @@ from ._transfer_ad import TransferAD
 from ._version import show_versions
 from .calibration import ConformalDetector
 from .explanation import explain
+from .export import export_onnx
 
 __all__ = [
     "ADRA",
@@ -19,6 +20,7 @@ __all__ = [
     "datasets",
     "exceptions",
     "explain",
+    "export_onnx",
     "load",
     "metrics",
     "model_selection",

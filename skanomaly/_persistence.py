@@ -26,7 +26,7 @@ from ._version import __version__
 from .engine import AlternatingNet
 from .exceptions import InvalidFileError
 from .utils._device import resolve_device
-from .utils._files import pack, read_packed, replace_file
+from .utils._files import check_path, pack, read_packed, replace_file
 from .utils._scaling import ImageScaler
 from .utils._warnings import warn
 
@@ -121,7 +121,7 @@ def save(
             f"{type(detector).__name__} is a class of your own, which load cannot "
             "find: use joblib.dump."
         )
-    _check_path(path)
+    check_path(path)
     check_is_fitted(detector)
     tensors: dict[str, torch.Tensor] = {}
     known = _known_classes(type(detector))
@@ -149,11 +149,7 @@ def save(
         "left_out": sorted(missing),
         "fitted": _encode(fitted, "fitted", tensors, known),
     }
-    try:
-        replace_file(path, pack(header, tensors))
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(error.errno, f"{path} cannot be written: {reason}") from error
+    replace_file(path, pack(header, tensors))
 
 
 def _given_params(detector: BaseDeepDetector) -> tuple[Params, Params]:
@@ -224,7 +220,7 @@ def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
     --------
     save : Writes the file.
     """
-    _check_path(path)
+    check_path(path)
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder.")
     try:
@@ -257,14 +253,6 @@ def load(path: str | PathLike[str], **params: Any) -> BaseDeepDetector:
         ) from error
     vars(detector).update(nets)
     return detector
-
-
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | PathLike):
-        raise TypeError(
-            f"path is of type {type(path).__name__}, and has to be the name of a file, "
-            "as a string or a pathlib.Path."
-        )
 
 
 def _check_writer(header: Json, path: str | PathLike[str]) -> None:

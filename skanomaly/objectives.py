@@ -437,7 +437,7 @@ def upper_error(errors: Tensor, usual: Tensor) -> Tensor:
     unit = (usual + _LEAST_ERROR * usual.mean()).clamp(min=1e-12)
     frames = (errors / unit).flatten(0, -3)[:, None]
     blocks = F.avg_pool2d(frames, _BLOCK, 1, _BLOCK // 2, count_include_pad=False)
-    blocks = blocks.view(len(errors), -1)
+    blocks = blocks.view(errors.shape[0], -1)  # exporters take len for a constant
     return blocks.topk(math.ceil(_UPPER * blocks.shape[1]), 1).values.mean(1)
 
 

@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From top to bottom: a file may import those on later lines.
 LAYERS = [
     {"__init__"},
-    {"_persistence"},
+    {"_persistence", "export"},
     {"methods"},
     {"_base", "_mixins"},
     {"_input", "_parameters", "_mahalanobis"},

@@ -140,7 +140,7 @@ class Adapter(nn.Module):
         if self.n_experts > 1:
             weights = mixed(self.gate(mean), weights)
         parts = x.unflatten(2, (self.groups, -1))
-        weights = weights.expand(len(mean), -1, -1, -1)
+        weights = weights.expand(mean.shape[0], -1, -1, -1)
         return torch.einsum("npgi,ngoi->npgo", parts, weights).flatten(2)
 
 
@@ -197,7 +197,7 @@ class AdaptedLinear(AdaptedLayer):
 
     def adapted_output(self, x: Tensor, adapter: Adapter) -> Tensor:
         """Return the output of the layer plus that of the adapter."""
-        rows = x.reshape(len(x), -1, x.shape[-1])
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])
         y = self.base_layer(x)
         return y + adapter(rows, rows.mean(1)).view_as(y)
 
@@ -601,11 +601,19 @@ def portions(
     weights: Tensor, n_cached: int, *tensors: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
     """Divide tensors into parts of samples whose weights fit into a cache."""
-    n_rows = len(tensors[0])
-    if weights.device.type == "cpu":
-        n_numbers = n_cached * torch.get_num_threads()  # each has a cache of its own
-        n_rows = max(n_numbers * len(weights) // weights.numel(), 1)
+    if not is_split(weights):
+        return iter([tensors])
+    n_numbers = n_cached * torch.get_num_threads()  # each has a cache of its own
+    n_rows = max(n_numbers * len(weights) // weights.numel(), 1)
     return zip(*(tensor.split(n_rows) for tensor in tensors), strict=True)
+
+
+def is_split(x: Tensor) -> bool:
+    """Return whether samples are computed in parts, which fit the cache of a CPU.
+
+    An exported graph would keep the number of parts of its example.
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def can_mix(conv: nn.Conv2d) -> bool:

@@ -18,6 +18,7 @@ from ._adapters import (
     adapted_layer,
     adapter_for,
     is_adaptable,
+    is_split,
 )
 
 #: Channels that grey images are repeated to, for networks that do not take grey.
@@ -340,10 +341,12 @@ class FrozenNetwork(nn.Module):
 
     def _passed(self, parts, x):
         """Compute parts in sequence, on a CPU for a few samples at a time."""
-        n_turns = max(ceil(len(x) / self.n_at_once), 1)
+        parts_of_x = [x]
+        if is_split(x):
+            parts_of_x = x.chunk(max(ceil(len(x) / self.n_at_once), 1))
         made = []
         with self.merged():
-            for some in x.chunk(n_turns) if x.device.type == "cpu" else [x]:
+            for some in parts_of_x:
                 for part in parts:
                     some = part(some)
                 made.append(some)

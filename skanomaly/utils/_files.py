@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-__all__ = ["pack", "read_packed", "replace_file"]
+__all__ = ["check_path", "pack", "read_packed", "replace_file"]
 
 Buffer = bytes | memoryview
 
@@ -25,6 +25,26 @@ _KEY = "skanomaly"
 _BLANK = "0" * 64
 #: The start of the header in the file, which is JSON within JSON.
 _BEGINNING = b'{\\"sha256\\": \\"'
+
+
+def check_path(path: object) -> None:
+    """Raise an error unless a path is a string or a path-like object.
+
+    Parameters
+    ----------
+    path : object
+        The path of a file.
+
+    Raises
+    ------
+    TypeError
+        If it is something else, such as an open file.
+    """
+    if not isinstance(path, str | PathLike):
+        raise TypeError(
+            f"path is of type {type(path).__name__}, and has to be the name of a file, "
+            "as a string or a pathlib.Path."
+        )
 
 
 def replace_file(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
@@ -46,6 +66,14 @@ def replace_file(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
         If the file cannot be written. The old file is then unchanged, and no temporary
         file is left.
     """
+    try:
+        _replace(path, parts)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(error.errno, f"{path} cannot be written: {reason}") from error
+
+
+def _replace(path: str | PathLike[str], parts: Iterable[Buffer]) -> None:
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "It is a folder")
