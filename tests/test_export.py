@@ -49,9 +49,9 @@ CASES = [
     (cls, kind)
     for cls in DETECTORS
     for kind in SAMPLES
-    if kind in ("table", "bytes")
+    if kind == "table"
     or (kind == "clips" and CLIP in cls._auto_values)
-    or (kind == "floats" and cls is HistoryAD)
+    or (kind == ("floats" if cls is HistoryAD else "bytes"))
 ]
 
 
@@ -76,10 +76,14 @@ class TinyBackbone(nn.Sequential):
                 nn.init.orthogonal_(values, gain=2)
 
 
-def fitted(cls, kind, **params):
-    X = SAMPLES[kind]
+def fitted(cls, kind):
+    X, params = SAMPLES[kind], {}
     if cls.__name__ == "ADRA" and X.ndim == 4:
-        params = {"backbone": TinyBackbone(X.shape[1]), "input_size": 8, **params}
+        params = {"backbone": TinyBackbone(X.shape[1]), "input_size": 8}
+    elif X.ndim > 2:
+        params = {"n_estimators": 1}  # ensembles of such networks are lists of them
+    if kind == "bytes" and hasattr(cls, "anomaly_map") and CLIP in cls._auto_values:
+        params["criterion"] = "map"  # its other scores are those of clips
     return short(cls, **params).fit(X)
 
 
@@ -142,11 +146,15 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("cls", "kind"), CASES, ids=[f"{cls.__name__}-{kind}" for cls, kind in CASES]
 )
-def test_outputs_are_those_of_the_detector(cls, kind, folder):
+def test_outputs_are_those_of_the_detector(cls, kind, folder, capfd):
     detector = fitted(cls, kind)
     X = enlarged(SAMPLES[kind])
     expected, labels = detector.score_samples(X), detector.predict(X)
+    capfd.readouterr()
+    random_state = torch.get_rng_state()
     session = exported(detector, folder)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert capfd.readouterr() == ("", "")
     whole = run(session, X)
     assert list(whole) == ["score", "decision", "label"]
     assert_close(whole["score"], expected)
@@ -192,6 +200,7 @@ def conformal():
 @pytest.fixture(scope="module")
 def path(conformal, tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "detector.onnx"
+    path.write_bytes(b"other")
     export_onnx(conformal, path)
     return path
 
@@ -252,16 +261,6 @@ def test_p_values(conformal, path):
     assert (exact == expected[8:]).mean() > 0.9
 
 
-def test_export_is_silent_and_changes_nothing(
-    conformal, path, torch_and_numpy_state, capfd
-):
-    before = path.read_bytes()
-    path.write_bytes(b"other")
-    export_onnx(conformal, path)
-    assert path.read_bytes() == before
-    assert capfd.readouterr() == ("", "")
-
-
 # The graph, without an export -------------------------------------------------------
 
 
@@ -320,13 +319,6 @@ def test_copies_for_the_host_have_the_same_scores(cls, kind):
     copied = {p.data_ptr() for m in _modules(copy).values() for p in m.parameters()}
     assert weights.isdisjoint(copied)
     np.testing.assert_array_equal(copy.score_samples(X), detector.score_samples(X))
-
-
-def test_scores_by_maps(tmp_path):
-    X = SAMPLES["bytes"]
-    detector = fitted(skanomaly.TransferAD, "bytes", criterion="map")
-    session = exported(detector, tmp_path)
-    assert_close(run(session, X[:20])["score"], detector.score_samples(X[:20]))
 
 
 # Errors -----------------------------------------------------------------------------
