@@ -186,7 +186,7 @@ def _import_onnx() -> Any:
 
 
 class _Range(NamedTuple):
-    """The range of the training data, and what samples beyond it lose, as tensors."""
+    """The range of the training data, and the deduction beyond it, as tensors."""
 
     low: Tensor
     high: Tensor
