@@ -27,7 +27,7 @@ from .calibration import ConformalDetector
 from .utils._files import check_path, replace_file
 from .utils._kinds import TABLE
 from .utils._scaling import ImageScaler
-from .utils._state import twin
+from .utils._state import shallow_copy
 
 __all__ = ["export_onnx"]
 
@@ -212,8 +212,8 @@ class _Range(NamedTuple):
         """Return samples with values clipped at the bounds."""
         return torch.clamp(rows.double(), self.low, self.high).to(rows.dtype)
 
-    def kept_below(self, scores: Tensor, inside: Tensor, excess: Tensor) -> Tensor:
-        """Lower the scores of samples beyond, as :func:`kept_below` does."""
+    def lowered_beyond(self, scores: Tensor, inside: Tensor, excess: Tensor) -> Tensor:
+        """Lower the scores of samples beyond, as :func:`lowered_beyond` does."""
         kept = torch.minimum(scores, inside)
         kept = kept - excess.clamp(max=1) * (kept - self.median).clamp(min=0)
         # Rounded, since the last bit of a logarithm depends on the batch: see below.
@@ -276,7 +276,7 @@ class _Graph(nn.Module):
         # file once.
         both = self._scores(torch.cat([rows, self.range.cut(rows)]))
         scores, inside = both.reshape(2, -1)
-        return self.range.kept_below(scores, inside, self.range.excess(rows))
+        return self.range.lowered_beyond(scores, inside, self.range.excess(rows))
 
     def _scores(self, rows: Tensor) -> Tensor:
         scores = self.score_batch(self.scaled(rows)).double()
@@ -339,7 +339,7 @@ def _on_host(detector: BaseDeepDetector) -> BaseDeepDetector:
     """Return a detector whose networks are on the host: a copy if they are not."""
     if torch.device(detector.net_.device).type == "cpu":
         return detector
-    other, net = twin(detector), twin(detector.net_)
+    other, net = shallow_copy(detector), shallow_copy(detector.net_)
     # In one copy, since networks may refer to each other.
     copies = {
         name: module.cpu() for name, module in deepcopy(_modules(detector)).items()
@@ -356,7 +356,7 @@ def _model(
     graph = _Graph(detector, calibration).eval()
     inputs = graph.example(flat=detector._fitted_ndim == TABLE.ndim)
     # ADRA merges weights in the first pass, and keeps them: constants of the graph.
-    with detector._computing("cpu"), torch.no_grad(), detector._at_rest(), _quiet():
+    with detector._computing("cpu"), torch.no_grad(), detector._caching(), _quiet():
         names = list(graph(*inputs))
         try:
             program = torch.export.export(

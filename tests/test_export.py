@@ -19,7 +19,7 @@ import skanomaly
 from skanomaly import ConformalDetector, HistoryAD, export_onnx
 from skanomaly.export import _Graph, _modules, _on_host
 from skanomaly.utils._kinds import CLIP
-from skanomaly.utils._state import twin
+from skanomaly.utils._state import shallow_copy
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -298,7 +298,7 @@ def test_flat_images_of_bytes_without_scaling():
 
 def test_a_file_of_an_older_version_has_no_range(detector):
     X = enlarged(SAMPLES["table"])
-    old = twin(detector)
+    old = shallow_copy(detector)
     del old._range
     assert_close(traced(old, X)["score"], old.score_samples(X))
 
@@ -308,8 +308,8 @@ def test_a_file_of_an_older_version_has_no_range(detector):
 def test_copies_for_the_host_have_the_same_scores(cls, kind):
     detector = fitted(cls, kind)
     assert _on_host(detector) is detector
-    there = twin(detector)
-    there.net_ = twin(detector.net_)
+    there = shallow_copy(detector)
+    there.net_ = shallow_copy(detector.net_)
     there.net_.device = "meta"  # by name alone
     copy, X = _on_host(there), SAMPLES[kind]
     assert copy.net_.device == "cpu"
