@@ -218,7 +218,7 @@ def test_callbacks_may_change_the_gradients_of_each_player(rows):
 
 @pytest.mark.parametrize("callback", [LRScheduler(), ("score", EpochScoring("r2"))])
 def test_callbacks_for_other_nets_are_refused(callback, rows):
-    with pytest.raises(ValueError, match=r"several players.*net\.history"):
+    with pytest.raises(ValueError, match=r"several optimizers.*net\.history"):
         make().run(rows, max_epochs=1, epoch_steps=1, callbacks=[callback])
 
 
