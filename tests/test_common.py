@@ -598,7 +598,8 @@ def test_changing_contamination_after_fit_gives_a_warning(cls, X):
     detector = short(cls, contamination=0.1).fit(X)
     expected = detector.predict(X)
     detector.set_params(contamination=0.2).score_samples(X)
-    with pytest.warns(UserWarning, match=r"changed to 0.2 after fit.*threshold for 0.1"):
+    changed = r"changed to 0.2 after fit.*threshold for 0.1"
+    with pytest.warns(UserWarning, match=changed):
         np.testing.assert_array_equal(detector.predict(X), expected)
     assert np.sum(detector.fit(X).predict(X) == -1) == 16
     detector.set_params(contamination=0.3).offset_ = expected.min() - 1.0
