@@ -19,6 +19,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from .engine import DeviceDataset
 from .exceptions import PixelRangeWarning
 from .utils._bytes import holds_bytes
+from .utils._columns import missing_message
 from .utils._domains import share_of_other_units
 from .utils._kinds import TABLE, ByKind, Kind, kind_of
 from .utils._labels import complete_column, conversion, shortened
@@ -91,15 +92,8 @@ class InputMixin(ABC):
             self._check_like_fitted(tuple(X.shape))
         is_table = self.image_shape is None and ndim <= TABLE.ndim
         as_bytes = not is_table and holds_bytes(X)
-        with np.errstate(over="ignore", invalid="ignore"):  # its check for NaN sums X
-            X = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=np.uint8 if as_bytes else [np.float64, np.float32],
-                allow_nd=True,
-                ensure_min_samples=min_samples,
-            )
+        dtype = np.uint8 if as_bytes else [np.float64, np.float32]
+        X = self._validated(X, reset, dtype, min_samples)
         is_flat = self.image_shape is not None and ndim == TABLE.ndim
         if 0 in X.shape[1:]:
             raise ValueError(f"X has shape {X.shape}: its samples are empty.")
@@ -129,6 +123,23 @@ class InputMixin(ABC):
             self.image_shape_ = X.shape[1:] if X.ndim > TABLE.ndim else None
         self._check_image_shape(X.shape)
         return X
+
+    def _validated(self, X: Any, reset: bool, dtype: Any, min_samples: int) -> NDArray:
+        """Return X as an array, after the checks of scikit-learn."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # for NaN it sums X
+                return validate_data(
+                    self,
+                    X,
+                    reset=reset,
+                    dtype=dtype,
+                    allow_nd=True,
+                    ensure_min_samples=min_samples,
+                )
+        except ValueError as error:
+            if str(error).startswith("Input X contains"):
+                raise ValueError(missing_message(X)) from error
+            raise
 
     def _check_like_fitted(self, shape: tuple[int, ...]) -> None:
         if (ndim := len(shape)) >= TABLE.ndim and ndim != self._fitted_ndim:

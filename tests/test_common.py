@@ -428,7 +428,7 @@ def test_scalers_fitted_in_parts_equal_those_fitted_at_once(
     data = {"X": X, "images": images, "floats": images.astype(np.float32)}[kind]
     chosen = np.arange(len(data)) % 3 > 0
     whole = make_scaler(scaling, TABLE if kind == "X" else IMAGE).fit(data[chosen])
-    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * data[0].size)
+    monkeypatch.setattr("skanomaly.utils._parts._AT_ONCE", 7 * data[0].size)
     parts = make_scaler(scaling, TABLE if kind == "X" else IMAGE)
     fit_by_parts(parts, data, chosen)
     np.testing.assert_allclose(parts.transform(data), whole.transform(data), 1e-5, 1e-5)
@@ -460,7 +460,7 @@ BAD_INPUT = {
     "inf": (lambda X: with_value(X, np.inf), "infinity"),
     "one sample": (lambda X: X[:1], "minimum of 2"),
     "no columns": (lambda X: X[:, :0], r"0 feature\(s\)"),
-    "text": (lambda X: X.astype(str).astype(object) + "x", "could not convert"),
+    "text": (lambda X: X.astype(str).astype(object) + "x", "text or categories"),
     "complex": (lambda X: X + 1j, "Complex"),
     "one dimension": (lambda X: X[:, 0], "Reshape your data"),
     "grey images without channel axis": (lambda X: X[:, None], r"X\[:, None\]"),

@@ -485,7 +485,7 @@ def test_excess_does_not_depend_on_the_other_samples(shape, kind, monkeypatch):
     alone = np.concatenate([learned.excess(row[None]) for row in far])
     np.testing.assert_array_equal(alone, excess)
     np.testing.assert_array_equal(learned.excess(np.asfortranarray(far)), excess)
-    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * X[0].size)
+    monkeypatch.setattr("skanomaly.utils._parts._AT_ONCE", 7 * X[0].size)
     np.testing.assert_array_equal(learned.excess(far), excess)
     again = ValueRange.of([(X[:100], np.ones(100, dtype=bool))])
     for one, other in zip(learned, again, strict=True):
@@ -592,7 +592,7 @@ def test_ordinary_and_sparse_images_keep_their_range(change, pictures):
 def test_a_large_offset_of_all_pixels_is_removed(scaling, pictures, monkeypatch):
     """The content was lost in float32, before the offset was subtracted."""
     plain = make_scaler(scaling, IMAGE).fit(pictures)
-    monkeypatch.setattr("skanomaly.utils._numbers._AT_ONCE", 7 * 64)
+    monkeypatch.setattr("skanomaly.utils._parts._AT_ONCE", 7 * 64)
     for offset, tolerance in ((1e7, 1e-6), (-1e10, 1e-4), (1e12, 1e-2)):
         scaler = make_scaler(scaling, IMAGE)
         fit_by_parts(scaler, pictures + offset, np.ones(60, dtype=bool))

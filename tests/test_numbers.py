@@ -1,5 +1,6 @@
 """Containers of data: those accepted, and the errors for all others."""
 
+import datetime as dt
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
+from sklearn import compose, impute, pipeline, preprocessing
 from sklearn.exceptions import DataConversionWarning
 
 from skanomaly import (
@@ -76,22 +78,24 @@ def test_conversions_to_numbers(X, expected):
         ({1.0, 2.0}, "X is of type set"),
         ({"a": SAMPLES}, "X is of type dict"),
         ([[1.0, 2.0], [1.0]], "X has samples of different lengths"),
-        (np.array([["cat", "1"]]), "X has to hold numbers: .*'cat'.*encode text"),
-        (np.array([["cat", 1]], object), "X has to hold numbers: .*'cat'"),
-        (np.array([[{}, 1]], object), "X has to hold numbers: float.*not 'dict'"),
-        (np.array([[10**400, 1]], object), "X has to hold numbers: int too large"),
-        (np.zeros(3, dtype=[("a", "f8")]), "X holds named fields"),
-        (np.zeros((3, 2), "datetime64[s]"), "X holds dates"),
-        (np.zeros((3, 2), "timedelta64[s]"), "X holds spans of time"),
+        (np.array([["cat", "1"]]), r"text or categories in X\[:, 0\] \(such as 'cat'"),
+        (np.array([["cat", 1]], object), r"text or categories in X\[:, 0\] .*'cat'"),
+        (np.array(["cat"]), "X has to hold numbers: .*'cat'"),
+        (np.array([[{}, 1]], object), r"objects in X\[:, 0\]: float.*not 'dict'"),
+        (np.array([[10**400, 1]], object), r"objects in X\[:, 0\]: int too large"),
+        (np.zeros(3, dtype=[("a", "f8")]), "X has to .* named fields: pandas"),
+        (np.zeros((3, 2), "datetime64[s]"), "X has to hold numbers, and holds dates"),
+        (np.zeros((3, 2), "timedelta64[s]"), "X has to .* and holds spans of time"),
         (SAMPLES + 1j, "Complex data not supported: X is of dtype complex128"),
         (np.ma.masked_greater(SAMPLES, 1), "X is a masked array"),
         (torch.tensor(SAMPLES).to_sparse(), "X is a tensor that is sparse"),
         (torch.tensor(SAMPLES).to("meta"), "X is a tensor without data"),
-        (frame(b="cat"), "X has a column 'b' of .*'cat'.*: encode text"),
-        (frame(b=pd.Categorical(["a"] * 20)), "X has a column 'b' of category"),
-        (frame(b=pd.Timestamp("2026-01-01")), "X has a column 'b' of datetime64"),
+        (frame(b="cat"), r"X has .* text or categories in 'b' \(such as 'cat'\)"),
+        (frame(b=pd.Categorical(["a"] * 20)), "X has .* categories in 'b'"),
+        (frame(b=pd.Timestamp("2026-01-01")), "X has .* dates or times in 'b'"),
+        (frame(b=pd.interval_range(0, 20)), "X has .* objects in 'b': .*Interval"),
         (frame().set_axis(["a", "b", "a"], axis=1), "X has 2 columns of the name 'a'"),
-        (pl.DataFrame({"a": [1], "b": ["cat"]}), "X has a column 'b' of string: .*cat"),
+        (pl.DataFrame({"a": [1], "b": ["cat"]}), "X has .* categories in 'b' .*cat"),
         (pl.DataFrame({"a": [1]}).lazy(), r"X is a LazyFrame: give X\.collect\(\)"),
     ],
 )
@@ -100,9 +104,133 @@ def test_data_without_numbers_raise_an_error(X, message):
     with pytest.raises((TypeError, ValueError), match=message):
         HistoryAD().fit(X)
     if hasattr(X, "shape"):
-        as_corpus = re.sub(r"\bX\b", "corpus", message)
+        as_corpus = re.sub(r"\bX\b(?!\\\[)", "corpus", message)
         with pytest.raises((TypeError, ValueError), match=as_corpus):
             ADRA(corpus=X).fit(SAMPLES)
+
+
+# The code of messages -----------------------------------------------------------------
+
+STAFF = {
+    "age": [31.0, None, 45.0, 52.0] * 10,
+    "job": ["nurse", "cook", None, "smith"] * 10,
+    "day": [dt.datetime(2026, 5, day, 9) for day in (1, 2, 3, 4)] * 10,
+    "shift": [dt.timedelta(hours=h) for h in (8, 8, 4, 9)] * 10,
+    "income": ["1.5", "2.5", "?", "0.5"] * 10,
+    "left": [False, True, False, False] * 10,
+}
+
+
+def as_objects(columns):
+    """Return an array of objects, of which each column has values of one class."""
+    return np.array(list(columns.values()), dtype=object).T
+
+
+TABLES = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "array": as_objects,
+    "pandas, categories": lambda columns: pd.DataFrame(columns).astype(
+        {"job": "category"}
+    ),
+    "pandas, objects": lambda columns: pd.DataFrame(columns, dtype=object),
+    "pandas, time zone": lambda columns: pd.DataFrame(columns).assign(
+        day=lambda frame: frame["day"].dt.tz_localize("UTC")
+    ),
+    "pandas, names of numbers": lambda columns: pd.DataFrame(columns).set_axis(
+        range(len(columns)), axis=1
+    ),
+    "polars, categories": lambda columns: pl.DataFrame(columns).with_columns(
+        pl.col("job").cast(pl.Categorical), pl.col("day").dt.date()
+    ),
+    "polars, times": lambda columns: pl.DataFrame(columns).with_columns(
+        pl.col("day").dt.time()
+    ),
+}
+
+
+def with_advice(X, detector):
+    """Follow the lines of code in errors until a pipeline fits, and return both."""
+    names = {"X": X, "detector": detector, "pandas": pd}
+    for module in (compose, impute, pipeline, preprocessing):
+        names |= vars(module)
+    messages = []
+    while len(messages) < 4:
+        try:
+            return names["detector"].fit(names["X"]), names["X"], messages
+        except ValueError as error:
+            messages.append(str(error))
+            exec("\n".join(re.findall(r"(?m)^    (.*)$", str(error))), names)
+    raise AssertionError(messages)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_code_of_the_messages_mends_a_table(kind):
+    """Errors were those of NumPy: could not convert string to float: 'nurse'."""
+    X = TABLES[kind](STAFF)
+    names = list(getattr(X, "columns", [f"X[:, {j}]" for j in range(6)]))
+    named = [name if kind == "array" else repr(name) for name in names]
+    fitted, X, messages = with_advice(X, tiny(AABiGAN))
+    assert len(messages) == 1  # all columns at once, and missing values too
+    for kind_of_column, j in (
+        ("text or categories", 1),
+        ("dates or times", 2),
+        ("spans of time", 3),
+        ("numbers and text", 4),
+    ):
+        assert f"{kind_of_column} in {named[j]}" in messages[0]
+    assert named[0] not in messages[0].partition("Convert")[0]
+    scores = fitted.score_samples(X)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) == 4
+    inner = fitted[-1]
+    assert inner.n_features_in_ == 4 + 5  # one-hot, and None is a category
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, as_objects])
+def test_errors_about_missing_values_count_them_by_column(make):
+    columns = {"age": [31.0, None, 45.0] * 10, "b": [1.0, 2.0, 3.0] * 10}
+    name = "X\\[:, 0\\]" if make is as_objects else "'age'"
+    with pytest.raises(ValueError, match=f"Input X contains NaN: 10 in {name}. Fill"):
+        tiny(AABiGAN).fit(make(columns))
+    fitted, X, messages = with_advice(make(columns), tiny(AABiGAN))
+    assert len(messages) == 1
+    assert np.isfinite(fitted.score_samples(X)).all()
+
+
+def test_errors_about_many_columns_are_short():
+    X = np.full((30, 200), np.nan)
+    with pytest.raises(ValueError, match=r"in X\[:, 4\] and 195 more columns\. Fill"):
+        tiny(AABiGAN).fit(X)
+    X = pd.DataFrame({f"c{j}": ["cat"] * 30 for j in range(200)})
+    with pytest.raises(ValueError, match=r"'c4' and 195 more columns \(such as 'cat'"):
+        tiny(AABiGAN).fit(X)
+
+
+def test_markers_of_missing_values_among_objects_are_mended():
+    X = frame(b=pd.array([pd.NA] + [1.5] * 19, dtype=object))
+    _, X, messages = with_advice(X, tiny(AABiGAN))
+    assert "numbers and NA in 'b'" in messages[0]
+    assert "NaN: 1 in 'b'" in messages[1]
+    assert X["b"].isna().sum() == 1
+
+
+def test_missing_values_of_images_name_the_first_image():
+    X = np.zeros((20, 1, 8, 8))
+    X[[3, 7]] = np.nan
+    with pytest.raises(ValueError, match=r"NaN, in 2 of 20 samples, .* X\[3\]"):
+        tiny(AABiGAN).fit(X)
+    X[3, 0, 2] = np.inf
+    with pytest.raises(ValueError, match=r"infinity, in 2 of 20 samples, .* X\[3\]"):
+        tiny(AABiGAN).fit(X)
+
+
+def test_a_fitted_detector_names_the_columns_too():
+    detector = tiny(AABiGAN).fit(frame())
+    with pytest.raises(ValueError, match="NaN: 20 in 'b'"):
+        detector.score_samples(frame(b=np.nan))
+    with pytest.raises(ValueError, match="NaN: 1 in 'a' and infinity: 20 in 'c'"):
+        detector.score_samples(frame(a=[np.nan] + [1] * 19, c=-np.inf))
 
 
 @pytest.mark.parametrize(

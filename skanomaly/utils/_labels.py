@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import column_or_1d
 
+from ._columns import is_missing
 from ._warnings import warn
 
 __all__ = [
@@ -46,20 +46,6 @@ def complete_column(y: Any, name: str) -> NDArray[Any]:
     if is_missing(np.asarray(y, dtype=object).ravel()).any():
         raise ValueError(f"{name} has missing values (None, NaN or NA).")
     return column
-
-
-def is_missing(values: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Return where values are None, NaN, or NA or NaT of pandas.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n,), object
-        Values of any kind.
-    """
-    # pandas.NA has no truth value, and exists only if pandas is imported.
-    na = getattr(sys.modules.get("pandas"), "NA", None)
-    missing = [v is None or v is na or v != v for v in values.tolist()]
-    return np.array(missing, dtype=bool)
 
 
 def known_anomalies(y: Any, n: int) -> NDArray[np.bool_]:

@@ -1,24 +1,22 @@
-"""Samples as arrays of numbers, and arrays in parts."""
+"""Samples as arrays of numbers."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
-__all__ = ["as_numbers", "parts_of", "slices_of"]
+from ._columns import check_columns
 
-#: Numbers in a part of an array.
-_AT_ONCE = 2**24
+__all__ = ["as_numbers"]
 
-#: Advice on columns without numbers.
-_WAYS_OUT = "encode text and categories as numbers, or leave such columns out"
-_NO_NUMBERS = {"V": "named fields", "M": "dates", "m": "spans of time"}
+#: Kinds of arrays without numbers, and the advice on each.
+_NO_NUMBERS = {
+    "V": "named fields: pandas.DataFrame({}) has them as columns",
+    "M": "dates: {}.astype('datetime64[h]').astype(int) % 24 are hours of the day",
+    "m": "spans of time: {} / np.timedelta64(1, 's') are seconds",
+}
 
 
 def as_numbers(X: Any, name: str = "X") -> Any:
@@ -48,12 +46,15 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     if not hasattr(X, "shape"):
         X = _of_rows(X, name)
     if hasattr(X, "columns"):
-        return _checked_columns(X, name)
+        check_columns(X, name)
+        return X
     kind = getattr(X.dtype, "kind", None)
     if kind == "c":  # the words that scikit-learn's common tests look for
         raise ValueError(f"Complex data not supported: {name} is of dtype {X.dtype}.")
     if kind in _NO_NUMBERS:
-        raise TypeError(f"{name} holds {_NO_NUMBERS[kind]}, and has to hold numbers.")
+        raise TypeError(
+            f"{name} has to hold numbers, and holds {_NO_NUMBERS[kind].format(name)}."
+        )
     if np.ma.is_masked(X):
         raise ValueError(
             f"{name} is a masked array with hidden numbers: replace them by "
@@ -100,58 +101,8 @@ def _converted(X, name):
     """Convert objects or text to numbers."""
     try:
         return np.asarray(X).astype(np.float64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{name} has to hold numbers: {error}. If it is text, {_WAYS_OUT}."
-        ) from error
-    except TypeError as error:
-        raise TypeError(f"{name} has to hold numbers: {error}.") from error
-
-
-def _checked_columns(X, name):
-    """Raise an error that names a column without numbers, or a repeated name."""
-    for column, n in Counter(X.columns).most_common(1):
-        if n > 1:
-            raise ValueError(f"{name} has {n} columns of the name {column!r}.")
-    for column, dtype in zip(X.columns, X.dtypes, strict=True):
-        described = str(dtype).lower()
-        if described.startswith(("int", "uint", "float", "bool")):
-            continue
-        try:
-            if any(word in described for word in ("date", "time", "dura")):
-                raise TypeError("times are no numbers")
-            np.asarray(X[column], dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"{name} has a column {column!r} of {described}: {error}. Columns have "
-                f"to hold numbers: {_WAYS_OUT}."
-            ) from error
-    return X
-
-
-def slices_of(X: NDArray) -> Iterator[slice]:
-    """Yield slices that divide an array into parts of few samples.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, ...)
-        It may be larger than the memory.
-    """
-    n_rows = max(_AT_ONCE // max(X[:1].size, 1), 1)
-    return gen_batches(len(X), n_rows)
-
-
-def parts_of(X: NDArray, chosen: NDArray[np.bool_]) -> Iterator[NDArray]:
-    """Yield the chosen samples in parts of few samples.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, ...)
-        It may be larger than the memory.
-    chosen : ndarray of shape (n_samples,), bool
-        Samples to yield.
-    """
-    for part in slices_of(X):
-        if chosen[part].any():
-            rows = X[part]
-            yield rows if chosen[part].all() else rows[chosen[part]]
+    except (TypeError, ValueError, OverflowError) as error:
+        if X.ndim == 2:
+            check_columns(X, name)
+        cls = TypeError if isinstance(error, TypeError) else ValueError
+        raise cls(f"{name} has to hold numbers: {error}.") from error

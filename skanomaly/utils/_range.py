@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._numbers import parts_of
+from ._parts import parts_of
 
 __all__ = ["ValueRange", "lowered_beyond"]
 

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from ._kinds import TABLE, Kind
-from ._numbers import parts_of, slices_of
+from ._parts import parts_of, slices_of
 
 __all__ = [
     "ImageScaler",
