@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ._input import MIN_SAMPLES, InputMixin
 from ._parameters import CommonParameters
+from ._progress import ProgressMixin
 from ._version import __version__
-from .engine import AlternatingNet, Bar, DeviceDataset, ProgressBar
+from .engine import AlternatingNet, DeviceDataset
 from .exceptions import (
     ConstantScoresWarning,
     FitInterruptedWarning,
@@ -75,6 +76,7 @@ class FittedAttributes:
 class BaseDeepDetector(
     CommonParameters,
     FittedAttributes,
+    ProgressMixin,
     InputMixin,
     DocumentationMixin,
     OutlierMixin,
@@ -181,7 +183,7 @@ class BaseDeepDetector(
         PixelRangeWarning
             If a few float images have pixels far beyond those of all others.
         """
-        with self._replaced_after_success() as new:
+        with self._replaced_after_success(X, y) as new:
             X = new._check_rows(X, reset=not new._continues(), min_samples=MIN_SAMPLES)
             new._fit(X, new._check_labels(y, len(X)))
         return self
@@ -213,12 +215,24 @@ class BaseDeepDetector(
             self._check_scaled(rows, reference)
             self.history_ = self.history_ if self._continues() else []
             self.interrupted_ = False
+            data = rows, X, is_reference, X_reference
+            self._report_scores(lambda detector: detector._finish(*data))
             self._train(rows, reference, seed)
-            scores = self._score_rows(rows)
-            self._check_finite(scores)
-            scores = self._learn_range(X, is_reference, X_reference, scores)
-            self._set_threshold(scores)
-            self._widen_deduction()
+            self._finish(*data)
+
+    def _finish(
+        self,
+        rows: DeviceDataset,
+        X: NDArray,
+        is_reference: NDArray[np.bool_],
+        X_reference: NDArray | None,
+    ) -> None:
+        """Learn the range of the samples, and the threshold, for trained nets."""
+        scores = self._score_rows(rows)
+        self._check_finite(scores)
+        scores = self._learn_range(X, is_reference, X_reference, scores)
+        self._set_threshold(scores)
+        self._widen_deduction()
 
     @contextmanager
     def _advising(self) -> Iterator[None]:
@@ -364,14 +378,17 @@ class BaseDeepDetector(
         return {"max_epochs": epochs, "epoch_steps": epoch_steps}
 
     @contextmanager
-    def _replaced_after_success(self) -> Iterator[Self]:
+    def _replaced_after_success(
+        self, X: ArrayLike, y: ArrayLike | None
+    ) -> Iterator[Self]:
         """Yield a copy to train, and take over its state after success.
 
         The detector is unchanged after an error. The state is replaced in one step: a
         thread that scores meanwhile sees either the old state or the new one.
         """
         new = shallow_copy(self)
-        yield new
+        with new._reported(X, y):
+            yield new
         self.__dict__ = vars(new)
 
     def _nets_to_train(self, device: str, seed: int) -> dict[str, AlternatingNet]:
@@ -413,19 +430,6 @@ class BaseDeepDetector(
         index = torch.from_numpy(order).to(rows.device)
         n_held_out = min(max(len(rows) // 10, 1), most or len(rows))
         return rows.subset(index[n_held_out:]), rows.subset(index[:n_held_out])
-
-    @contextmanager
-    def _progress(
-        self, *plans: Mapping[str, int]
-    ) -> Iterator[Callable[[str], list[Callback]]]:
-        """Yield a function that maps the name of a stage to its callbacks."""
-        n_steps = sum(plan["max_epochs"] * plan["epoch_steps"] for plan in plans)
-        own = list(self.callbacks or [])
-        if not self.verbose:
-            yield lambda stage: own
-            return
-        with Bar(type(self).__name__, n_steps) as bar:
-            yield lambda stage: [*own, ProgressBar(bar, stage)]
 
     # Networks -----------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ _FILE_ERRORS = (
     ArithmeticError,
 )
 _PLAIN = (bool, int, float, str, type(None))
+#: Attributes of scikit-learn that are not fitted.
+_LEFT_OUT = {"_metadata_request", "_skl_callbacks", "_parent_callback_ctx"}
 
 Json = dict[str, Any]
 Params = dict[str, Any]
@@ -139,7 +141,7 @@ def save(
     fitted = {
         k: _Weights.of(v, left_out) if isinstance(v, AlternatingNet) else v
         for k, v in vars(detector).items()
-        if k not in given and k != "_metadata_request"
+        if k not in given and k not in _LEFT_OUT
     }
     header = {
         "format": _FORMAT,

@@ -14,7 +14,7 @@ LAYERS = [
     {"_persistence", "export"},
     {"methods"},
     {"_base", "_mixins"},
-    {"_input", "_parameters", "_mahalanobis"},
+    {"_input", "_parameters", "_progress", "_mahalanobis"},
     {"engine", "networks", "objectives"},
     {"calibration", "datasets", "explanation", "metrics", "model_selection"},
     {"utils", "exceptions", "_version"},

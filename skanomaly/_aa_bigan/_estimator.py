@@ -264,11 +264,12 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         if self.early_stopping or (len(criteria) > 1 and len(known) > 1):
             rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
         plan = self._plan("max_epochs", len(rows))
+        kept = rows, held_out, criteria[0]
         with self._progress(plan) as callbacks:
             own = [
                 LinearDecay(self._setting("final_rate"), begin=0.5),
                 self._average(plan["max_epochs"]),
-                *callbacks("training"),
+                *callbacks("training", lambda new, net: new._keep(net, *kept)),
             ]
             net.train(
                 rows,
@@ -278,12 +279,16 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
                 callbacks=own,
                 **plan,
             )
+        self._keep(net, *kept)
+        self._record(training=net)
+
+    def _keep(self, net, rows, held_out, criterion):
+        """Keep a trained net, and the criterion that suits it."""
         self.net_ = net
-        self.criterion_ = held_out.best(net) if held_out else criteria[0]
-        if by_map:
+        self.criterion_ = held_out.best(net) if held_out else criterion
+        if self.criterion == "map":
             self.criterion_ = "map"
         self._learn_usual_error(rows)
-        self._record(training=net)
 
     def _average(self, n_epochs):
         """Return the callback that averages the weights, and may stop early."""

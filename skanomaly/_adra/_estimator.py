@@ -353,9 +353,11 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             name: value if name in _SHARED else clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()
         }
-        copy = type(self)(**params)
-        if "_metadata_request" in vars(self):
-            vars(copy)["_metadata_request"] = deepcopy(vars(self)["_metadata_request"])
+        copy, state = type(self)(**params), vars(self)
+        if "_metadata_request" in state:
+            vars(copy)["_metadata_request"] = deepcopy(state["_metadata_request"])
+        if "_skl_callbacks" in state:
+            copy.set_callbacks(*state["_skl_callbacks"])
         return copy
 
     # Networks
@@ -493,7 +495,8 @@ class ADRA(EncodingMixin, BaseDeepDetector):
             net = self._net_to_adapt(source, rows, seed)
             trained = {"adaptation": net} if plan["max_epochs"] else {}
             if trained:
-                self._adapt(net, rows, corpus, plan, callbacks("adaptation"), seed)
+                own = callbacks("adaptation", type(self)._keep_net)
+                self._adapt(net, rows, corpus, plan, own, seed)
             self._record(**trained)
             self.net_: ResidualAdaptation = net
 

@@ -322,14 +322,16 @@ class HistoryAD(BaseDeepDetector):
         with self._progress(first, second) as callbacks:
             history = self._make_history(first["max_epochs"])
             stage = record_history, nets["gan_"], train, history, first
-            self.gan_, self.gan_history_ = self._cached(
-                *stage, callbacks=callbacks("history")
-            )
+            keep = partial(_keep, history=history, train=train, held_out=held_out)
+            named = callbacks("history", None if self.init == "random" else keep)
+            self.gan_, self.gan_history_ = self._cached(*stage, callbacks=named)
+            self._record(history=self.gan_)
             if self.gan_.interrupted_:
                 second["max_epochs"] = 0
             self.net_ = nets["net_"]
-            self._fit_detector(train, held_out, second, callbacks("detector"))
-        self._record(history=self.gan_, detector=self.net_)
+            named = callbacks("detector", type(self)._keep_net)
+            self._fit_detector(train, held_out, second, named)
+        self._record(detector=self.net_)
 
     def _make_history(self, n_epochs):
         in_run, per_epoch = self.time_unit == "run", self.saves_per_epoch
@@ -426,3 +428,10 @@ class HistoryAD(BaseDeepDetector):
             rng.choice(len(pool), n_samples, replace=from_history)
         )
         return self._unscaled(pool[chosen].float().numpy(force=True))
+
+
+def _keep(detector, gan, history, train, held_out):
+    """Keep a GAN in training, with a detector that is not trained."""
+    detector.net_ = detector._nets_to_train(str(train.device), gan.seed)["net_"]
+    detector.gan_, detector.gan_history_ = gan, history.so_far(gan)
+    detector._fit_detector(train, held_out, {"max_epochs": 0, "epoch_steps": 1}, [])

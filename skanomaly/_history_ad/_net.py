@@ -26,6 +26,7 @@ from ..objectives import (
     wasserstein_critic_loss,
 )
 from ..utils._kinds import TABLE
+from ..utils._state import shallow_copy
 
 #: Weight of the gradient penalty, as in Gulrajani et al. (2017).
 _PENALTY = 10.0
@@ -178,6 +179,15 @@ class History(Callback):
         order = torch.randperm(samples.shape[1], generator=net.rng_, device=net.device)
         self.samples_ = samples[:, order].cpu()
         del self.sum_, self.parts_, self.n_drawn_, self.due_, self.earlier
+
+    def so_far(self, net) -> History:
+        """Return the history as it would be if the run of `net` ended now."""
+        history = shallow_copy(self)
+        if hasattr(self, "parts_"):  # the run goes on
+            history.sum_, history.parts_ = dict(self.sum_), list(self.parts_)
+            history.due_ = list(self.due_)
+            history.on_train_end(net)
+        return history
 
     def _save(self, net):
         while self.due_ and self.due_[0][0] == net.step_:

@@ -403,14 +403,26 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         phases = self._phases(len(rows))
         with self._progress(*(phase.plan for phase in phases)) as callbacks:
             stage = train_phases, net, rows, phases, self._value("averaging")
-            self.net_, self._reached = self._cached(*stage, callbacks=callbacks)
-        self._record(training=self.net_)
+            named = partial(self._phase_callbacks, callbacks, rows, seed)
+            net, reached = self._cached(*stage, callbacks=named)
+        self._record(training=net)
+        self._keep(net, reached, rows, seed)
+
+    def _phase_callbacks(self, callbacks, rows, seed, name):
+        """Return the callbacks of a phase; there is no score without an encoder."""
+        if self.encoder_training == "separate" and name != "encoder":
+            return callbacks(name)
+        return callbacks(name, partial(_keep_phase, rows=rows, seed=seed))
+
+    def _keep(self, net, reached, rows, seed):
+        """Keep a trained net, and fit the score to it."""
+        self.net_, self._reached = net, reached
         # Most samples are normal; the bulk of codes must not contain anomalies.
         share = _LEFT_OUT if self.contamination == "auto" else self.contamination
         outputs = self._training_outputs(rows, seed)
-        self.net_.score_.fit(outputs, max(share, _LEFT_OUT))
+        net.score_.fit(outputs, max(share, _LEFT_OUT))
         codes = outputs.codes[:, :_ENOUGH_NORMS]
-        self._compare_norms(self.net_.encode_generated(codes.shape[1], seed), codes)
+        self._compare_norms(net.encode_generated(codes.shape[1], seed), codes)
         self._learn_usual_error(rows)
 
     def _training_outputs(self, rows, seed):
@@ -554,3 +566,9 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     def _draw_rows(self, n, seed):
         return self.net_.resized(self.net_.clip(self.net_.sample(n, seed)))
+
+
+def _keep_phase(detector, net, rows, seed):
+    """Keep a net in training, as the end of its phase would."""
+    net.run_start_ = net.phases_start_
+    detector._keep(net, net.phase_.key, rows, seed)

@@ -297,7 +297,7 @@ class JointNet(AlternatingNet):
 
 def train_phases(net, rows, phases, decay, callbacks):
     """Train through all phases; return the net, and the key of the last phase."""
-    start = len(net.history) if net.initialized_ else 0
+    start = net.phases_start_ = len(net.history) if net.initialized_ else 0
     averaged = ["generator"] if net.as_published else None
     for phase in phases:
         # Averages over steps in which nothing grows any more.

@@ -353,7 +353,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         SaturatedWeightsWarning
             If the weights of the target samples are nearly all 0, or all 1.
         """
-        with self._replaced_after_success() as new:
+        with self._replaced_after_success(X, y) as new:
             new._beta_pair()
             samples = new._check_rows(
                 X, reset=not new._continues(), min_samples=MIN_SAMPLES
@@ -502,10 +502,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             second["max_epochs"] = 0
         with self._progress(first, second) as callbacks:
             stage = pretrain, net, domains, self._value("lam"), first
-            (self.net_,) = self._cached(*stage, callbacks=callbacks("pretraining"))
+            named = callbacks("pretraining", partial(_keep, rows=rows))
+            (self.net_,) = self._cached(*stage, callbacks=named)
             self._record(pretraining=self.net_)
             if second["max_epochs"] and not self.net_.interrupted_:
-                self._transfer(domains, second, callbacks("transfer"))
+                named = callbacks("transfer", partial(_keep, rows=rows))
+                self._transfer(domains, second, named)
         self._learn_usual_error(rows)
 
     def _transfer(self, domains, plan, callbacks):
@@ -527,9 +529,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             **plan,
         )
         self._record(transfer=self.net_)
-        self.tau_ = exp(min(self.net_.log_tau_, 700))
-        self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
-        self.net_.sample_weight_ = None  # it is kept once
+        self._take_weights()
         mean = self.sample_weight_.mean()
         if self.eta is not None and not _SATURATED[0] <= mean <= _SATURATED[1]:
             warn(
@@ -539,6 +539,12 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                 "samples.",
                 SaturatedWeightsWarning,
             )
+
+    def _take_weights(self):
+        """Take the weights of the target samples from the net, to keep them once."""
+        self.tau_ = exp(min(self.net_.log_tau_, 700))
+        self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
+        self.net_.sample_weight_ = None
 
     def _auto_offset(self, scores):
         if hasattr(self, "sample_weight_"):
@@ -566,6 +572,16 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         if rows.shape[1] == self._row_shape[0]:
             return rows
         return rows.mean(1, keepdim=True)  # of grey in three channels
+
+
+def _keep(detector, net, rows):
+    """Keep a net in training, as the end of its stage would."""
+    detector.net_ = net
+    net.weights_ = list(net.weights_)  # the net in training changes its own
+    net.fit_score()
+    if net.weighting_ is not None:
+        detector._take_weights()
+    detector._learn_usual_error(rows)
 
 
 def _repeated(rows: Tensor, n_channels: int) -> Tensor:

@@ -130,12 +130,16 @@ class TransferNet(AlternatingNet):
         weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
         with self.temporary(domains_=domains, weights_=weights):
             self.run(domains, **plan)
-            if weighting is None:
-                _, target = domains
-                self.score_.fit(self.outputs_of_all(target), self.weights_[1])
-            else:
-                self.weigh(weighting)
+            self.fit_score()
         return self
+
+    def fit_score(self) -> None:
+        """Fit the anomaly score, and the weights of the second stage, to this net."""
+        if self.weighting_ is None:
+            _, target = self.domains_
+            self.score_.fit(self.outputs_of_all(target), self.weights_[1])
+        else:
+            self.weigh(self.weighting_)
 
     def make_batches(self, dataset):
         sizes = self.batch_size, self.epoch_steps, self.n_estimators, self.rng_

@@ -9,6 +9,7 @@ from ._callbacks import (
     RateSchedule,
     StepDecay,
 )
+from ._copy import ended_copy
 from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
 
@@ -27,5 +28,6 @@ __all__ = [
     "RateSchedule",
     "StepDecay",
     "TransformedDataset",
+    "ended_copy",
     "input_gradient",
 ]

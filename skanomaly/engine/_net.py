@@ -160,6 +160,10 @@ class AlternatingNet(SeveralModulesNet, ABC):
         only.
     interrupted_, ended_ : bool
         Whether a KeyboardInterrupt, or a callback within an epoch, ended the last run.
+    stopped_ : bool
+        Whether a callback of scikit-learn has ended a run.
+    data_names_ : tuple of str
+        Attributes that hold data during a run only.
     run_start_, first_step_ : int
         Epochs in ``history``, and steps, before the last run.
     """
@@ -168,6 +172,8 @@ class AlternatingNet(SeveralModulesNet, ABC):
     resumed_: int
     history: History
     rng_: torch.Generator
+    stopped_: bool = False
+    data_names_: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -233,11 +239,13 @@ class AlternatingNet(SeveralModulesNet, ABC):
     @contextmanager
     def temporary(self, **data: Any) -> Iterator[None]:
         """Set attributes within a context, so that pickles do not contain the data."""
+        self.data_names_ = tuple(data)
         for name, value in data.items():
             setattr(self, name, value)
         try:
             yield
         finally:
+            self.data_names_ = ()
             for name in data:
                 delattr(self, name)
 

@@ -37,7 +37,7 @@ def run_or_recall(
         Version of the code, a part of the key.
     stage : callable
         A function at module level. The first item that it returns is its net; the
-        result of an interrupted net is not written.
+        result of a net that was interrupted, or stopped by a callback, is not written.
     arguments : sequence
         The arguments that determine the result, the other parts of the key.
     callbacks : object
@@ -88,7 +88,7 @@ def run_or_recall(
 
 
 class _InterruptedError(Exception):
-    """Keeps joblib from writing the result of an interrupted stage."""
+    """Keeps joblib from writing the result of a stage that was cut short."""
 
 
 class _Run:
@@ -101,7 +101,8 @@ class _Run:
     def __call__(self, stage: Callable[..., Result], arguments: Result) -> Result:
         self.started = True
         self.result = stage(*arguments, callbacks=self.callbacks)
-        if self.result[0].interrupted_:
+        net = self.result[0]
+        if net.interrupted_ or net.stopped_:
             raise _InterruptedError
         return self.result
 

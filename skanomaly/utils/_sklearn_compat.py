@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 else:
     from sklearn.base import _fit_context as fit_context
 
+try:
+    from sklearn.callback._callback_support import (
+        callback_management_context as tearing_down,
+    )
+except ImportError:  # before scikit-learn 1.9, without callbacks
+    from contextlib import nullcontext as tearing_down
+
 __all__ = [
     "AUTO",
     "AUTO_COUNT",
@@ -55,6 +62,7 @@ __all__ = [
     "raise_for_params",
     "safe_indexing",
     "sliced_params",
+    "tearing_down",
 ]
 
 #: Default bounds of constraints: numbers that float32 can hold, and counts that torch

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
         def __sklearn_tags__(self) -> Any:
             """Return the tags of the estimator."""
 
+    class CallbackSupportMixin:
+        """Methods of :class:`sklearn.callback.CallbackSupportMixin`."""
+
+        def set_callbacks(self, *callbacks: Any) -> Self:
+            """Set callbacks for the estimator."""
+
+        def _init_callback_context(self, *, max_subtasks: int | None) -> Any:
+            """Return the context of the whole fit."""
+
     class OutlierMixin:
         """Methods of :class:`sklearn.base.OutlierMixin`."""
 
@@ -62,8 +71,17 @@ else:
         TransformerMixin,
     )
 
+    try:
+        from sklearn.callback import CallbackSupportMixin
+    except ImportError:  # before scikit-learn 1.9
+
+        class CallbackSupportMixin:
+            """An empty base: there are no callbacks."""
+
+
 __all__ = [
     "BaseEstimator",
+    "CallbackSupportMixin",
     "ClassNamePrefixFeaturesOutMixin",
     "OutlierMixin",
     "TransformerMixin",
