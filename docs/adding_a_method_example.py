@@ -99,7 +99,8 @@ class Autoencoder(BaseDeepDetector):
         self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:
-            self.net_.run(rows, callbacks=callbacks("training"), **plan)
+            own = callbacks("training", type(self)._keep_net)
+            self.net_.run(rows, callbacks=own, **plan)
         self._record(training=self.net_)
 
     def _score_batch(self, batch: Tensor) -> Tensor:
