@@ -8,7 +8,7 @@ from ._transfer_ad import TransferAD
 from ._version import show_versions
 from .calibration import ConformalDetector
 from .explanation import explain
-from .export import export_onnx
+from .export import export_onnx, score_module
 
 __all__ = [
     "ADRA",
@@ -25,5 +25,6 @@ __all__ = [
     "metrics",
     "model_selection",
     "save",
+    "score_module",
     "show_versions",
 ]

@@ -132,8 +132,8 @@ class Table:
             if np.ndim(X) > 2:
                 raise ValueError(
                     f"{name} has {np.ndim(X)} dimensions, and explain takes tables of "
-                    "two. Images and clips have no columns: the anomaly_map of a "
-                    "detector has the error of each of their pixels."
+                    "two. Images and clips have no columns: detector.anomaly_map(X) "
+                    "has a value for each of their pixels."
                 )
             X = check_array(X, dtype=None, ensure_all_finite=False, input_name=name)
             return cls(X, list(range(X.shape[1])), list(X.T))

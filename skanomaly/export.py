@@ -1,4 +1,4 @@
-"""Fitted detectors as ONNX files, for runtimes without Python or torch."""
+"""Fitted detectors as torch modules, and as ONNX files for other runtimes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from .utils._kinds import TABLE
 from .utils._scaling import ImageScaler
 from .utils._state import shallow_copy
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "score_module"]
 
 #: The version of the operators of ONNX.
 _OPSET = 20
@@ -135,11 +136,76 @@ def export_onnx(
     replace_file(path, [model.SerializeToString(deterministic=True)])
 
 
+def score_module(detector: BaseDeepDetector | ConformalDetector) -> nn.Module:
+    """Return a torch module that maps raw samples to scores, with gradients.
+
+    It is made for packages that explain torch modules, such as captum and shap:
+    scaling, networks and the range of the training data are in it, so that
+    attributions are those of the columns or pixels as they were measured. It takes a
+    tensor of samples of the shape that ``fit`` was given, in batches of any size, and
+    returns ``score_samples`` of them, of shape (n_samples,) and type float64, up to
+    rounding. Images of type uint8 may be given as floats from 0 to 255, which can have
+    gradients. The sign is that of ``score_samples``: what raises the module's output
+    makes a sample more normal.
+
+    The module is in evaluation mode, a copy of the networks on the device of the
+    detector: neither a later ``fit`` nor a use of the module changes the other. Its
+    parameters need no gradient.
+
+    Parameters
+    ----------
+    detector : BaseDeepDetector or ConformalDetector
+        A fitted detector of this package, or a :class:`ConformalDetector` around one,
+        with a single calibration set: ``calibration`` a float or "prefit".
+
+    Returns
+    -------
+    torch.nn.Module
+        Maps samples, a tensor of shape (n_samples, ...), to scores (n_samples,). A
+        sample with NaN, which the detector refuses, has the lowest number of float32.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the detector is not fitted.
+    TypeError
+        If it is no detector of this package.
+    ValueError
+        If a :class:`ConformalDetector` has several detectors.
+
+    See Also
+    --------
+    explain : Contributions of columns, for any detector.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from skanomaly import HistoryAD, score_module
+    >>> X = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    >>> detector = HistoryAD(max_epochs=1, detector_epochs=1).fit(X)
+    >>> module = score_module(detector)
+    >>> samples = torch.tensor(X[:2], requires_grad=True)
+    >>> module(samples).requires_grad
+    True
+
+    Attributions by captum, for the anomaly score:
+
+    >>> from captum.attr import IntegratedGradients  # doctest: +SKIP
+    >>> attributor = IntegratedGradients(lambda x: -module(x))  # doctest: +SKIP
+    >>> usual = samples.detach().median(0, keepdim=True).values  # doctest: +SKIP
+    >>> attributor.attribute(samples, baselines=usual)  # doctest: +SKIP
+    """
+    inner = _inner(detector)
+    inner._validate_params()
+    return ScoreModule(_copied(inner, inner.net_.device)).eval().requires_grad_(False)
+
+
 # Checks -----------------------------------------------------------------------------
 
 
 def _inner(detector: Any) -> BaseDeepDetector:
-    """Return the detector whose networks are to be exported, after checks."""
+    """Return the detector whose networks are to be used, after checks."""
     given = type(detector).__name__
     if isinstance(detector, ConformalDetector):
         check_is_fitted(detector)
@@ -153,8 +219,8 @@ def _inner(detector: Any) -> BaseDeepDetector:
         given = f"{given} around {type(detector).__name__}"
     if not isinstance(detector, BaseDeepDetector):
         raise TypeError(
-            f"{given} is no detector of skanomaly. Of a pipeline, export_onnx takes "
-            "the detector, pipeline[-1], and the samples of the file are those that "
+            f"{given} is no detector of skanomaly. Of a pipeline, give the detector, "
+            "pipeline[-1]: the samples of the file or the module are then those that "
             "the steps before it return."
         )
     check_is_fitted(detector)
@@ -221,6 +287,49 @@ class _Range(NamedTuple):
         return (kept - deduction).clamp(min=-_LARGEST)
 
 
+class ScoreModule(nn.Module):
+    """Maps raw samples to scores.
+
+    Parameters
+    ----------
+    detector : BaseDeepDetector
+        A fitted detector, whose networks are used on their device.
+    """
+
+    def __init__(self, detector: BaseDeepDetector):
+        super().__init__()
+        self.networks = nn.ModuleDict(_modules(detector))  # so that weights have names
+        self.score_batch = detector._score_batch
+        self.row_shape = tuple(detector._row_shape)
+        self.takes_bytes = _takes_bytes(detector)
+        with torch.device(detector.net_.device):
+            self.scaled = _scaling(detector.scaler_, self.takes_bytes)
+            self.range = None if self.takes_bytes else _Range.of(detector)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the score of each sample, (n,)."""
+        rows = (X.reshape(-1, *self.row_shape) if X.ndim == 2 else X).float()
+        if self.takes_bytes:
+            return self._in_range(rows)
+        # Not by the scores: a maximum over columns drops NaN in runtimes.
+        missing = rows.isnan().flatten(1).any(1)
+        return torch.where(missing, -_LARGEST, self._in_range(rows))
+
+    def _in_range(self, rows: Tensor) -> Tensor:
+        if self.range is None:
+            # Runtimes multiply a single row by another kernel than two or more.
+            return self._scores(torch.cat([rows, rows[:1]]))[:-1]
+        # One pass for the samples and the clipped samples: each network stands in the
+        # file once.
+        both = self._scores(torch.cat([rows, self.range.cut(rows)]))
+        scores, inside = both.reshape(2, -1)
+        return self.range.lowered_beyond(scores, inside, self.range.excess(rows))
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        scores = self.score_batch(self.scaled(rows)).double()
+        return torch.where(scores.abs() <= _LARGEST, scores, -_LARGEST)
+
+
 class _Graph(nn.Module):
     """Maps raw samples and a threshold to the outputs of the file.
 
@@ -238,24 +347,14 @@ class _Graph(nn.Module):
         calibration_scores: NDArray[np.float64] | None = None,
     ):
         super().__init__()
-        self.networks = nn.ModuleDict(_modules(detector))  # so that weights have names
-        self.score_batch = detector._score_batch
-        self.row_shape = tuple(detector._row_shape)
-        self.takes_bytes = _takes_bytes(detector)
-        self.scaled = _scaling(detector.scaler_, self.takes_bytes)
-        self.range = None if self.takes_bytes else _Range.of(detector)
+        self.score = ScoreModule(detector)
         self.calibration_scores: Tensor | None = None
         if calibration_scores is not None:
             self.calibration_scores = _double(calibration_scores)
 
     def forward(self, X: Tensor, offset: Tensor) -> dict[str, Tensor]:
         """Return score, decision, label and perhaps p-value of each sample."""
-        rows = X.reshape(-1, *self.row_shape) if X.ndim == 2 else X
-        score = self._in_range(rows)
-        if not self.takes_bytes:
-            # Not by the scores: a maximum over columns drops NaN in runtimes.
-            missing = rows.isnan().flatten(1).any(1)
-            score = torch.where(missing, -_LARGEST, score)
+        score = self.score(X)
         decision = score - offset
         outputs = {
             "score": score,
@@ -268,24 +367,10 @@ class _Graph(nn.Module):
             outputs["p_value"] = (1 + rank).double() / (n + 1)
         return outputs
 
-    def _in_range(self, rows: Tensor) -> Tensor:
-        if self.range is None:
-            # Runtimes multiply a single row by another kernel than two or more.
-            return self._scores(torch.cat([rows, rows[:1]]))[:-1]
-        # One pass for the samples and the clipped samples: each network stands in the
-        # file once.
-        both = self._scores(torch.cat([rows, self.range.cut(rows)]))
-        scores, inside = both.reshape(2, -1)
-        return self.range.lowered_beyond(scores, inside, self.range.excess(rows))
-
-    def _scores(self, rows: Tensor) -> Tensor:
-        scores = self.score_batch(self.scaled(rows)).double()
-        return torch.where(scores.abs() <= _LARGEST, scores, -_LARGEST)
-
     def example(self, flat: bool) -> tuple[Tensor, Tensor]:
         """Return inputs of the right shapes and types."""
-        dtype = torch.uint8 if self.takes_bytes else torch.float32
-        rows = torch.zeros(_TRACED, *self.row_shape, dtype=dtype)
+        dtype = torch.uint8 if self.score.takes_bytes else torch.float32
+        rows = torch.zeros(_TRACED, *self.score.row_shape, dtype=dtype)
         return rows.flatten(1) if flat else rows, torch.zeros(1, dtype=torch.float64)
 
 
@@ -305,19 +390,33 @@ def _scaling(scaler: Any, takes_bytes: bool) -> Scaling:
         return Tensor.float
     if isinstance(scaler, StandardScaler):
         mean, scale = _double(scaler.mean_).float(), _double(scaler.scale_).float()
-        return lambda x: (x - mean) / scale
+        return partial(_standardised, mean=mean, scale=scale)
     scale, shift = _double(scaler.scale_), _double(scaler.min_)
     if isinstance(scaler, MinMaxScaler):
-        return lambda x: ((x.double() * scale).float().double() + shift).float()
+        return partial(_to_range_of_columns, scale=scale, shift=shift)
     if takes_bytes:
-        scale, shift = scale.float(), shift.float()
-        return lambda x: x * scale + shift
-    low, high = (None, None) if scaler.clip_ is None else map(_double, scaler.clip_)
-    return lambda x: (_clipped(x.double(), low, high) * scale + shift).float()
+        return partial(_to_range, scale=scale.float(), shift=shift.float())
+    clip = None if scaler.clip_ is None else [_double(bound) for bound in scaler.clip_]
+    return partial(_to_range_of_channels, scale=scale, shift=shift, clip=clip)
 
 
-def _clipped(x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    return x if low is None else torch.clamp(x, low, high)
+def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return (x - mean) / scale
+
+
+def _to_range_of_columns(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return ((x.double() * scale).float().double() + shift).float()
+
+
+def _to_range(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * scale + shift
+
+
+def _to_range_of_channels(
+    x: Tensor, scale: Tensor, shift: Tensor, clip: list[Tensor] | None
+) -> Tensor:
+    x = x.double() if clip is None else torch.clamp(x.double(), *clip)
+    return (x * scale + shift).float()
 
 
 def _double(values: Any) -> Tensor:
@@ -339,12 +438,17 @@ def _on_host(detector: BaseDeepDetector) -> BaseDeepDetector:
     """Return a detector whose networks are on the host: a copy if they are not."""
     if torch.device(detector.net_.device).type == "cpu":
         return detector
+    return _copied(detector, "cpu")
+
+
+def _copied(detector: BaseDeepDetector, device: str) -> BaseDeepDetector:
+    """Return a detector with a copy of the networks, on a device."""
     other, net = shallow_copy(detector), shallow_copy(detector.net_)
     # In one copy, since networks may refer to each other.
     copies = {
-        name: module.cpu() for name, module in deepcopy(_modules(detector)).items()
+        name: module.to(device) for name, module in deepcopy(_modules(detector)).items()
     }
-    net.__dict__.update(copies, device="cpu")
+    net.__dict__.update(copies, device=device)
     other.net_ = net
     return other
 
@@ -413,7 +517,7 @@ def _clean(model: Any) -> None:
 
 def _refusal(graph: _Graph, error: BaseException) -> str:
     """Return a message on a network that torch cannot export."""
-    names = {module: name for name, module in graph.networks.named_modules()}
+    names = {module: name for name, module in graph.score.networks.named_modules()}
     active = [module for module in _modules_in(error, graph) if module in names]
     own = [module for module in active if _is_foreign(module)]
     if not active:  # a constant size shows when all of them have been traced

@@ -19,6 +19,7 @@ from skanomaly import (
     HistoryAD,
     JointEncoderGAN,
     TransferAD,
+    score_module,
 )
 from skanomaly.engine import AlternatingNet, DeviceDataset
 
@@ -116,6 +117,10 @@ def test_scores_on_a_device_equal_those_on_the_host(cls, kind, request):
                 assert_close(result, getattr(on_host, name)(data))
         if hasattr(cls, "sample"):
             assert_close(detector.sample(7), on_host.sample(7))
+        samples = torch.tensor(data, dtype=torch.float32, device=NAME)
+        scores = score_module(detector)(samples)
+        assert isinstance(scores, TensorElsewhere)
+        assert_close(scores.numpy(force=True), expected)
         detector.set_params(warm_start=True).fit(data)
     expected = on_host.set_params(warm_start=True).fit(data).score_samples(data)
     with another_device():

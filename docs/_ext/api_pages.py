@@ -19,6 +19,7 @@ MODULES = {
 }
 DETECTORS = "Detectors (``skanomaly``)"
 DECISIONS = "Decisions and explanations (``skanomaly``)"
+EXPLANATIONS = "explain", "score_module"
 FILES = "Files and versions (``skanomaly``)"
 
 
@@ -44,7 +45,7 @@ def public_objects() -> dict[str, list[str]]:
         value = getattr(skanomaly, name)
         if inspect.isclass(value) and issubclass(value, BaseDeepDetector):
             sections[DETECTORS].append(f"skanomaly.{name}")
-        elif inspect.isclass(value) or name == "explain":
+        elif inspect.isclass(value) or name in EXPLANATIONS:
             sections[DECISIONS].append(f"skanomaly.{name}")
         elif callable(value):
             sections[FILES].append(f"skanomaly.{name}")

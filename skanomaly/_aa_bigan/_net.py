@@ -136,7 +136,6 @@ class AnomalyAwareBiGAN(AlternatingNet):
         """Prepare samples (n, ...) for each member: (k, n, ...)."""
         return super().for_members(self.prepare(rows))
 
-    @torch.no_grad()
     def anomaly_score(self, rows: Tensor, criterion: str) -> Tensor:
         """Compute the score of samples (n, ...), higher for the more anomalous."""
         x = self.for_members(rows)
@@ -161,6 +160,7 @@ class HeldOut(NamedTuple):
     anomalous: Tensor
     criteria: tuple[str, ...]
 
+    @torch.no_grad()
     def auroc(self, net: AnomalyAwareBiGAN, criterion: str) -> float:
         """Compute the AUROC of a score, anomalies against normal samples."""
         parts = [net.anomaly_score(x, criterion) for x in (self.normal, self.anomalous)]
@@ -180,6 +180,7 @@ class HeldOut(NamedTuple):
         bar = self.auroc(net, first) + _CLEARLY
         return next((name for name in others if self.auroc(net, name) > bar), first)
 
+    @torch.no_grad()
     def loss(self, net: AnomalyAwareBiGAN) -> float:
         """Compute 1 - AUROC of the best score; without anomalies, the mean error."""
         if not len(self.anomalous):

@@ -435,7 +435,6 @@ class ResidualAdaptation(AlternatingNet):
         """
         return self.encode_embeddings(self.embed(rows))
 
-    @torch.no_grad()
     def embed(self, rows: Tensor) -> Tensor:
         """Return the embeddings of scaled rows: the input of the first adapted part."""
         return self.backbone_.embed(self.prepare(rows))

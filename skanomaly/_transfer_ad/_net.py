@@ -185,7 +185,6 @@ class TransferNet(AlternatingNet):
         """Prepare a batch (k, n, ...) for the networks."""
         return sample_by_sample(self.prepare, rows)
 
-    @torch.no_grad()
     def outputs(self, rows: Tensor) -> Outputs:
         """Pass samples (n, ...) through the networks."""
         x = self.for_members(rows)
@@ -199,6 +198,7 @@ class TransferNet(AlternatingNet):
         """Prepare samples (n, ...) for each autoencoder: (k, n, ...)."""
         return super().for_members(self.prepare(rows))
 
+    @torch.no_grad()
     def outputs_of_all(self, rows: DeviceDataset) -> Outputs:
         """Pass all samples through the networks, batch by batch."""
         parts = torch.arange(len(rows), device=rows.device).split(_AT_ONCE)
