@@ -57,10 +57,7 @@ assert bare.max() < 0.02 and told.max() < 0.02
 assert scaled.min() == 1
 PY
 # Output seen (Python 3.12, x86_64):
-#   pyenv: python3.12: command not found
-#   
-#   The `python3.12' command exists in these Python versions:
-#     3.12.1
-#   
-#   Note: See 'pyenv help global' for tips on allowing multiple
-#         Python versions to be found at the same time.
+#   nonconform 2.0.0
+#   highest p-value, forest:                       0.011
+#   lowest p-value, pipeline:                      1.0
+#   highest p-value, pipeline, higher_is_normal:   0.011
