@@ -1,0 +1,110 @@
+"""The recipes of the user guide; ``tests/test_recipes.py`` runs them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+
+def make_app(path):
+    """Return a web service that scores rows with the detector of a file."""
+    from fastapi import FastAPI
+
+    from skanomaly import load
+
+    detector = load(path, device="cpu")  # once, and not once per request
+    app = FastAPI()
+
+    @app.post("/score")
+    def score(rows: list[list[float]]) -> dict[str, list[float]]:
+        # FastAPI runs functions without async in a pool of threads.
+        X = np.array(rows)
+        scores = detector.score_samples(X)
+        labels = np.where(scores < detector.offset_, -1, 1)
+        return {"score": scores.tolist(), "label": labels.tolist()}
+
+    return app
+
+
+def score_in_threads(detector, batches, n_threads=4):
+    """Return the scores of batches, by one detector and many threads."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(detector.score_samples, batches))
+
+
+def score_by_dask(detector, X):
+    """Return the scores of a dask array, as a dask array.
+
+    Samples are in chunks of rows; the detector is sent to each worker.
+    """
+    X = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
+    return X.map_blocks(
+        detector.score_samples, drop_axis=tuple(range(1, X.ndim)), dtype=np.float64
+    )
+
+
+def save_to_mlflow(detector, folder, example):
+    """Write a detector as an MLflow model without pickles."""
+    import tempfile
+    from pathlib import Path
+
+    import mlflow.pyfunc
+    from mlflow.models import infer_signature
+
+    from skanomaly import save
+
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "detector.safetensors"
+        save(detector, file)
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
+            artifacts={"detector": str(file)},
+            signature=infer_signature(example),
+            pip_requirements=["skanomaly"],
+        )
+
+
+def model_card(detector, about, measured):
+    """Return a model card: a text about the detector, its parameters and figures."""
+    from skops.card import Card
+
+    card = Card(detector, model_diagram=False)
+    card.add(**{"Model description": about})
+    card.add(
+        **{
+            "Model description/Threshold": (
+                f"Samples with a score below {detector.offset_:.4g} are outliers."
+            )
+        }
+    )
+    card.add_metrics(**measured)
+    return card
+
+
+def wealth(calibration_scores, scores, seed=0):
+    """Return the wealth of a gambler who bets that nothing has changed.
+
+    Parameters
+    ----------
+    calibration_scores : ndarray of shape (n_calibration,)
+        Of samples that the detector was not trained on.
+    scores : ndarray of shape (n_samples,)
+        Of new samples, in the order of their arrival.
+    seed : int, default=0
+        Breaks ties.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Without a change it reaches 1 / a with a probability of at most a.
+    """
+    from crepes.martingales import (
+        CompositeMartingale,
+        SimpleJumper,
+        SleeperStayer,
+        semi_online_p_values,
+    )
+
+    strangeness = -np.concatenate([calibration_scores, scores])
+    p_values = semi_online_p_values(strangeness, seed=seed)[len(calibration_scores) :]
+    return CompositeMartingale([SimpleJumper(), SleeperStayer()]).apply(p_values)
