@@ -94,6 +94,15 @@ def test_sktime_does_not_tell_outliers_apart():
     assert len(found) == len(X)
 
 
+def test_windows_of_a_series_are_samples():
+    series = np.sin(np.arange(400)) + 0.1 * RNG.normal(size=400)
+    changed = series.copy()
+    changed[200:210] *= -3
+    windows = np.lib.stride_tricks.sliding_window_view
+    detector = tiny().fit(windows(series, 50))
+    assert 152 <= detector.score_samples(windows(changed, 50)).argmin() <= 209
+
+
 def test_nonconform_has_to_be_told_the_sign():
     nonconform = pytest.importorskip("nonconform", exc_type=Exception)
 

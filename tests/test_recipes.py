@@ -5,17 +5,19 @@ Packages that are not installed skip their tests.
 
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 
-from skanomaly import AABiGAN, ConformalDetector, load, save
+from skanomaly import AABiGAN, ConformalDetector, explain, load, save
 
 GUIDE = Path(__file__).parents[1] / "docs" / "user_guide"
 _spec = importlib.util.spec_from_file_location("recipes", GUIDE / "recipes.py")
-recipes = importlib.util.module_from_spec(_spec)
+recipes = sys.modules["recipes"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recipes)
 
 RNG = np.random.default_rng(0)
@@ -38,6 +40,60 @@ def detector(path):
 @pytest.fixture
 def frame():
     return pd.DataFrame(X, columns=list("abcd"))
+
+
+# Data frames --------------------------------------------------------------------------
+
+
+def staff(n, start):
+    """Return a table of people with a category, a date, and missing values."""
+    rng = np.random.default_rng(n)
+    age = rng.uniform(20, 60, n)
+    out = pd.DataFrame(
+        {
+            "job": rng.choice(["nurse", "cook", "smith"], n),
+            "shift": pd.Timestamp(start)
+            + pd.to_timedelta(rng.integers(28, size=n), "D")
+            + pd.to_timedelta(rng.integers(7, 9, n), "h"),
+            "age": age,
+            "years": (age - 18) * rng.uniform(0.5, 0.6, n),
+        }
+    )
+    for column in ("job", "age", "shift"):
+        out.loc[rng.random(n) < 0.05, column] = None
+    return out
+
+
+def of_columns(detector):
+    return recipes.pipeline_of_columns(detector, ["job"], ["shift"], ["age", "years"])
+
+
+def of_skrub(detector):
+    pytest.importorskip("skrub")
+    return recipes.pipeline_of_skrub(detector)
+
+
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CalibrationWarning")
+@pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
+@pytest.mark.parametrize("make", [of_columns, of_skrub])
+def test_a_pipeline_from_a_data_frame_to_alarms(make, tmp_path):
+    train, later = staff(600, "2026-01-05"), staff(200, "2026-09-07")
+    base = AABiGAN(max_epochs=100, n_estimators=1, random_state=0)
+    detector = ConformalDetector(make(base), calibration=0.3, random_state=0)
+    detector.fit(train)
+    # Time that passes is no anomaly; .05 of new samples is promised.
+    assert (detector.predict(later) == -1).mean() < 0.15
+    odd = later.assign(shift=later["shift"] + pd.Timedelta(hours=12))
+    odd = odd[odd["shift"].notna()]
+    assert (detector.predict(odd) == -1).mean() > 0.9
+    reasons = explain(detector, odd[:50], reference=train[:200])
+    assert reasons.columns.tolist() == train.columns.tolist()
+    assert (reasons.idxmax(axis=1) == "shift").mean() > 0.9
+    new = later[:5].assign(job="pilot")
+    assert np.isfinite(detector.p_value(new)).all()
+    joblib.dump(detector, tmp_path / "detector.joblib")
+    loaded = joblib.load(tmp_path / "detector.joblib")
+    np.testing.assert_array_equal(loaded.p_value(later), detector.p_value(later))
 
 
 # Threads ------------------------------------------------------------------------------

@@ -3,6 +3,46 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+
+def parts_of_dates(frame):
+    """Return hours and days of the week in the place of dates."""
+    parts = {}
+    for name in frame:
+        dates = frame[name].dt
+        parts[f"{name}_hour"] = dates.hour + dates.minute / 60
+        parts[f"{name}_weekday"] = dates.day_of_week
+    return pd.DataFrame(parts)
+
+
+def pipeline_of_columns(detector, categories, dates, numbers):
+    """Return a pipeline for the columns of a data frame."""
+    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = make_column_transformer(
+        (one_hot, categories),
+        (make_pipeline(FunctionTransformer(parts_of_dates), SimpleImputer()), dates),
+        (SimpleImputer(), numbers),
+    )
+    return make_pipeline(columns, detector)
+
+
+def pipeline_of_skrub(detector):
+    """Return a pipeline for any data frame, without a list of its columns."""
+    from skrub import DatetimeEncoder, DropCols, TableVectorizer, selectors
+
+    dates = DatetimeEncoder(add_total_seconds=False, add_weekday=True)
+    time_passed = selectors.glob("*_year") | selectors.glob("*_month")
+    return make_pipeline(
+        TableVectorizer(datetime=dates),
+        DropCols(time_passed),
+        SimpleImputer(),
+        detector,
+    )
 
 
 def make_app(path):
