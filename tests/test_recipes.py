@@ -208,7 +208,7 @@ def test_skops_writes_a_card(detector, tmp_path):
     made.save(tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
     assert about in text
-    assert f"a score below {detector.offset_:.4g}" in text
+    assert f"Scores below {detector.offset_:.4g}" in text
     assert "n_estimators" in text
     assert "0.97" in text
 

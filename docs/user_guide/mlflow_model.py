@@ -1,4 +1,4 @@
-"""An MLflow model of a detector; MLflow stores this file and runs it to load."""
+"""An MLflow model of a detector; MLflow stores this file, and runs it."""
 
 import mlflow
 import pandas as pd
@@ -11,7 +11,8 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         """Load the detector, once."""
-        self.detector = skanomaly.load(context.artifacts["detector"], device="cpu")
+        path = context.artifacts["detector"]
+        self.detector = skanomaly.load(path, device="cpu")
 
     def predict(self, context, model_input, params=None):
         """Return a score and a label for each sample."""

@@ -23,10 +23,9 @@ def parts_of_dates(frame):
 def pipeline_of_columns(detector, categories, dates, numbers):
     """Return a pipeline for the columns of a data frame."""
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    repeating = make_pipeline(FunctionTransformer(parts_of_dates), SimpleImputer())
     columns = make_column_transformer(
-        (one_hot, categories),
-        (make_pipeline(FunctionTransformer(parts_of_dates), SimpleImputer()), dates),
-        (SimpleImputer(), numbers),
+        (one_hot, categories), (repeating, dates), (SimpleImputer(), numbers)
     )
     return make_pipeline(columns, detector)
 
@@ -76,10 +75,9 @@ def score_by_dask(detector, X):
 
     Samples are in chunks of rows; the detector is sent to each worker.
     """
-    X = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
-    return X.map_blocks(
-        detector.score_samples, drop_axis=tuple(range(1, X.ndim)), dtype=np.float64
-    )
+    axes = tuple(range(1, X.ndim))
+    X = X.rechunk(dict.fromkeys(axes, -1))
+    return X.map_blocks(detector.score_samples, drop_axis=axes, dtype=float)
 
 
 def save_to_mlflow(detector, folder, example):
@@ -105,18 +103,13 @@ def save_to_mlflow(detector, folder, example):
 
 
 def model_card(detector, about, measured):
-    """Return a model card: a text about the detector, its parameters and figures."""
+    """Return a model card: a text, the parameters, the threshold and figures."""
     from skops.card import Card
 
+    threshold = f"Scores below {detector.offset_:.4g} are those of outliers."
     card = Card(detector, model_diagram=False)
     card.add(**{"Model description": about})
-    card.add(
-        **{
-            "Model description/Threshold": (
-                f"Samples with a score below {detector.offset_:.4g} are outliers."
-            )
-        }
-    )
+    card.add(**{"Model description/Threshold": threshold})
     card.add_metrics(**measured)
     return card
 
@@ -146,5 +139,6 @@ def wealth(calibration_scores, scores, seed=0):
     )
 
     strangeness = -np.concatenate([calibration_scores, scores])
-    p_values = semi_online_p_values(strangeness, seed=seed)[len(calibration_scores) :]
-    return CompositeMartingale([SimpleJumper(), SleeperStayer()]).apply(p_values)
+    p_values = semi_online_p_values(strangeness, seed=seed)
+    gambler = CompositeMartingale([SimpleJumper(), SleeperStayer()])
+    return gambler.apply(p_values[len(calibration_scores) :])
