@@ -539,9 +539,11 @@ class BaseDeepDetector(
 
     # Scores -------------------------------------------------------------------------
 
-    def _compute(self, function: BatchFunction, X: ArrayLike) -> NDArray[Any]:
+    def _compute(
+        self, function: BatchFunction, X: ArrayLike, n_passes: int = 1
+    ) -> NDArray[Any]:
         """Check samples, and apply a function of batches to them."""
-        return self._computed(function, self._checked_rows(X))
+        return self._computed(function, self._checked_rows(X), n_passes)
 
     def _checked_rows(self, X: ArrayLike) -> NDArray:
         check_is_fitted(self)
@@ -550,10 +552,13 @@ class BaseDeepDetector(
         self._check_pixels(X)
         return X
 
-    def _computed(self, function: BatchFunction, X: NDArray) -> NDArray[Any]:
+    def _computed(
+        self, function: BatchFunction, X: NDArray, n_passes: int = 1
+    ) -> NDArray[Any]:
+        """Apply a function; batches are smaller if it makes several passes of each."""
         with self._computing(), self._caching():
             rows = DeviceDataset(X, self.scaler_, self.net_.device, max_bytes=0)
-            return self._map_rows(function, rows, self._prepared_shape())
+            return self._map_rows(function, rows, (n_passes, *self._prepared_shape()))
 
     @contextmanager
     def _computing(self, device: str | None = None) -> Iterator[None]:

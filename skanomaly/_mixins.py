@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,52 @@ from .utils._state import on_shallow_copy
 
 if TYPE_CHECKING:
     from ._base import BaseDeepDetector as Detector
+    from ._base import BatchFunction
 else:
     Detector = object
 
-__all__ = ["EncodingMixin", "ReconstructionMixin", "SamplingMixin"]
+__all__ = ["EncodingMixin", "OcclusionMixin", "ReconstructionMixin", "SamplingMixin"]
 
-#: Maximum number of training samples for the usual error, and of pixels of their maps.
+#: Maximum number of training samples for the usual error or image, and of their pixels.
 _MAX_SAMPLES, _MAX_PIXELS = 1000, 2**24
 _TINY = 1e-12
+#: Cells along a side, of which a patch has two; patches that cover a pixel.
+_CELLS, _PATCHES_PER_PIXEL = 8, 4
 
 
-class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Detector):
+class OutputMixin(Detector):
+    """For detectors with outputs besides scores, which have to be finite."""
+
+    @staticmethod
+    def _finite(outputs: NDArray[Any]) -> NDArray[Any]:
+        """Return the outputs for samples, after a check that they are finite."""
+        lost = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+        if lost.any():
+            raise ValueError(
+                f"{lost.sum()} samples of X, the first of them X[{lost.argmax()}], are "
+                "so far from those of fit that their outputs are not finite. Such "
+                "samples have the lowest score there is."
+            )
+        return outputs
+
+    def _pixels(
+        self, function: BatchFunction, X: ArrayLike, n_passes: int = 1
+    ) -> NDArray[np.float32]:
+        """Apply a function that maps batches of images to maps."""
+        check_is_fitted(self)
+        if self.image_shape_ is None:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on tables, which have no pixels. "
+                f"{self._instead_of_maps()}"
+            )
+        return self._finite(self._compute(function, X, n_passes))
+
+    def _instead_of_maps(self) -> str:
+        """Return advice for a user who asks for the maps of tables."""
+        raise NotImplementedError
+
+
+class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutputMixin):
     """For detectors with an encoder.
 
     A child writes ``_encode_batch``, which maps a batch of scaled samples (n, ...) to
@@ -100,18 +136,6 @@ class EncodingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Detector)
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    @staticmethod
-    def _finite(outputs: NDArray[Any]) -> NDArray[Any]:
-        """Return the outputs for samples, after a check that they are finite."""
-        lost = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
-        if lost.any():
-            raise ValueError(
-                f"{lost.sum()} samples of X, the first of them X[{lost.argmax()}], are "
-                "so far from those of fit that their outputs are not finite. Such "
-                "samples have the lowest score there is."
-            )
-        return outputs
 
 
 class ReconstructionMixin(EncodingMixin):
@@ -216,13 +240,10 @@ class ReconstructionMixin(EncodingMixin):
             If the detector was fitted on tables, or an image is so far out that its
             reconstruction is not finite.
         """
-        check_is_fitted(self)
-        if self.image_shape_ is None:
-            raise ValueError(
-                f"{type(self).__name__} was fitted on tables, which have no pixels. "
-                f"Errors of columns are {self._errors_of_columns()}."
-            )
-        return self._finite(self._compute(self._squared_errors, X))
+        return self._pixels(self._squared_errors, X)
+
+    def _instead_of_maps(self) -> str:
+        return f"Errors of columns are {self._errors_of_columns()}."
 
     def _errors_of_columns(self) -> str:
         """Return the expression for errors that do not depend on units of columns."""
@@ -252,8 +273,7 @@ class ReconstructionMixin(EncodingMixin):
         vars(self).pop("usual_error_", None)  # of an earlier fit
         if not self._kind.has_channels:
             return
-        n_most = _MAX_PIXELS // prod(self._row_shape[1:])
-        some = rows.subset(rows.spread_indices(max(min(_MAX_SAMPLES, n_most), 1)))
+        some = rows.subset(rows.spread_indices(_most_samples(self._row_shape)))
         maps = self._map_rows(self._squared_errors, some, self._prepared_shape())
         self.usual_error_ = maps.mean(0, dtype=np.float64).astype(np.float32)
 
@@ -268,6 +288,89 @@ class ReconstructionMixin(EncodingMixin):
         usual = torch.from_numpy(self.usual_error_).to(batch.device)
         upper = upper_error(self._squared_errors(batch).float(), usual)
         return -upper.clamp(min=_TINY).log()
+
+
+class OcclusionMixin(OutputMixin):
+    """For detectors without reconstructions, whose maps come from changed images."""
+
+    @on_shallow_copy
+    def anomaly_map(self, X: ArrayLike) -> NDArray[np.float32]:
+        r"""Compute how much each pixel's surroundings add to the anomaly score.
+
+        Patches of the image, :math:`B`, take the pixels of `usual_image_`, the mean of
+        training images, :math:`u`. If the image then looks more normal, the patch was
+        anomalous. The value of pixel :math:`p` is the mean rise of the score s over the
+        four patches that cover it (occlusion [1]_):
+
+        .. math:: m_p(x) = \frac{1}{4} \sum_{B \ni p} s(x_{B \leftarrow u}) - s(x)
+
+        There are 81 patches, each a quarter as high and wide as the image, an eighth
+        apart, so that a map costs as much as scoring 82 images. It cannot show a defect
+        that hardly changes the score.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width)
+            Images like those of ``fit``; with `image_shape`, of shape
+            (n_samples, n_features).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, height, width), float32
+            In units of ``score_samples``: positive where the image is more anomalous
+            than the usual one, negative where it is more normal.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted on tables, or an image is so far out that its
+            map is not finite.
+
+        References
+        ----------
+        .. [1] M. D. Zeiler and R. Fergus, "Visualizing and understanding convolutional
+           networks", ECCV 2014, section 2.2.
+        """
+        return self._pixels(self._rises, X, n_passes=1 + (1 + _CELLS) ** 2)
+
+    def _instead_of_maps(self) -> str:
+        return "skanomaly.explain has contributions of their columns."
+
+    def _learn_usual_image(self, rows: DeviceDataset) -> None:
+        """Keep the mean of training images, for maps."""
+        vars(self).pop("usual_image_", None)  # of an earlier fit
+        if self._kind.has_channels:
+            some = rows[rows.spread_indices(_most_samples(self._row_shape))]
+            self.usual_image_ = some.float().mean(0).numpy(force=True)
+
+    def _rises(self, batch: Tensor) -> Tensor:
+        """Compute the mean rise of the score by the patches at each pixel."""
+        if not hasattr(self, "usual_image_"):
+            raise ValueError(
+                "anomaly_map needs a fit: this detector is from a file that an older "
+                "version wrote."
+            )
+        usual = torch.from_numpy(self.usual_image_).to(batch)
+        before = self._score_batch(batch)
+        maps = batch.new_zeros(len(batch), *batch.shape[2:])
+        for rows, columns in product(*map(_spans, batch.shape[2:])):
+            changed = batch.clone()
+            changed[:, :, rows, columns] = usual[:, rows, columns]
+            rise = (self._score_batch(changed) - before) / _PATCHES_PER_PIXEL
+            maps[:, rows, columns] += rise[:, None, None]
+        return maps
+
+
+def _spans(side: int) -> list[slice]:
+    """Return the places of patches along a side; each pixel is in two of them."""
+    n = min(_CELLS, side)
+    edges = [0, *(round(k * side / n) for k in range(n + 1)), side]
+    return [slice(*pair) for pair in zip(edges[:-2], edges[2:], strict=True)]
+
+
+def _most_samples(shape: tuple[int, ...]) -> int:
+    """Return the number of training samples for a mean of images or maps."""
+    return max(min(_MAX_SAMPLES, _MAX_PIXELS // prod(shape[1:])), 1)
 
 
 class SamplingMixin(Detector):

@@ -202,10 +202,10 @@ def test_clips_with_channels_last_raise_an_error():
 
 # Errors of columns --------------------------------------------------------
 
-WITH_ANOMALY_MAP = [cls for cls in DETECTORS if hasattr(cls, "anomaly_map")]
+WITH_RECONSTRUCTION = [cls for cls in DETECTORS if hasattr(cls, "reconstruct")]
 
 
-@pytest.mark.parametrize("cls", WITH_ANOMALY_MAP, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", WITH_RECONSTRUCTION, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("scaling", ["auto", "minmax", None])
 def test_errors_of_columns_do_not_depend_on_their_units(cls, scaling, X):
     """The hint named the column with the largest unit, whatever was odd."""

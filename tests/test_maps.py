@@ -1,4 +1,4 @@
-"""Scores from anomaly maps: criterion="map"."""
+"""Anomaly maps, and scores from them: criterion="map"."""
 
 import math
 from functools import partial
@@ -9,7 +9,15 @@ import torch
 from scipy.ndimage import uniform_filter
 from sklearn.metrics import roc_auc_score
 
-from skanomaly import AABiGAN, JointEncoderGAN, TransferAD, load, save
+from skanomaly import (
+    ADRA,
+    AABiGAN,
+    HistoryAD,
+    JointEncoderGAN,
+    TransferAD,
+    load,
+    save,
+)
 from skanomaly.objectives import upper_error
 
 SHORT = {"random_state": 0, "max_epochs": 1, "width": 4, "criterion": "map"}
@@ -21,7 +29,25 @@ DETECTORS = [
 every_detector = pytest.mark.parametrize(
     "short", DETECTORS, ids=lambda short: short.func.__name__
 )
-pytestmark = pytest.mark.filterwarnings("ignore:TransferAD was given no domains")
+by_occlusion = pytest.mark.parametrize(
+    "short",
+    [
+        partial(HistoryAD, random_state=0, max_epochs=1, detector_epochs=1, width=4),
+        partial(
+            *(ADRA,),
+            random_state=0,
+            max_epochs=1,
+            pretrain_epochs=1,
+            width=4,
+            corpus=None,
+        ),
+    ],
+    ids=lambda short: short.func.__name__,
+)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TransferAD was given no domains"),
+    pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning"),
+]
 
 
 @pytest.fixture
@@ -131,3 +157,95 @@ def test_clips_have_maps():
     expected = by_hand(detector.anomaly_map(clips), detector.usual_error_)
     scores = detector.score_samples(clips)
     np.testing.assert_allclose(scores, -np.log(expected), rtol=1e-4, atol=1e-5)
+
+
+# Maps by occlusion -------------------------------------------------------------------
+
+
+def patches(height, width):
+    """Yield all patches, two neighbouring cells of eight wide and high, or one."""
+    rows, columns = (np.rint(np.linspace(0, n, 9)).astype(int) for n in (height, width))
+    for i in range(-1, 8):
+        for j in range(-1, 8):
+            mask = np.zeros((height, width), dtype=bool)
+            up, down = rows[max(i, 0)], rows[min(i + 2, 8)]
+            left, right = columns[max(j, 0)], columns[min(j + 2, 8)]
+            mask[up:down, left:right] = True
+            yield mask
+
+
+@by_occlusion
+def test_maps_are_mean_rises_of_the_score(short):
+    X = np.random.default_rng(0).uniform(-1, 1, (30, 2, 16, 24)).astype(np.float32)
+    detector = short(scaling=None).fit(X)
+    np.testing.assert_allclose(detector.usual_image_, X.mean(0), atol=1e-6)
+    some, rises, counts = X[:4], np.zeros((4, 16, 24)), np.zeros((16, 24))
+    for mask in patches(16, 24):
+        changed = np.where(mask, X.mean(0), some)
+        rise = detector.score_samples(changed) - detector.score_samples(some)
+        rises += rise[:, None, None] * mask
+        counts += mask
+    assert (counts == 4).all()
+    maps = detector.anomaly_map(some)
+    assert (maps.shape, maps.dtype) == ((4, 16, 24), np.float32)
+    np.testing.assert_allclose(maps, rises / 4, atol=1e-3 * np.abs(rises).max())
+
+
+@by_occlusion
+def test_maps_by_occlusion_of_bytes_flat_images_and_files(short, images, tmp_path):
+    detector, some = short().fit(images), images[:3]
+    maps = detector.anomaly_map(some)
+    assert (maps.shape, np.isfinite(maps).all()) == ((3, 12, 8), True)
+    alone = np.concatenate([detector.anomaly_map(x[None]) for x in some])
+    np.testing.assert_array_equal(alone, maps)
+    flat = images.reshape(40, -1)
+    by_hint = short(image_shape=(1, 12, 8)).fit(flat)
+    np.testing.assert_array_equal(by_hint.anomaly_map(flat[:3]), maps)
+
+    save(detector, tmp_path / "detector")
+    again = load(tmp_path / "detector")
+    np.testing.assert_array_equal(again.anomaly_map(some), maps)
+    del again.usual_image_
+    with pytest.raises(ValueError, match="older version"):
+        again.anomaly_map(some)
+
+
+@by_occlusion
+def test_tables_have_no_maps_by_occlusion(short, images):
+    detector = short().fit(images)
+    X = images.reshape(40, -1)[:, :3].astype(float)
+    detector.fit(X)
+    assert not hasattr(detector, "usual_image_")
+    with pytest.raises(
+        ValueError, match=r"tables, which have no pixels. skanomaly\.exp"
+    ):
+        detector.anomaly_map(X)
+
+
+@by_occlusion
+def test_small_images_have_smaller_patches(short):
+    X = np.random.default_rng(0).random((20, 1, 5, 9))
+    assert short().fit(X).anomaly_map(X[:2]).shape == (2, 5, 9)
+
+
+def test_maps_show_the_place_of_a_defect():
+    """Squares in images of stripes, which the detectors find anomalous."""
+    rng = np.random.default_rng(0)
+    shift = rng.uniform(-0.5, 0.5, (240, 1, 1, 1))
+    stripes = np.sin(np.arange(16) / 2 + shift) + 0.1 * rng.normal(
+        size=(240, 1, 16, 16)
+    )
+    X, X_test = stripes[:200], stripes[200:].copy()
+    place = np.zeros((16, 16), dtype=bool)
+    place[9:14, 2:7] = True
+    X_test[:, :, place] = -X_test[:, :, place]
+    for detector in (
+        HistoryAD(random_state=0, max_epochs=30, detector_epochs=10),
+        ADRA(random_state=0, max_epochs=3, pretrain_epochs=3, corpus=None),
+    ):
+        detector.fit(X)
+        scores = detector.score_samples(np.r_[stripes[200:], X_test])
+        assert roc_auc_score(np.repeat([1, 0], 40), scores) > 0.9
+        maps = detector.anomaly_map(X_test[:20])
+        each = [roc_auc_score(place.ravel(), values.ravel()) for values in maps]
+        assert np.mean(each) > 0.7

@@ -315,7 +315,7 @@ def test_images_of_any_unit_are_scaled(cls, factor):
 
 
 @pytest.mark.filterwarnings("ignore:X holds floats:UserWarning")
-@pytest.mark.parametrize("cls", [AABiGAN, JointEncoderGAN, TransferAD])
+@every_detector
 @quiet
 def test_outputs_are_finite_or_refused(cls):
     """Latent codes and reconstructions of samples far out were NaN, silently."""
@@ -323,10 +323,11 @@ def test_outputs_are_finite_or_refused(cls):
     detector = tiny(cls).fit(X)
     X[3] *= 1e300
     for method in ("encode", "reconstruct", "anomaly_map"):
-        with pytest.raises(
-            ValueError, match=r"1 samples of X, the first of them X\[3\]"
-        ):
-            getattr(detector, method)(X)
+        if hasattr(detector, method):
+            with pytest.raises(
+                ValueError, match=r"1 samples of X, the first of them X\[3\]"
+            ):
+                getattr(detector, method)(X)
     assert np.isfinite(detector.score_samples(X)).all()
 
 

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from .._base import BaseDeepDetector
-from .._mixins import EncodingMixin
+from .._mixins import EncodingMixin, OcclusionMixin
 from ..engine import DeviceDataset, StepDecay
 from ..networks import Role, build_network
 from ..objectives import hypersphere_radius
@@ -85,7 +85,7 @@ _MAX_FITTED = 2000
     "equally likely; without one, the median of the training scores less five times "
     "its distance to their first quartile",
 )
-class ADRA(EncodingMixin, BaseDeepDetector):
+class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
     r"""Residual adapters in a frozen pretrained network, with outlier exposure.
 
     A network :math:`f_\theta` that was trained on other data knows how images vary. Its
@@ -132,6 +132,9 @@ class ADRA(EncodingMixin, BaseDeepDetector):
         .5 they have one source; above .9 a
         :class:`~skanomaly.exceptions.CorpusSourceWarning` says that they do not. None
         for tables, without `corpus`, and for less than 50 images of either.
+    usual_image_ : ndarray of shape (channels, height, width), float32
+        For images: the mean of scaled normal images, which ``anomaly_map`` compares
+        others with.
     %(common_attributes)s
 
     See Also
@@ -470,6 +473,7 @@ class ADRA(EncodingMixin, BaseDeepDetector):
     # Training
 
     def _train(self, rows: DeviceDataset, known: DeviceDataset, seed: int) -> None:
+        self._learn_usual_image(rows)
         given, labels = self._read_corpus(rows)
         corpus = self._corpus(rows, known, given, seed)
         self._has_corpus = bool(corpus)

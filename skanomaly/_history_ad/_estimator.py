@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseDeepDetector
+from .._mixins import OcclusionMixin
 from ..engine import KeepBest
 from ..exceptions import CoverageWarning
 from ..networks import ConvCritic, ConvGenerator, Role, StackedCritic
@@ -51,7 +52,7 @@ _VALIDATE_EVERY = 100
     '"auto" is 64 or 8.',
     auto_offset="0, which lies between the -1 and +1 that eq. 10 aims at",
 )
-class HistoryAD(BaseDeepDetector):
+class HistoryAD(OcclusionMixin, BaseDeepDetector):
     r"""Detector trained against the training history of a GAN.
 
     A Wasserstein GAN is trained on normal samples. On its way to the data, its
@@ -88,6 +89,9 @@ class HistoryAD(BaseDeepDetector):
         Samples of the history (eq. 3), one ensemble member after the other, in the
         units of the training data. There are 2048 per member for tables, 3000 for
         images.
+    usual_image_ : ndarray of shape (channels, height, width), float32
+        For images: the mean of scaled training images, which ``anomaly_map`` compares
+        others with.
     %(common_attributes)s
 
     See Also
@@ -315,6 +319,7 @@ class HistoryAD(BaseDeepDetector):
     # Training
 
     def _train(self, rows, reference, seed):
+        self._learn_usual_image(rows)
         train, held_out = self._hold_out(rows, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         first = self._plan("max_epochs", len(train))
