@@ -315,6 +315,7 @@ def test_images_of_any_unit_are_scaled(cls, factor):
 
 
 @pytest.mark.filterwarnings("ignore:X holds floats:UserWarning")
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning")
 @every_detector
 @quiet
 def test_outputs_are_finite_or_refused(cls):
