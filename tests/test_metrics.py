@@ -16,8 +16,9 @@ from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skanomaly import metrics
+from skanomaly import HistoryAD, metrics
 from skanomaly.metrics import (
+    AnomalyMapDisplay,
     DetectorPrecisionRecallDisplay,
     DetectorRocDisplay,
     ScoreDistributionDisplay,
@@ -633,6 +634,117 @@ def test_history_of_other_estimators(plt, forest):
         TrainingHistoryDisplay.from_estimator(forest)
 
 
+# ---------------------------------------------------------------- maps
+
+
+class Mapped:
+    """A detector whose map is the first channel, and whose score is minus its mean."""
+
+    image_shape_ = (1, 6, 4)
+
+    def anomaly_map(self, X):
+        return np.asarray(X).reshape(len(X), *self.image_shape_)[:, 0] / 255
+
+    def decision_function(self, X):
+        return -self.anomaly_map(X).mean((1, 2))
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (5, 1, 6, 4)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_maps_of_a_detector(plt, flat):
+    X = GREY.reshape(5, -1) if flat else GREY
+    display = AnomalyMapDisplay.from_estimator(Mapped(), X, n_columns=3)
+    np.testing.assert_array_equal(display.images, GREY)
+    assert (len(display.images_), len(display.maps_)) == (5, 5)
+    for k in range(5):
+        np.testing.assert_array_equal(display.images_[k].get_array(), GREY[k, 0] / 255)
+        np.testing.assert_array_equal(display.maps_[k].get_array(), GREY[k, 0] / 255)
+    # All maps have one range, and so have the images.
+    assert {m.get_clim() for m in display.maps_} == {(0.0, GREY.max() / 255)}
+    assert {i.get_clim() for i in display.images_} == {(0, 1)}
+    written = [float(text.get_text()) for text in display.texts_]
+    np.testing.assert_allclose(written, -GREY.mean((1, 2, 3)) / 255, rtol=1e-2)
+    assert display.ax_.get_title() == "Mapped"
+    assert display.colorbar_.ax.get_ylabel() == "anomaly map"
+    assert display.figure_ is display.ax_.figure
+
+
+def test_maps_lie_below_their_images(plt):
+    display = AnomalyMapDisplay(GREY, GREY[:, 0]).plot(n_columns=3)
+    places = [i.get_extent() for i in display.images_]
+    lefts, tops = [p[0] for p in places], [p[3] for p in places]
+    assert lefts[:3] == sorted(set(lefts))
+    assert lefts[3:] == lefts[:2]
+    assert tops[:3] == [0, 0, 0]
+    for image, below in zip(
+        places, (m.get_extent() for m in display.maps_), strict=True
+    ):
+        assert image[:2] == below[:2]
+        assert image[2] < below[3] < below[2]
+    (right, _), (low, _) = display.ax_.get_xlim()[::-1], display.ax_.get_ylim()
+    assert right == pytest.approx(max(p[1] for p in places))
+    assert low == pytest.approx(max(m.get_extent()[2] for m in display.maps_))
+    # The images in grey lie below the maps, unless these stand alone.
+    assert len(display.ax_.images) == 15
+    assert display.maps_[0].get_alpha() < 1
+    alone = display.plot(overlay=False, plot_colorbar=False)
+    assert (len(alone.ax_.images), alone.maps_[0].get_alpha()) == (10, 1)
+    assert alone.colorbar_ is None
+    assert alone.texts_ == []
+
+
+def test_maps_with_negative_values_have_a_symmetric_range(plt):
+    maps = np.linspace(-2, 1, 5 * 24).reshape(5, 6, 4)
+    display = AnomalyMapDisplay(GREY, maps, name="mine").plot()
+    assert {m.get_clim() for m in display.maps_} == {(-2.0, 2.0)}
+    assert display.maps_[0].get_cmap().name == "RdBu_r"
+    own = {"vmin": 0, "cmap": "viridis", "alpha": 0.2}
+    display.plot(map_kwargs=own)
+    assert display.maps_[0].get_clim() == (0, 2)
+    assert display.maps_[0].get_cmap().name == "viridis"
+    norm = plt.Normalize(-9, 9)
+    assert display.plot(map_kwargs={"norm": norm}).maps_[3].norm is norm
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_maps_of_colours_and_floats(plt, n_channels):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, n_channels, 5, 5)) * 7
+    display = AnomalyMapDisplay(images, np.zeros((2, 5, 5))).plot()
+    unit = (images - images.min()) / np.ptp(images)
+    for image, drawn in zip(unit, display.images_, strict=True):
+        expected = np.moveaxis(image, 0, -1) if n_channels == 3 else image.mean(0)
+        np.testing.assert_allclose(drawn.get_array(), expected)
+    _, ax = plt.subplots()
+    assert AnomalyMapDisplay(images[:1] * 0, np.ones((1, 5, 5))).plot(ax).ax_ is ax
+    plt.gcf().canvas.draw()
+
+
+def test_maps_that_do_not_fit(plt):
+    for images, maps, message in [
+        (GREY[:, 0], GREY[:, 0], r"shape \(5, 6, 4\), which has to be"),
+        (GREY[:0], GREY[:0, 0], r"shape \(0, 1, 6, 4\)"),
+        (GREY[None], GREY, r"Of a clip, give the frames"),
+        (GREY, GREY, r"maps have the shape \(5, 1, 6, 4\).*need maps of .*\(5, 6, 4\)"),
+        (GREY, np.full((5, 6, 4), np.nan), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            AnomalyMapDisplay(images, maps)
+    with pytest.raises(ValueError, match="scores have the shape"):
+        AnomalyMapDisplay(GREY, GREY[:, 0], scores=[1.0])
+    with pytest.raises(ValueError, match="n_columns"):
+        AnomalyMapDisplay(GREY, GREY[:, 0]).plot(n_columns=0)
+
+
+def test_maps_of_other_estimators(plt, forest):
+    with pytest.raises(NotFittedError):
+        AnomalyMapDisplay.from_estimator(HistoryAD(), GREY)
+    with pytest.raises(AttributeError, match="IsolationForest has no `anomaly_map`"):
+        AnomalyMapDisplay.from_estimator(forest, GREY)
+
+
 # ---------------------------------------------------------------- matplotlib
 
 
@@ -644,6 +756,8 @@ def test_without_matplotlib(monkeypatch, data):
     calls = [
         lambda: TrainingHistoryDisplay.from_estimator(Trained(TWO_STAGES)),
         lambda: TrainingHistoryDisplay([1], {"loss": [1.0]}).plot(),
+        lambda: AnomalyMapDisplay.from_estimator(Mapped(), GREY),
+        lambda: AnomalyMapDisplay(GREY, GREY[:, 0]).plot(),
         lambda: ScoreDistributionDisplay(S).plot(),
         lambda: DetectorRocDisplay(fpr=[0, 1], tpr=[0, 1]).plot(),
     ]

@@ -6,6 +6,7 @@ higher for a more normal row: scikit-learn's conventions for outlier detection.
 `dci_scores` judges latent codes by the factors that generate the samples.
 """
 
+from ._anomaly_map import AnomalyMapDisplay
 from ._curves import DetectorPrecisionRecallDisplay, DetectorRocDisplay
 from ._disentanglement import dci_scores
 from ._score_distribution import ScoreDistributionDisplay
@@ -18,6 +19,7 @@ from ._scorer import (
 from ._training_history import TrainingHistoryDisplay
 
 __all__ = [
+    "AnomalyMapDisplay",
     "DetectorPrecisionRecallDisplay",
     "DetectorRocDisplay",
     "ScoreDistributionDisplay",
