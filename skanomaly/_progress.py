@@ -6,7 +6,6 @@ their epochs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from .exceptions import StopTraining, TrainingDivergedError
 from .utils._sklearn_compat import tearing_down
 from .utils._sklearn_types import CallbackSupportMixin
 from .utils._state import shallow_copy
+from .utils._warnings import quiet
 
 __all__ = ["ProgressMixin"]
 
@@ -145,8 +145,7 @@ class Report:
         They are None if the scores would not be finite.
         """
         detector = shallow_copy(self.detector)
-        with warnings.catch_warnings(), ended_copy(net) as copy:
-            warnings.simplefilter("ignore")  # about a training that is not complete
+        with quiet(), ended_copy(net) as copy:  # the training is not complete
             try:
                 keep(detector, copy)
                 detector._record(**{stage: copy})

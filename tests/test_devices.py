@@ -11,6 +11,7 @@ import pytest
 import torch
 from elsewhere import NAME, TensorElsewhere, another_device
 from test_common import every_detector, short
+from test_sklearn_callbacks import HAS_CALLBACKS, Recorder
 from torch import nn
 
 from skanomaly import (
@@ -125,6 +126,17 @@ def test_scores_on_a_device_equal_those_on_the_host(cls, kind, request):
     expected = on_host.set_params(warm_start=True).fit(data).score_samples(data)
     with another_device():
         assert_close(detector.score_samples(data), expected)
+
+
+@pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn < 1.9")
+@every_detector
+def test_detectors_in_training_score_on_the_device(cls, X):
+    recorder = Recorder()
+    with elsewhere():
+        final = brief(cls, device="cuda").set_callbacks(recorder).fit(X)
+        *_, last, _ = recorder.detectors.values()
+        assert_on_device(last.net_)
+        np.testing.assert_array_equal(last.score_samples(X), final.score_samples(X))
 
 
 @every_detector

@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+import warnings
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -19,7 +21,11 @@ from test_common import every_detector, every_staged_detector, short
 import skanomaly
 from skanomaly import AABiGAN, HistoryAD, JointEncoderGAN, TransferAD
 from skanomaly.engine import AlternatingNet
-from skanomaly.exceptions import StopTraining, TrainingDivergedError
+from skanomaly.exceptions import (
+    ConstantScoresWarning,
+    StopTraining,
+    TrainingDivergedError,
+)
 from skanomaly.metrics import detector_roc_auc
 
 HAS_CALLBACKS = parse_version(sklearn.__version__) >= parse_version("1.9")
@@ -206,6 +212,28 @@ def test_nothing_is_copied_unless_a_callback_asks(X, monkeypatch):
     short(HistoryAD).set_callbacks(Bystander()).fit(X)
     with pytest.raises(AssertionError):
         short(HistoryAD).set_callbacks(Recorder()).fit(X)
+
+
+@since_1_9
+def test_networks_that_cannot_be_copied_are_named(X):
+    class Remembers(torch.nn.Linear):
+        def forward(self, x):
+            self.last = super().forward(x)
+            return self.last
+
+    roles = {"encoder": lambda shape, latent_dim: Remembers(shape[0], latent_dim)}
+    detector = short(AABiGAN, architecture=roles)
+    with pytest.raises(ValueError, match=r"needs a copy of its networks.*deepcopy"):
+        detector.set_callbacks(Recorder()).fit(X)
+    assert detector.set_callbacks(Bystander()).fit(X).n_iter_ == 3
+
+
+@since_1_9
+def test_a_training_that_is_not_complete_gives_no_warning(X):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        short(AABiGAN).set_callbacks(Recorder()).fit(np.ones_like(X))
+    assert [one.category for one in given] == [ConstantScoresWarning]
 
 
 @since_1_9

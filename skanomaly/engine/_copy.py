@@ -34,6 +34,11 @@ def ended_copy(net: Net) -> Iterator[Net]:
         fresh optimisers. Parameters that the run does not train are shared. Within the
         context it has the data of the run, and a generator with the state of the run's
         own: draws do not change the run.
+
+    Raises
+    ------
+    ValueError
+        If a module cannot be copied.
     """
     copy = shallow_copy(net)
     copy.__dict__ |= _copied_modules(net) | {"callbacks": [], "callbacks_": []}
@@ -57,7 +62,13 @@ def _copied_modules(net: AlternatingNet) -> dict[str, nn.Module]:
         for parameter in module.parameters()
         if id(parameter) not in trained
     }
-    copied = deepcopy(modules, copies)
+    try:
+        copied = deepcopy(modules, copies)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            "A callback asks for the detector during training, which needs a copy of "
+            f"its networks, and they cannot be copied: {error}"
+        ) from error
     with torch.no_grad():
         for _, callback in net.callbacks_:
             # At the end of the run it has replaced the weights, and released them.
