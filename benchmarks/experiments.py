@@ -11,6 +11,7 @@ from . import (
     adra_step,
     defects,
     engine_overhead,
+    explain,
     history_ad,
     history_memory,
     joint_encoder_gan,
@@ -34,6 +35,7 @@ MODULES = (
     adra,
     adra_cifar10,
     adra_experts,
+    explain,
 )
 EXPERIMENTS: list[Experiment] = [e for module in MODULES for e in module.EXPERIMENTS]
 TABLES: list[Table] = [table for module in MODULES for table in module.TABLES]
