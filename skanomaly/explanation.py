@@ -1,14 +1,20 @@
 r"""Explanation of anomaly scores by contributions of columns, for any detector.
 
-A column contributes the rise of the score when its value is replaced by a usual one.
-With a score :math:`s`, higher for more normal samples, the contribution of column j to
-the anomaly score of x is
+A sample x becomes a normal one, r, column by column, and a column contributes the rise
+of the score at its step. With a score :math:`s`, higher for more normal samples,
 
-.. math:: c_j(x) = \frac{1}{k} \sum_{i \in N_j(x)} s(x_{\setminus j}, r_{ij}) - s(x)
+.. math:: c_j(x) = \frac{1}{2k} \sum_{r \in N(x)}
+    s(r_{\leq j}, x_{>j}) - s(r_{<j}, x_{\geq j})
+    + s(x_{<j}, r_{\geq j}) - s(x_{\leq j}, r_{>j})
 
-where :math:`N_j(x)` are the k reference samples :math:`r_i` nearest to x in all *other*
-columns: column j takes values that are usual where the others are as they are in x. So
-a pair of columns that breaks a relation is found, though each value alone is usual.
+where :math:`N(x)` are the k reference samples nearest to x. Columns change from the
+first to the last and from the last to the first, so that of two columns each is once
+the earlier: the effect of a pair is divided equally. If no three columns act together,
+this is the Shapley value [1]_ of the columns, with r as the baseline. Contributions add
+up to the difference of the scores of r and x.
+
+.. [1] M. Sundararajan & A. Najmi, "The many Shapley values for model explanation",
+   ICML, 2020.
 """
 
 from __future__ import annotations
@@ -42,8 +48,11 @@ Frame = TypeVar("Frame", bound=_DataFrame)
 
 #: Maximum number of values in memory at a time: distances, and samples to score.
 _NUMBERS = 2**22
-#: Bound of squared distances of values, in squared standard deviations.
-_FAR = 1e6
+#: Bound of squared distances of values, in squared standard deviations: a strange value
+#: must not choose the neighbours.
+_FAR = 4.0
+#: Number of a missing value, far from all others.
+_MISSING = 1e30
 
 
 @overload
@@ -57,8 +66,10 @@ def explain(
 def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> Any:
     """Return the contribution of each column to the anomaly score of each sample.
 
-    Each column in turn takes the values that it has in those reference samples that
-    are nearest in all other columns; its contribution is the rise of the score.
+    A sample takes the values of the nearest reference samples column by column, and
+    the contribution of a column is the rise of the score at its step: the mean over
+    the orders from the first column to the last and back. They add up to the
+    difference between the scores of these reference samples and that of the sample.
     Numbers are compared in units of their standard deviation, other values by whether
     they are equal.
 
@@ -73,7 +84,7 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
     reference : array-like or data frame of shape (n_reference, n_features)
         Normal samples, of the kind of `X`; some hundred are enough.
     n_neighbors : int, default=3
-        Number of reference samples whose values stand for a column, k.
+        Number of nearest reference samples, k.
 
     Returns
     -------
@@ -83,6 +94,8 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
 
     Raises
     ------
+    TypeError
+        If `X` or `reference` is a lazy frame, which has to be collected.
     ValueError
         If `X` has no two dimensions, as images have none, or no samples; if `reference`
         has other columns or is of another type; or if a score is NaN.
@@ -100,23 +113,47 @@ def explain(detector: Any, X: Any, reference: Any, *, n_neighbors: int = 3) -> A
             f"X has the columns {_shortened(table.names)}, and the reference samples "
             f"have {_shortened(usual.names)}."
         )
-    k = min(n_neighbors, len(usual))
-    numbers, usual_numbers = _comparable(table, usual)
+    both = table.followed_by(usual)
+    numbers = np.stack([_comparable(c, len(table)) for c in both.columns], 1)
+    nearest = _nearest(numbers, len(table), min(n_neighbors, len(usual)))
     before, out = scores_of(detector, X), np.empty((len(table), len(table.names)))
-    step = max(_NUMBERS // usual_numbers.size, 1)
+    step = max(_NUMBERS // (2 * nearest.shape[1] * out.shape[1] ** 2), 1)
     for batch in gen_batches(len(table), step):
-        part = np.arange(batch.start, batch.stop)
-        squares = _squares(numbers[part], usual_numbers)
-        total = squares.sum(2)
-        for j in range(len(table.names)):
-            nearest = np.argpartition(total - squares[:, :, j], k - 1, axis=1)[:, :k]
-            changed = table.replaced(np.repeat(part, k), j, usual, nearest.ravel())
-            after = scores_of(detector, changed).reshape(len(part), k)
-            with np.errstate(invalid="ignore"):  # of infinity less infinity
-                after = after.mean(1)
-                rise = after - before[part]
-            out[part, j] = np.where(after == before[part], 0.0, rise)
+        chosen = np.arange(batch.start, batch.stop), nearest[batch]
+        rises = _rises(detector, both, *chosen, before[batch])
+        with np.errstate(invalid="ignore"):
+            out[batch] = rises.mean((1, 2))
+    out[np.isnan(out)] = 0.0  # a rise and a fall without bounds
     return table.like(out)
+
+
+def _rises(
+    detector: Any, both: Table, rows: Indices, nearest: Indices, before: Floats
+) -> Floats:
+    """Return the rises of the score (n_samples, n_neighbors, 2, n_features).
+
+    Samples and their neighbours are given by their positions in a table of both.
+    """
+    d = len(both.names)
+    order = np.arange(d)
+    orders = np.stack([order, order[::-1]])
+    shape = (*nearest.shape, 2, d)
+    scores = np.empty(np.prod(shape))
+    for batch in gen_batches(len(scores), max(_NUMBERS // d, 1)):
+        steps = np.arange(batch.start, batch.stop)
+        sample, neighbor, o, last = np.unravel_index(steps, shape)
+        changed = orders[o] <= last[:, None]  # each order is its own inverse
+        origin = np.where(
+            changed, nearest[sample, neighbor][:, None], rows[sample][:, None]
+        )
+        scores[batch] = scores_of(detector, both.mixed(origin))
+    scores = scores.reshape(shape)
+    first = np.broadcast_to(before[:, None, None, None], (*shape[:3], 1))
+    earlier = np.concatenate([first, scores[..., :-1]], -1)
+    with np.errstate(invalid="ignore"):  # of infinity less infinity
+        rises = np.where(scores == earlier, 0.0, scores - earlier)
+    rises[:, :, 1] = rises[:, :, 1, ::-1]
+    return rises
 
 
 class Table:
@@ -128,6 +165,8 @@ class Table:
     @classmethod
     def of(cls, X: Any, name: str) -> Table:
         """Return the table of an array-like or a data frame."""
+        if hasattr(X, "collect"):  # a query of polars, which holds no rows
+            raise TypeError(f"{name} is a {type(X).__name__}: give {name}.collect().")
         if not hasattr(X, "columns"):
             if np.ndim(X) > 2:
                 raise ValueError(
@@ -166,15 +205,28 @@ class Table:
         of_pandas = hasattr(self.X, "iloc")
         return f"a data frame {'of pandas' if of_pandas else 'without an index'}"
 
-    def replaced(self, rows: Indices, j: int, other: Table, other_rows: Indices) -> Any:
-        """Return samples with the values of column j from samples of another table."""
+    def followed_by(self, other: Table) -> Table:
+        """Return a table of the samples of both."""
         if not self.is_frame:
-            dtype = np.result_type(self.X, other.X)  # integers would cut off decimals
-            changed = self.X[rows].astype(dtype, copy=False)
-            changed[:, j] = other.X[other_rows, j]
-            return changed
-        parts = [safe_indexing(column, rows) for column in self.columns]
-        parts[j] = safe_indexing(other.columns[j], other_rows)
+            X = np.concatenate([self.X, other.X])  # integers would cut off decimals
+            return Table(X, self.names, list(X.T))
+        X = _joined(self.X, other.X)
+        return Table(X, self.names, [X[label] for label in self.names])
+
+    def mixed(self, origin: Indices) -> Any:
+        """Return samples whose values come from the samples at these positions.
+
+        Parameters
+        ----------
+        origin : ndarray of shape (n_samples, n_features)
+            The position for each value.
+        """
+        if not self.is_frame:
+            return self.X[origin, np.arange(len(self.names))]
+        parts = [
+            safe_indexing(column, positions)
+            for column, positions in zip(self.columns, origin.T, strict=True)
+        ]
         if hasattr(self.X, "iloc"):  # pandas would align by the index
             parts = [part.reset_index(drop=True) for part in parts]
         return type(self.X)(dict(zip(self.names, parts, strict=True)))
@@ -187,20 +239,25 @@ class Table:
         return frame.set_index(self.X.index) if hasattr(self.X, "iloc") else frame
 
 
-def _comparable(table: Table, usual: Table) -> tuple[Floats, Floats]:
-    """Return the values of both tables as numbers (n, n_features) to be compared.
+def _joined(first: Any, second: Any) -> Any:
+    """Return the samples of two data frames of pandas or polars."""
+    if hasattr(first, "iloc"):
+        import pandas as pd
 
-    Numbers are in units of the standard deviation. Values of other kinds, and missing
-    ones, are numbered so that different ones are far from each other.
+        return pd.concat([first, second], ignore_index=True)
+    import polars as pl
+
+    return pl.concat([first, second], how="vertical_relaxed")
+
+
+def _comparable(column: Any, n: int) -> Floats:
+    """Return the values of a column as numbers (n_samples,) to be compared.
+
+    Numbers are in units of the standard deviation of the samples from the n-th on.
+    Values of other kinds, and missing ones, are numbered so that different ones are far
+    from each other.
     """
-    pairs = zip(table.columns, usual.columns, strict=True)
-    both = np.stack([_column_numbers(*pair) for pair in pairs], 1)
-    return both[: len(table)], both[len(table) :]
-
-
-def _column_numbers(column: Any, usual: Any) -> Floats:
-    """Return the values of a column in both tables, one after the other."""
-    values = np.concatenate([_values(column), _values(usual)])
+    values = _values(column)
     if values.dtype.kind in "mM":
         missing = np.isnat(values)
         values = np.where(missing, 0, values.astype(np.int64)).astype(float)
@@ -214,7 +271,7 @@ def _column_numbers(column: Any, usual: Any) -> Floats:
             _, ranks = np.unique(values.astype(str), return_inverse=True)
             return np.asarray(ranks * np.sqrt(_FAR))
     numbers = values.astype(float)
-    known = numbers[len(column) :]
+    known = numbers[n:]
     known = known[np.isfinite(known)]
     # A power of two changes no digit, and keeps squares of the largest numbers finite.
     unit = np.exp2(-np.frexp(np.abs(known).max(initial=0.0))[1])
@@ -222,7 +279,7 @@ def _column_numbers(column: Any, usual: Any) -> Floats:
     centre = (known * unit).mean() if len(known) else 0.0
     with np.errstate(over="ignore"):
         scaled: Floats = (numbers * unit - centre) / (spread or unit)
-    scaled[np.isnan(numbers)] = np.sqrt(_FAR)
+    scaled[np.isnan(numbers)] = _MISSING
     return scaled
 
 
@@ -233,11 +290,17 @@ def _values(column: Any) -> NDArray[Any]:
     return values
 
 
-def _squares(numbers: Floats, usual: Floats) -> NDArray[np.float32]:
-    """Return squared differences (n_samples, n_reference, n_features)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = (numbers[:, None] - usual).astype(np.float32) ** 2
-    return np.minimum(np.nan_to_num(squares, nan=_FAR, posinf=_FAR), _FAR)
+def _nearest(numbers: Floats, n: int, k: int) -> Indices:
+    """Return the positions of the k samples from the n-th on nearest to each before."""
+    usual = numbers[n:]
+    parts = []
+    for batch in gen_batches(n, max(_NUMBERS // usual.size, 1)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = (numbers[batch][:, None] - usual).astype(np.float32) ** 2
+        squares = np.nan_to_num(squares, nan=_FAR, posinf=_FAR)
+        total = np.minimum(squares, _FAR).sum(2)
+        parts.append(n + np.argpartition(total, k - 1, axis=1)[:, :k])
+    return np.concatenate(parts)
 
 
 def _shortened(names: list[Any]) -> str:

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import IsolationForest
 from sklearn.impute import SimpleImputer
-from sklearn.neighbors import LocalOutlierFactor
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
+from skanomaly import ConformalDetector, HistoryAD
 from skanomaly.explanation import explain
 
 
@@ -31,10 +33,32 @@ RNG = np.random.default_rng(0)
 
 def test_a_linear_score_by_hand():
     reference = np.array([[0.0, 0.0], [10.0, 1.0]])
-    # In the other column the first reference sample is nearest, and the second one.
+    # Each sample has another nearest one.
     found = explain(Linear(2, 3), [[4.0, 0.1], [4.0, 0.9]], reference, n_neighbors=1)
-    # Column 0 takes 0 and 10; column 1 takes the value of the nearest in column 0: 0.
-    np.testing.assert_allclose(found, [[2 * -4, 3 * -0.1], [2 * 6, 3 * -0.9]])
+    np.testing.assert_allclose(found, [[2 * -4, 3 * -0.1], [2 * 6, 3 * 0.1]])
+
+
+def test_a_pair_that_acts_together_shares_its_effect():
+    """Shapley values by hand: of x0 x2, 5 before and 0 after, each has a half."""
+
+    class Product:
+        def score_samples(self, X):
+            return -X[:, 0] * X[:, 2] + 7 * X[:, 1]
+
+    found = explain(Product(), np.array([[1.0, 2, 5]]), [[0.0, 3, 0]])
+    np.testing.assert_allclose(found, [[2.5, 7.0, 2.5]])
+
+
+def test_contributions_add_up():
+    X, reference = RNG.normal(size=(40, 5)), RNG.normal(size=(60, 5))
+    detector = IsolationForest(random_state=0).fit(reference)
+    near = NearestNeighbors(n_neighbors=2).fit(reference / reference.std(0))
+    nearest = near.kneighbors(X / reference.std(0), return_distance=False)
+    usual = detector.score_samples(reference)[nearest].mean(1)
+    total = explain(detector, X, reference, n_neighbors=2).sum(1)
+    # Those nearest by bounded distances are mostly, but not always, nearest.
+    agree = np.isclose(total, usual - detector.score_samples(X))
+    assert agree.mean() > 0.7
 
 
 def test_means_over_neighbours():
@@ -67,6 +91,19 @@ def test_both_columns_of_a_broken_relation_come_first():
     assert np.abs(broken).max() < X.std(0).min() * 3  # no value is strange by itself
     ranks = explain(detector, broken, X).argsort(1)
     assert (np.sort(ranks[:, -2:], 1) == [3, 4]).all()
+
+
+def test_columns_that_are_strange_together_are_named():
+    """Each by itself would break the relation, if it alone took a usual value."""
+    size = RNG.normal(size=(400, 1))
+    related = size + RNG.normal(scale=0.1, size=(400, 3))
+    X = np.c_[RNG.normal(size=(400, 3)), related]
+    detector = LocalOutlierFactor(novelty=True).fit(X[:300])
+    large = X[300:].copy()
+    large[:, 3:] += 6 - size[300:]
+    found = explain(detector, large, X[:300])
+    assert (found[:, 3:] > 0).mean() > 0.95
+    assert (found.argmax(1) >= 3).mean() > 0.95
 
 
 def test_samples_are_independent():
@@ -144,9 +181,73 @@ def test_polars_frames():
     np.testing.assert_allclose(found.to_numpy(), by_hand)
 
 
+class Weighted(OutlierMixin, BaseEstimator):
+    """Scores the columns that `encoder` makes by a sum with weights."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def score_samples(self, X):
+        return X @ [1.0, 5.0, 2.0, 3.0, 4.0]
+
+
+def encoder():
+    return ColumnTransformer(
+        [
+            ("kinds", OneHotEncoder(), ["colour"]),
+            ("grades", OrdinalEncoder(), ["grade"]),
+            ("numbers", SimpleImputer(), ["size", "weight"]),
+        ]
+    )
+
+
+def goods(library, rows):
+    """Return a frame of categories and numbers, with missing weights."""
+    columns = dict(
+        zip(("colour", "grade", "size", "weight"), zip(*rows, strict=True), strict=True)
+    )
+    if library == "polars":
+        kinds = {"colour": pl.Categorical, "grade": pl.Enum(["low", "top"])}
+        return pl.DataFrame(columns, schema_overrides=kinds)
+    kinds = {"colour": "category", "grade": pd.CategoricalDtype(["low", "top"])}
+    return pd.DataFrame(columns).astype(kinds)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("conformal", [None, "inside", "outside"])
+def test_a_pipeline_is_explained_in_the_columns_of_the_user(conformal, library):
+    """Columns of categories are summed to their own, and missing values filled in."""
+    held_out = {"calibration": 0.5, "random_state": 0}
+    detector = Weighted()
+    if conformal == "inside":
+        detector = ConformalDetector(detector, **held_out)
+    detector = make_pipeline(encoder(), detector)
+    if conformal == "outside":
+        detector = ConformalDetector(detector, **held_out)
+    rows = [("red", "low", 9.0, None), ("blue", "top", 12.0, 2.0)] * 30
+    detector.fit(goods(library, rows))
+    frame = goods(library, rows[:2])
+    found = explain(detector, frame[:1], frame[1:])
+    assert isinstance(found, type(frame))
+    assert list(found.columns) == ["colour", "grade", "size", "weight"]
+    # From red to blue, from 0 to 1, from 9 to 12, from the mean of 2 to 2.
+    np.testing.assert_allclose(found.to_numpy(), [[1 - 5, 2, 3 * 3, 0]], atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::skanomaly.exceptions.CoverageWarning")
+def test_a_detector_of_ours_in_a_pipeline(frame, pipeline):
+    detector = HistoryAD(max_epochs=3, detector_epochs=2, width=8, random_state=0)
+    detector = make_pipeline(clone(pipeline[0]), detector).fit(frame)
+    found = explain(detector, frame[:40], frame[40:])
+    assert np.isfinite(found.to_numpy()).all()
+    assert (found[["size", "weight"]].abs().max() > 0).all()
+    np.testing.assert_allclose(found["day"], 0)  # which the pipeline leaves out
+
+
 def test_missing_values_are_kept_apart():
     X = np.array([[np.nan, 1.0], [0.0, 1.0]])
-    reference = np.array([[np.nan, 5.0], [0.1, 7.0], [0.2, 7.0]])
+    reference = np.array([[np.nan, 5.0], [0.0, 7.0], [0.2, 7.0]])
 
     found = explain(Second(), X, reference, n_neighbors=1)
     # Missing is nearest to missing.
@@ -213,7 +314,8 @@ def test_numbers_are_not_cut_off():
     np.testing.assert_array_equal(found, [[0, 0.5]])
     detector = Second()
     explain(detector, np.array([["a", "1"]]), np.array([["longer", "22"]]))
-    assert detector.given[1].tolist() == [["longer", "1"]]
+    steps = [["longer", "1"], ["longer", "22"], ["a", "22"], ["longer", "22"]]
+    assert detector.given[1].tolist() == steps
 
 
 def test_the_largest_numbers():
@@ -227,7 +329,17 @@ def test_infinite_scores():
             return np.where(X[:, 0] > 5, -np.inf, X[:, 1])
 
     found = explain(Lowest(), np.array([[9.0, 1.0]]), [[0.0, 3.0]])
-    np.testing.assert_array_equal(found, [[np.inf, 0.0]])
+    # The second column counts after the first one, and not before it.
+    np.testing.assert_array_equal(found, [[np.inf, 1.0]])
+
+
+def test_a_rise_and_a_fall_without_bounds():
+    class Corner:
+        def score_samples(self, X):
+            return np.where((X[:, 0] > 5) != (X[:, 1] > 5), -np.inf, 0.0)
+
+    found = explain(Corner(), np.array([[9.0, 9.0]]), [[0.0, 0.0]])
+    np.testing.assert_array_equal(found, [[0.0, 0.0]])
 
 
 def test_memory_does_not_grow_with_the_samples():
@@ -263,6 +375,15 @@ def test_other_columns():
 def test_samples_that_cannot_be_explained(X, reference, message):
     with pytest.raises(ValueError, match=message):
         explain(Linear(1), X, reference)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_lazy_frames_have_to_be_collected(which):
+    frames = [pl.DataFrame({"a": [1.0, 2.0]})] * 2
+    frames[which] = frames[which].lazy()
+    name = ["X", "reference"][which]
+    with pytest.raises(TypeError, match=rf"{name} is a LazyFrame: give {name}\.coll"):
+        explain(Linear(1), *frames)
 
 
 def test_a_detector_without_scores():

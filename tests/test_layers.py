@@ -16,7 +16,8 @@ LAYERS = [
     {"_base", "_mixins"},
     {"_input", "_parameters", "_progress", "_mahalanobis"},
     {"engine", "networks", "objectives"},
-    {"calibration", "datasets", "explanation", "metrics", "model_selection"},
+    {"metrics"},
+    {"calibration", "datasets", "explanation", "model_selection"},
     {"utils", "exceptions", "_version"},
 ]
 

@@ -9,6 +9,7 @@ higher for a more normal row: scikit-learn's conventions for outlier detection.
 from ._anomaly_map import AnomalyMapDisplay
 from ._curves import DetectorPrecisionRecallDisplay, DetectorRocDisplay
 from ._disentanglement import dci_scores
+from ._explanation import ExplanationDisplay
 from ._score_distribution import ScoreDistributionDisplay
 from ._scorer import (
     detector_average_precision,
@@ -22,6 +23,7 @@ __all__ = [
     "AnomalyMapDisplay",
     "DetectorPrecisionRecallDisplay",
     "DetectorRocDisplay",
+    "ExplanationDisplay",
     "ScoreDistributionDisplay",
     "TrainingHistoryDisplay",
     "dci_scores",
