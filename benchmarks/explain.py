@@ -220,6 +220,7 @@ def by_table(metric, title):
 PARTS = {"development": DEVELOPMENT, "others": OTHERS}
 TABLES = [
     *(shares(kind, part, names) for kind in PLANTS for part, names in PARTS.items()),
-    by_table("explain", "Broken pairs: share of explain"),
-    by_table("visible", "Broken pairs: share of visible ones"),
+    by_table("explain", "Share of explain"),
+    by_table("shap", "Share of shap"),
+    by_table("visible", "Share of visible pairs"),
 ]
