@@ -6,10 +6,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import engine_overhead, runner, transfer
+from benchmarks import engine_overhead, explain, runner, transfer
 from benchmarks.experiments import EXPERIMENTS, MODULES, TABLES
 from benchmarks.runner import Experiment, grid
 from benchmarks.tables import Metric, Table
@@ -155,6 +156,25 @@ def test_the_overhead_of_the_engine_is_measured(monkeypatch):
 
 def test_scoring_is_compared_with_a_bare_autoencoder():
     assert transfer.scoring("table", n_samples=64, n_rounds=1)["ratio"] > 0
+
+
+@pytest.mark.parametrize("kind", explain.PLANTS)
+def test_plants_are_in_the_columns_that_are_said(kind):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=400)
+    X = np.c_[rng.normal(size=400), a, a + rng.normal(scale=0.1, size=400)]
+    rows, columns = explain.PLANTS[kind](X[:300], X[300:], rng)
+    changed = rows != X[300:]
+    of_plant = np.take_along_axis(changed, columns, 1).sum(1)
+    assert (changed.sum(1) == of_plant).all()
+    assert (of_plant == (2 if kind == "moved" else 1)).all()
+    assert np.isin(rows[changed], X[:300]).all()
+    off_the_line = np.abs(rows[:, 2] - rows[:, 1])
+    if kind == "broken":
+        assert off_the_line.min() > 0.5
+    if kind == "moved":
+        assert off_the_line.max() < 0.5
+        assert np.abs(rows[:, 1]).min() > 2
 
 
 # Tables -------------------------------------------------------------------------------
