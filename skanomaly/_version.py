@@ -71,6 +71,8 @@ def _requirements() -> dict[str, Section]:
             required[name] = _installed(name)
         elif extra[1] not in _DEVELOPMENT:
             optional[name] = _installed(name)
+    # An extra may need a newer version of a required package.
+    optional = {k: v for k, v in optional.items() if k not in required}
     return {"Required packages": required, "Optional packages": optional}
 
 
