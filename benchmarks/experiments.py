@@ -16,6 +16,7 @@ from . import (
     history_memory,
     joint_encoder_gan,
     joint_encoder_gan_step,
+    maps,
     transfer,
 )
 from .runner import Experiment
@@ -30,6 +31,7 @@ MODULES = (
     joint_encoder_gan_step,
     joint_encoder_gan,
     defects,
+    maps,
     transfer,
     adra_step,
     adra,

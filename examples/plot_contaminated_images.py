@@ -26,7 +26,11 @@ from sklearn.manifold import TSNE
 
 from skanomaly import JointEncoderGAN
 from skanomaly.datasets import contaminate, fetch_fashion_mnist
-from skanomaly.metrics import ScoreDistributionDisplay, detector_roc_auc_score
+from skanomaly.metrics import (
+    AnomalyMapDisplay,
+    ScoreDistributionDisplay,
+    detector_roc_auc_score,
+)
 
 BAG, N_NORMAL, N_TEST = 8, 2850, 1000
 rng = np.random.default_rng(0)
@@ -252,23 +256,16 @@ show_rows(
 
 # %%
 # Nearly every part of a shoe is odd, so that the map shows no place. The next images
-# are odd in one place: bags without and with a hole.
+# are odd in one place: bags without and with a hole. The number above each is its
+# ``decision_function``, negative for outliers.
 
 whole = X_test[:N_TEST][(X_test[:N_TEST, 0, 10:24, 4:24] > 60).all((1, 2))][:7]
 holed = whole.copy()
 holed[:, :, 14:20, 11:17] = 0
-pairs = np.stack([whole, holed], 1).reshape(-1, 1, 28, 28)
-show_rows(
-    {
-        "image": (pairs[:, 0], {}),
-        "match": (detector.reconstruct(pairs)[:, 0], {}),
-        "error": (detector.anomaly_map(pairs), errors),
-    },
-    ["normal", "anomalous"] * len(whole),
+pairs = np.concatenate([whole, holed])
+_ = AnomalyMapDisplay.from_estimator(
+    detector, pairs, n_columns=7, map_kwargs={"vmax": 4}
 )
-scores = detector.score_samples(pairs).reshape(-1, 2)
-print("score of the whole bags:", ", ".join(f"{score:5.2f}" for score in scores[:, 0]))
-print("           with a hole: ", ", ".join(f"{score:5.2f}" for score in scores[:, 1]))
 
 # %%
 # The generator does not generate holes, and so the hole stands out, and lowers the
