@@ -9,6 +9,7 @@ from . import (
     adra_cifar10,
     adra_experts,
     adra_step,
+    calibration,
     defects,
     engine_overhead,
     explain,
@@ -24,6 +25,7 @@ from .tables import Table
 
 MODULES = (
     engine_overhead,
+    calibration,
     history_memory,
     history_ad,
     aa_bigan_step,

@@ -95,7 +95,13 @@ class Autoencoder(BaseDeepDetector):
         sizes = *self._row_shape, self._value("width"), self._value("latent_dim")
         return partial(make_coder, *sizes)
 
-    def _train(self, rows: DeviceDataset, reference: DeviceDataset, seed: int):
+    def _train(
+        self,
+        rows: DeviceDataset,
+        reference: DeviceDataset,
+        held_out: DeviceDataset,
+        seed: int,
+    ):
         self.net_ = self._nets_to_train(str(rows.device), seed)["net_"]
         plan = self._plan("max_epochs", len(rows))
         with self._progress(plan) as callbacks:

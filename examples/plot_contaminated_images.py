@@ -210,8 +210,8 @@ _ = fig.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
 #
 # The dashed line is the threshold of ``predict``, a rule of thumb that flags gross
 # outliers: it has few false alarms and misses many anomalies. With
-# ``contamination=0.05``, if that is known, it would flag as many training images as are
-# anomalous.
+# ``contamination=0.05``, if that is known, it would flag as large a share of new images
+# as are anomalous.
 #
 # Closest matches
 # ---------------

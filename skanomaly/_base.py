@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
-from math import ceil, prod
+from math import ceil, prod, sqrt
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,13 +17,15 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from ._input import MIN_SAMPLES, InputMixin
+from ._conformal import ConformalMixin, samples_for, threshold
+from ._input import MIN_SAMPLES, InputMixin, Split
 from ._parameters import CommonParameters
 from ._progress import ProgressMixin
 from ._version import __version__
 from .engine import AlternatingNet, DeviceDataset
 from .exceptions import (
     ConstantScoresWarning,
+    FalseAlarmWarning,
     FitInterruptedWarning,
     TrainingDivergedError,
 )
@@ -32,6 +34,7 @@ from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._documentation import DocumentationMixin
 from .utils._kinds import TABLE, ByKind
+from .utils._labels import known_anomalies
 from .utils._memory import run_or_recall
 from .utils._parameters import Auto
 from .utils._process import one_thread, single_precision, without_modes
@@ -56,6 +59,12 @@ _NET_SETTINGS = sorted(
 )
 #: Bound of scaled columns.
 _CLIP = 10.0
+#: Calibration samples where samples are few: enough for a rate of .05.
+_FEW_CALIBRATING = 19
+#: The largest share of calibration samples, unless `calibration` asks for more.
+_LARGEST_SHARE = 1 / 3
+#: The largest share of false alarms that is not worth a warning.
+_USUAL_ALARMS = 0.1
 
 
 class FittedAttributes:
@@ -71,9 +80,13 @@ class FittedAttributes:
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]
     _set_by: tuple[float | Auto, float]
+    _split_seed: int
+    _training_offset: float
+    _calibrated_with: dict[str, Any]
 
 
 class BaseDeepDetector(
+    ConformalMixin,
     CommonParameters,
     FittedAttributes,
     ProgressMixin,
@@ -87,6 +100,10 @@ class BaseDeepDetector(
     A child declares its parameters and ``_auto_values``, and writes
     :meth:`_make_nets`, :meth:`_train` and :meth:`_score_batch`.
     """
+
+    # scikit-learn's name for detectors whose ``predict`` is for new samples; training
+    # samples are labelled by ``fit_predict``.
+    novelty = True
 
     # Hooks of a child ---------------------------------------------------------------
 
@@ -105,10 +122,12 @@ class BaseDeepDetector(
     _frozen_modules: ClassVar[tuple[str, ...]] = ()
     #: Parameters that ``fit`` alone reads; files may lack them.
     _only_to_fit: ClassVar[tuple[str, ...]] = ()
+    #: Parameters that change the scores of a fitted detector.
+    _scored_by: ClassVar[tuple[str, ...]] = ()
     #: Parameters that determine scaler, networks and threshold, and cannot be changed
     #: after ``fit``. Others take effect on scores, or on another ``fit``.
     _fixed_by_fit: ClassVar[tuple[str, ...]] = (
-        *("contamination", "scaling", "image_shape"),
+        *("contamination", "calibration", "scaling", "image_shape"),
         *("architecture", "latent_dim", "width", "n_estimators"),
     )
 
@@ -121,12 +140,18 @@ class BaseDeepDetector(
 
     @abstractmethod
     def _train(
-        self, rows: DeviceDataset, reference: DeviceDataset, seed: int, /
+        self,
+        rows: DeviceDataset,
+        reference: DeviceDataset,
+        held_out: DeviceDataset,
+        seed: int,
+        /,
     ) -> None:
         """Set ``net_``, and call ``_record`` after each stage.
 
         `reference` are the samples that the method compares `rows` with, on the same
-        device: known anomalies, or samples of the source domain.
+        device: known anomalies, or samples of the source domain. `held_out` may serve
+        as validation samples, see :meth:`_validation`.
         """
 
     @abstractmethod
@@ -139,8 +164,12 @@ class BaseDeepDetector(
         """Return nets for the weights of a file, which `saved` describes."""
         return self._make_nets(device, seed=0)
 
+    def _natural_offset(self) -> float | None:
+        """Return the threshold that the theory of the method gives, if it does."""
+        return None
+
     def _auto_offset(self, scores: NDArray[np.float64]) -> float:
-        """Return the threshold for ``contamination="auto"``."""
+        """Return the threshold for ``contamination="auto"`` without a natural one."""
         low, middle = np.percentile(scores, [25, 50])
         return float(middle - 5 * (middle - low))
 
@@ -178,8 +207,13 @@ class BaseDeepDetector(
 
         Warns
         -----
+        CalibrationWarning
+            If the calibration samples are too few for `contamination`.
         ConstantScoresWarning
             If all training samples have the same score.
+        FalseAlarmWarning
+            If the natural threshold of the method, ``contamination="auto"``, flags many
+            of the calibration samples.
         PixelRangeWarning
             If a few float images have pixels far beyond those of all others.
         """
@@ -198,41 +232,74 @@ class BaseDeepDetector(
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
         self._row_shape = X.shape[1:]
+        is_calibration = self._calibration_samples(~is_reference, seed)
+        split = Split(X, is_reference, is_calibration, X_reference)
         if self._continues():
             self._check_pixels(X)
         else:
             self.scaler_ = make_scaler(self.scaling, self._kind)
-            chosen = self._scaler_samples(X, is_reference, X_reference)
+            chosen = self._scaler_samples(split)
             self._report_pixels(fit_by_parts(self.scaler_, *chosen))
         with self._computing(device), self._advising():
             samples = DeviceDataset(X, self.scaler_, device)
-            rows, reference = (
-                samples.subset(torch.from_numpy(np.flatnonzero(part)).to(device))
-                for part in (~is_reference, is_reference)
+            masks = split.is_training, is_reference, is_calibration
+            rows, reference, held_out = (
+                samples.subset(torch.from_numpy(np.flatnonzero(mask)).to(device))
+                for mask in masks
             )
             if X_reference is not None:
                 reference = DeviceDataset(X_reference, self.scaler_, device)
             self._check_scaled(rows, reference)
             self.history_ = self.history_ if self._continues() else []
             self.interrupted_ = False
-            data = rows, X, is_reference, X_reference
-            self._report_scores(lambda detector: detector._finish(*data))
-            self._train(rows, reference, seed)
-            self._finish(*data)
+            self._report_scores(lambda detector: detector._finish(rows, split))
+            self._train(rows, reference, held_out, seed)
+            self._check_alarms(self._finish(rows, split))
 
-    def _finish(
-        self,
-        rows: DeviceDataset,
-        X: NDArray,
-        is_reference: NDArray[np.bool_],
-        X_reference: NDArray | None,
-    ) -> None:
-        """Learn the range of the samples, and the threshold, for trained nets."""
+    def _finish(self, rows: DeviceDataset, split: Split) -> NDArray[np.float64]:
+        """Learn range and thresholds for trained nets; return the training scores."""
         scores = self._score_rows(rows)
         self._check_finite(scores)
-        scores = self._learn_range(X, is_reference, X_reference, scores)
+        scores = self._learn_range(split, scores)
         self._set_threshold(scores)
         self._widen_deduction()
+        vars(self).pop("calibration_scores_", None)  # of an earlier fit
+        self._label_by(scores)
+        if split.is_calibration.any():
+            self._calibrate(split.X[split.is_calibration])
+            self._label_by(np.r_[scores, self.calibration_scores_])
+        return scores
+
+    def _calibration_samples(
+        self, may_be: NDArray[np.bool_], seed: int
+    ) -> NDArray[np.bool_]:
+        """Return a mask of the samples to hold out."""
+        n = int(may_be.sum())
+        n_held_out = self._n_calibration(n)
+        if n_held_out and n - n_held_out < MIN_SAMPLES:
+            raise ValueError(
+                f"calibration={self.calibration} leaves {n - n_held_out} of {n} "
+                f"samples for training, and at least {MIN_SAMPLES} are needed."
+            )
+        # A warm start must not train on the calibration samples of the first fit.
+        if not (self._continues() and hasattr(self, "_split_seed")):
+            self._split_seed = seed
+        chosen = np.random.default_rng(self._split_seed).permutation(n)[:n_held_out]
+        mask = np.zeros(len(may_be), dtype=bool)
+        mask[np.flatnonzero(may_be)[chosen]] = True
+        return mask
+
+    def _n_calibration(self, n: int) -> int:
+        """Return how many of n samples to hold out."""
+        share: float | Auto | None = self._given("calibration")
+        if share is None:
+            return 0
+        if share != "auto":
+            return max(round(share * n), 1)
+        rate, most = self._given("contamination"), int(n * _LARGEST_SHARE)
+        needed = 0 if rate in ("auto", 0) else samples_for(rate)
+        n_held_out = max(n // 10, min(_FEW_CALIBRATING, most))
+        return max(n_held_out, needed) if needed <= most else n_held_out
 
     @contextmanager
     def _advising(self) -> Iterator[None]:
@@ -245,14 +312,9 @@ class BaseDeepDetector(
             hint = advice(given, defaults, rates)
             raise TrainingDivergedError(f"{error} {hint}") from error
 
-    def _scaler_samples(
-        self,
-        X: NDArray,
-        is_reference: NDArray[np.bool_],
-        X_reference: NDArray | None,
-    ) -> tuple[NDArray, NDArray[np.bool_]]:
+    def _scaler_samples(self, split: Split) -> tuple[NDArray, NDArray[np.bool_]]:
         """Return an array, and a mask of the samples that the scaler is fitted on."""
-        return X, ~is_reference
+        return split.X, split.is_training
 
     @on_shallow_copy
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -287,28 +349,13 @@ class BaseDeepDetector(
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Negative for outliers, positive for inliers.
+            Negative for outliers, positive for inliers. If ``offset_`` is -inf, since
+            the calibration samples are too few for `contamination`, these are positive
+            numbers in the order of the scores.
         """
-        scores = self.score_samples(X)
+        decision = super().decision_function(X)
         self._check_contamination()
-        return scores - self.offset_
-
-    @on_shallow_copy
-    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """Label samples: -1 for outliers, +1 for inliers.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, channels, height, width)
-            Samples like those of ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-            -1 where ``decision_function(X)`` is negative, else +1.
-        """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        return decision
 
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
@@ -328,10 +375,49 @@ class BaseDeepDetector(
         Returns
         -------
         ndarray of shape (n_samples,), int
-            -1 for outliers, +1 for inliers.
+            -1 for outliers, +1 for inliers. If `contamination` is a number, that share
+            of these samples are outliers, known anomalies and source samples aside;
+            their scores are often higher than those of new samples, which
+            :meth:`predict` is for.
         """
         # OutlierMixin.fit_predict does not pass y: known anomalies would be normal.
-        return self.fit(X, y, **fit_params).predict(X)
+        self.fit(X, y, **fit_params)
+        if self.contamination == "auto":
+            return self.predict(X)
+        return np.where(self.score_samples(X) < self._training_offset, -1, 1)
+
+    def calibrate(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Calibrate a fitted detector again, on other samples, without training.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, channels, height, width)
+            Samples that the detector was not trained on. ``calibration_scores_`` are
+            their scores, and `contamination` sets ``offset_`` by them.
+        y : array-like of shape (n_samples,), default=None
+            Samples with -1, known anomalies, are left out.
+
+        Returns
+        -------
+        self
+            The detector.
+
+        Raises
+        ------
+        ValueError
+            If there is no sample besides known anomalies, or `X` does not suit the
+            detector, which is unchanged then.
+        """
+        new = shallow_copy(self)
+        X = new._checked_rows(X)
+        chosen = X[~known_anomalies(y, len(X))]
+        if not len(chosen):
+            raise ValueError("X has no samples besides the known anomalies.")
+        new._calibrate(chosen)
+        new._check_alarms()
+        self.__dict__ = vars(new)  # in one step, for other threads
+        return self
 
     # Training -----------------------------------------------------------------------
 
@@ -422,10 +508,16 @@ class BaseDeepDetector(
         return result
 
     @staticmethod
-    def _hold_out(
-        rows: DeviceDataset, seed: int, most: int | None = None
+    def _validation(
+        rows: DeviceDataset, held_out: DeviceDataset, seed: int, most: int | None = None
     ) -> tuple[DeviceDataset, DeviceDataset]:
-        """Split off a tenth of the samples, `most` at most, for validation."""
+        """Return samples to train on, and samples for validation.
+
+        These are the samples held out for calibration or, without any, a tenth of
+        `rows`, `most` at most.
+        """
+        if len(held_out):
+            return rows, held_out
         order = np.random.default_rng(seed).permutation(len(rows))
         index = torch.from_numpy(order).to(rows.device)
         n_held_out = min(max(len(rows) // 10, 1), most or len(rows))
@@ -630,11 +722,77 @@ class BaseDeepDetector(
                 "scaled and rounded to float32.",
                 ConstantScoresWarning,
             )
-        if self.contamination == "auto":
-            self.offset_ = self._auto_offset(scores)
+        rate = self._given("contamination")
+        if rate == "auto":
+            self.offset_ = self._offset_without_rate(scores)
         else:
-            self.offset_ = float(np.quantile(scores, self.contamination))
+            self.offset_ = float(np.quantile(scores, rate))
         self._set_by = self.contamination, self.offset_
+
+    def _label_by(self, scores: NDArray[np.float64]) -> None:
+        """Set the threshold of ``fit_predict`` by the scores of all samples."""
+        rate = self._given("contamination")
+        self._training_offset = float(
+            np.quantile(scores, 0 if rate == "auto" else rate)
+        )
+
+    def _calibrate(self, X: NDArray) -> None:
+        """Set ``calibration_scores_`` and ``offset_`` by samples held out."""
+        scores = np.sort(self._lower_beyond_range(self._scores_of(X), X))
+        rate = self._given("contamination")
+        if rate == "auto":
+            self.offset_ = self._offset_without_rate(scores)
+        elif rate == 0:
+            lowest = getattr(self, "_training_offset", np.inf)  # older files lack it
+            self.offset_ = float(min(lowest, scores[0]))
+        else:
+            self.offset_ = threshold(scores, rate)
+        self.calibration_scores_ = scores
+        self._calibrated_with = {name: getattr(self, name) for name in self._scored_by}
+        self._set_by = self.contamination, self.offset_
+
+    def _calibrated_by(self) -> NDArray[np.float64]:
+        """Return the calibration scores, unless scores are computed otherwise now."""
+        calibration_scores = super()._calibrated_by()
+        for name, value in self._calibrated_with.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} was changed from {value!r} to {getattr(self, name)!r} "
+                    "after the calibration, whose scores cannot be compared with those "
+                    "of now. calibrate(X) with samples that training did not see, or "
+                    "fit again."
+                )
+        return calibration_scores
+
+    def _offset_without_rate(self, scores: NDArray[np.float64]) -> float:
+        """Return the threshold for ``contamination="auto"``."""
+        natural = self._natural_offset()
+        return self._auto_offset(scores) if natural is None else natural
+
+    def _check_alarms(self, scores: NDArray[np.float64] | None = None) -> None:
+        """Warn if the natural threshold flags many calibration, or training, samples.
+
+        Thresholds by the scores themselves are right to flag many, where samples are
+        contaminated.
+        """
+        if self.contamination != "auto" or self._natural_offset() is None:
+            return
+        scores = getattr(self, "calibration_scores_", scores)
+        assert scores is not None
+        n, flagged = len(scores), int((scores < self.offset_).sum())
+        usual = n * _USUAL_ALARMS
+        if flagged > usual + 2 * sqrt(usual * (1 - _USUAL_ALARMS)):
+            held_out = (
+                "held-out" if hasattr(self, "calibration_scores_") else "training"
+            )
+            warn(
+                f"contamination='auto' sets offset_={self.offset_:.4g}, which the "
+                f"theory of {type(self).__name__} gives, and flags {flagged} of {n} "
+                f"{held_out} samples ({flagged / n:.0%}): about as many of all normal "
+                "samples. contamination=0.05 sets a threshold that flags 5 %; after "
+                "fit, set_threshold(false_alarm_rate=0.05) does.",
+                FalseAlarmWarning,
+            )
 
     def _check_contamination(self) -> None:
         """Warn if `contamination` was changed after it set the threshold."""

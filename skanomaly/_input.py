@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from math import log1p, prod
 from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from .utils._scaling import ImageScaler
 from .utils._sklearn_compat import COUNT
 from .utils._warnings import warn
 
-__all__ = ["MIN_SAMPLES", "InputMixin"]
+__all__ = ["MIN_SAMPLES", "InputMixin", "Split"]
 
 #: Minimum number of training samples.
 MIN_SAMPLES = 2
@@ -41,6 +41,33 @@ _MAX_CHECK_SAMPLES = 100
 _MAX_SAMPLES, _MAX_NUMBERS = 1000, 2**22
 #: Bound of scaled pixels, so that sums of squares stay finite in float32.
 _MAX_SCALED = 1e15
+
+
+class Split(NamedTuple):
+    """The samples that ``fit`` was given, divided by their use.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, ...)
+        All samples but those in `X_reference`.
+    is_reference : ndarray of bool of shape (n_samples,)
+        Samples that a method compares the training samples with: known anomalies, or
+        samples of a source domain.
+    is_calibration : ndarray of bool of shape (n_samples,)
+        Samples that are held out for validation and calibration.
+    X_reference : ndarray of shape (n_reference, ...) or None
+        Reference samples in an array of their own.
+    """
+
+    X: NDArray
+    is_reference: NDArray[np.bool_]
+    is_calibration: NDArray[np.bool_]
+    X_reference: NDArray | None = None
+
+    @property
+    def is_training(self) -> NDArray[np.bool_]:
+        """Samples to train on."""
+        return ~(self.is_reference | self.is_calibration)
 
 
 class InputMixin(ABC):
@@ -344,21 +371,12 @@ class InputMixin(ABC):
 
     # The range of training ----------------------------------------------------------
 
-    def _samples_in_range(
-        self,
-        X: NDArray,
-        is_reference: NDArray[np.bool_],
-        X_reference: NDArray | None,
-    ) -> list[tuple[NDArray, NDArray[np.bool_]]]:
+    def _samples_in_range(self, split: Split) -> list[tuple[NDArray, NDArray]]:
         """Return arrays, each with a mask of the samples that may be normal."""
-        return [(X, ~is_reference)]
+        return [(split.X, split.is_training)]
 
     def _learn_range(
-        self,
-        X: NDArray,
-        is_reference: NDArray[np.bool_],
-        X_reference: NDArray | None,
-        scores: NDArray[np.float64],
+        self, split: Split, scores: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Learn the range of the training samples, and return their bounded scores.
 
@@ -366,8 +384,7 @@ class InputMixin(ABC):
         unbounded critic may score some of them higher than any normal sample.
         """
         clip = getattr(self.scaler_, "clip_", None)
-        sets = self._samples_in_range(X, is_reference, X_reference)
-        learned = ValueRange.of(sets, clip)
+        learned = ValueRange.of(self._samples_in_range(split), clip)
         if self._continues() and hasattr(self, "_range"):
             learned = learned.joined(ValueRange(*self._range))
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
@@ -378,7 +395,7 @@ class InputMixin(ABC):
         return (
             scores
             if clip is None
-            else self._lower_beyond_range(scores, X[~is_reference])
+            else self._lower_beyond_range(scores, split.X[split.is_training])
         )
 
     def _widen_deduction(self) -> None:

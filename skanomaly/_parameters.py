@@ -93,8 +93,21 @@ class CommonParameters(Declared):
         default="auto",
         doc="""
         Sets the threshold ``offset_``: samples with lower scores are outliers. A float
-        in (0, 0.5] is the share of training samples below it; 0 takes the lowest
-        training score; "auto" takes {auto_offset}.
+        in (0, 0.5] is the share of new samples like the training samples that
+        ``predict`` flags: those with ``p_value(X) <= contamination``. 0 takes the
+        lowest score in ``fit``; "auto" takes {auto_offset}.
+        """,
+    )
+    calibration: float | Auto | None = parameter(
+        [Interval(Real, 0, 1, closed="neither"), AUTO, None],
+        default="auto",
+        doc="""
+        Samples that are held out from training: their scores, which are like those of
+        new samples, set threshold and p-values. A float in (0, 1) is their share of the
+        samples, known anomalies and source samples aside. "auto" is a tenth, at
+        least 19 and as many as `contamination` needs, unless these are more than a
+        third. None holds none out: the threshold comes from
+        training samples, and there are no p-values before ``calibrate``.
         """,
     )
     device: str = parameter(

@@ -7,6 +7,7 @@ __all__ = [
     "ConstantScoresWarning",
     "CorpusSourceWarning",
     "CoverageWarning",
+    "FalseAlarmWarning",
     "FitInterruptedWarning",
     "InvalidFileError",
     "NormDirectionWarning",
@@ -50,6 +51,14 @@ class ConstantScoresWarning(UserWarning):
 
     The samples are equal, before or after scaling, or a parameter keeps the networks
     from learning.
+    """
+
+
+class FalseAlarmWarning(UserWarning):
+    """The threshold that a method's theory gives flags many normal samples.
+
+    The message states the share, measured on samples that were held out. A number for
+    `contamination`, or ``set_threshold``, sets a threshold that keeps its rate.
     """
 
 

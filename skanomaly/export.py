@@ -355,7 +355,7 @@ class _Graph(nn.Module):
     def forward(self, X: Tensor, offset: Tensor) -> dict[str, Tensor]:
         """Return score, decision, label and perhaps p-value of each sample."""
         score = self.score(X)
-        decision = score - offset
+        decision = torch.where(offset.isneginf(), _ranked(score), score - offset)
         outputs = {
             "score": score,
             "decision": decision,
@@ -372,6 +372,11 @@ class _Graph(nn.Module):
         dtype = torch.uint8 if self.score.takes_bytes else torch.float32
         rows = torch.zeros(_TRACED, *self.score.row_shape, dtype=dtype)
         return rows.flatten(1) if flat else rows, torch.zeros(1, dtype=torch.float64)
+
+
+def _ranked(scores: Tensor) -> Tensor:
+    """Map scores to positive numbers, as :func:`ranked_above_zero` does."""
+    return torch.where(scores > 0, 1 + scores, 1 / (1 - scores.clamp(max=0)))
 
 
 def _takes_bytes(detector: BaseDeepDetector) -> bool:

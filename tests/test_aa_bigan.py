@@ -450,7 +450,7 @@ def test_any_number_of_known_anomalies(data, n_known, criterion):
 def test_known_anomalies_have_no_part_in_scaling_and_threshold(data):
     X, y = data
     X[y == -1] *= 1e6
-    detector = AABiGAN(**SMALL, contamination=0).fit(X, y)
+    detector = AABiGAN(**SMALL, contamination=0, calibration=None).fit(X, y)
     np.testing.assert_allclose(detector.scaler_.mean_, X[y == 1].mean(0))
     assert detector.offset_ == detector.score_samples(X[y == 1]).min()
     assert np.isfinite(detector.score_samples(X)).all()
@@ -552,18 +552,27 @@ def test_held_out_samples_do_not_train(data):
     X, y = data
     detector = AABiGAN(**SMALL).fit(X, y)
     rows, known = DeviceDataset(X[y == 1]), DeviceDataset(X[y == -1])
-    left, left_known, held_out = detector._hold_out_both(rows, known, (), seed=0)
+    none = rows.subset(torch.arange(0))
+    left, normal = detector._validation(rows, none, seed=0)
+    left_known, anomalous = detector._validation_anomalies(known, seed=0)
     for whole, part, apart in (
-        (rows, left, held_out.normal),
-        (known, left_known, held_out.anomalous),
+        (rows, left, normal),
+        (known, left_known, anomalous),
     ):
         assert len(part) + len(apart) == len(whole)
         trained = {tuple(row) for row in part.head(200).tolist()}
-        assert trained.isdisjoint({tuple(row) for row in apart.tolist()})
-    assert len(held_out.anomalous) == 1
+        assert trained.isdisjoint({tuple(row) for row in apart.head(200).tolist()})
+    assert len(anomalous) == 1
     single = known.subset(torch.arange(1))
-    _, left_known, held_out = detector._hold_out_both(rows, single, (), seed=0)
-    assert (len(left_known), len(held_out.anomalous)) == (1, 0)
+    left_known, anomalous = detector._validation_anomalies(single, seed=0)
+    assert (len(left_known), len(anomalous)) == (1, 0)
+
+
+def test_calibration_samples_validate(data):
+    X, _ = data
+    rows = DeviceDataset(X)
+    left, held_out = (rows.subset(torch.arange(*ends)) for ends in ((0, 30), (30, 36)))
+    assert AABiGAN._validation(left, held_out, seed=0) == (left, held_out)
 
 
 def test_maps_and_reconstructions_of_images(images):
@@ -661,6 +670,7 @@ def test_rates_of_images_fall_in_the_second_half():
                 rates.append(net.optimizer_coders_.param_groups[0]["lr"])  # noqa: B023
 
         settings = {"max_epochs": 5, "batch_size": 20, "width": 4, "lr": 1e-3}
+        settings["calibration"] = None
         AABiGAN(**settings, callbacks=[Rates()], random_state=0).fit(data)
         assert len(rates) == 10
         np.testing.assert_allclose(rates[:6], 1e-3)

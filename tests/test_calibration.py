@@ -34,7 +34,7 @@ from sklearn.svm import OneClassSVM
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skanomaly import ConformalDetector, HistoryAD
-from skanomaly.calibration import p_values, rank_at
+from skanomaly._conformal import p_values, rank_at
 from skanomaly.exceptions import CalibrationWarning, CoverageWarning
 from skanomaly.model_selection import TargetKFold
 

@@ -169,8 +169,9 @@ def test_the_score_of_a_sample_does_not_depend_on_the_others(cls, kind, request)
 
 @every_detector
 def test_contamination_sets_the_share_of_training_outliers(cls, X):
-    tenth = short(cls, contamination=0.1).fit(X)
-    assert np.sum(tenth.predict(X) == -1) == 8
+    assert np.sum(short(cls, contamination=0.1).fit_predict(X) == -1) == 8
+    alike = short(cls, contamination=0.1, calibration=None).fit(X)
+    assert np.sum(alike.predict(X) == -1) == 8
     none = short(cls, contamination=0).fit(X)
     assert np.sum(none.predict(X) == -1) == 0
     assert none.offset_ == none.score_samples(X).min()
@@ -339,6 +340,7 @@ def test_data_frames_keep_their_names(cls, X):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "TransferAD was given no domains")
+        warnings.simplefilter("ignore", skanomaly.exceptions.FalseAlarmWarning)
         detector = short(cls).fit(frame)
         scores = detector.score_samples(frame)
     assert list(detector.feature_names_in_) == list("abcd")
@@ -601,7 +603,8 @@ def test_changing_contamination_after_fit_gives_a_warning(cls, X):
     changed = r"changed to 0.2 after fit.*threshold for 0.1"
     with pytest.warns(UserWarning, match=changed):
         np.testing.assert_array_equal(detector.predict(X), expected)
-    assert np.sum(detector.fit(X).predict(X) == -1) == 16
+    flagged = detector.fit(X).p_value(X) <= 0.2
+    np.testing.assert_array_equal(detector.predict(X) == -1, flagged)
     detector.set_params(contamination=0.3).offset_ = expected.min() - 1.0
     detector.predict(X)  # set by the user, it is that of no contamination
 
@@ -610,7 +613,7 @@ def test_changing_contamination_after_fit_gives_a_warning(cls, X):
 def test_constant_training_scores_give_a_warning(cls, X):
     for rows in (np.ones_like(X), 1e-200 * X):
         with pytest.warns(
-            skanomaly.exceptions.ConstantScoresWarning, match="All 80 training samples"
+            skanomaly.exceptions.ConstantScoresWarning, match="All 61 training samples"
         ):
             short(cls).fit(rows)
 
@@ -695,7 +698,7 @@ class InterruptAt(Callback):
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_an_interrupt_leaves_a_usable_detector_on_request(cls, X, step):
     detector = short(
-        cls, callbacks=[InterruptAt(step)], batch_size=32, on_interrupt="keep"
+        cls, callbacks=[InterruptAt(step)], batch_size=24, on_interrupt="keep"
     )
     with pytest.warns(skanomaly.exceptions.FitInterruptedWarning):
         detector.fit(X)
@@ -708,7 +711,7 @@ def test_an_interrupt_leaves_a_usable_detector_on_request(cls, X, step):
 @every_detector
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_an_interrupt_is_raised_and_changes_nothing(cls, X, step):
-    detector = short(cls, batch_size=32).fit(X)
+    detector = short(cls, batch_size=24).fit(X)
     before, scores = dict(vars(detector)), detector.score_samples(X)
     detector.set_params(callbacks=[InterruptAt(step)])
     with pytest.raises(KeyboardInterrupt):

@@ -536,7 +536,12 @@ def test_alpha_and_beta_of_a_run_are_in_its_unit():
         assert (history.alpha, history.beta) == (0.2, 0.5)
 
 
-def test_held_out_samples_validate_the_detector_and_the_history(X, monkeypatch):
+@pytest.mark.parametrize(
+    ("calibration", "n_samples"), [(None, [144, 16]), ("auto", [141, 19])]
+)
+def test_held_out_samples_validate_the_detector_and_the_history(
+    X, calibration, n_samples, monkeypatch
+):
     seen, train = {}, DetectorNet.train
 
     def watched(net, rows, **settings):
@@ -549,9 +554,9 @@ def test_held_out_samples_validate_the_detector_and_the_history(X, monkeypatch):
 
     monkeypatch.setattr(DetectorNet, "train", watched)
     monkeypatch.setattr(_estimator, "coverage", covered)
-    HistoryAD(**SHORT, batch_size=20).fit(X)
+    HistoryAD(**SHORT, batch_size=20, calibration=calibration).fit(X)
     parts = [set(seen[name].indices.tolist()) for name in ("rows", "held_out")]
-    assert [len(part) for part in parts] == [144, 16]
+    assert [len(part) for part in parts] == n_samples
     assert not parts[0] & parts[1]
     assert torch.equal(seen["covered"], seen["held_out"].head(1000))
     assert seen["batch_size"] == 2 * 20

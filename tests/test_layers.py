@@ -18,6 +18,7 @@ LAYERS = [
     {"engine", "networks", "objectives"},
     {"metrics"},
     {"calibration", "datasets", "explanation", "model_selection"},
+    {"_conformal"},
     {"utils", "exceptions", "_version"},
 ]
 

@@ -41,7 +41,7 @@ _ENOUGH, _PATIENCE = 1000, 10
     width="Hidden units of the widest layer for tables; for images channels of the "
     "encoder's finest layer, where 32 gives the paper's networks. "
     '"auto" is 64 or 16.',
-    auto_offset="the median of the training scores less five times its distance to "
+    auto_offset="the median of the calibration scores less five times its distance to "
     "their first quartile",
 )
 class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
@@ -253,18 +253,21 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, known, seed):
+    def _train(self, rows, known, held_out, seed):
         net = self._nets_to_train(str(rows.device), seed)["net_"]
         self._check_criterion()
         by_map = self.criterion == "map"  # early stopping is by the error then
         criteria: tuple[str, ...] = _CRITERIA[:1] if by_map else (self.criterion,)
         if self.criterion == "auto":
             criteria = _CRITERIA
-        held_out = None
+        validation = None
         if self.early_stopping or (len(criteria) > 1 and len(known) > 1):
-            rows, known, held_out = self._hold_out_both(rows, known, criteria, seed)
+            rows, held_out = self._validation(rows, held_out, seed)
+            known, anomalous = self._validation_anomalies(known, seed)
+            parts = held_out.head(_ENOUGH), anomalous.head(_ENOUGH)
+            validation = HeldOut(*parts, criteria)
         plan = self._plan("max_epochs", len(rows))
-        kept = rows, held_out, criteria[0]
+        kept = rows, validation, criteria[0]
         with self._progress(plan) as callbacks:
             own = [
                 LinearDecay(self._setting("final_rate"), begin=0.5),
@@ -275,17 +278,17 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
                 rows,
                 known=known,
                 cycle_weight=self._cycle_weight(known),
-                held_out=held_out,
+                held_out=validation,
                 callbacks=own,
                 **plan,
             )
         self._keep(net, *kept)
         self._record(training=net)
 
-    def _keep(self, net, rows, held_out, criterion):
+    def _keep(self, net, rows, validation, criterion):
         """Keep a trained net, and the criterion that suits it."""
         self.net_ = net
-        self.criterion_ = held_out.best(net) if held_out else criterion
+        self.criterion_ = validation.best(net) if validation else criterion
         if self.criterion == "map":
             self.criterion_ = "map"
         self._learn_usual_error(rows)
@@ -304,13 +307,10 @@ class AABiGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
             return 1.0
         return 1 / 3 if len(known) else 1 / 2
 
-    def _hold_out_both(self, rows, known, criteria, seed):
-        rows, normal = self._hold_out(rows, seed)
-        anomalous = known.subset(torch.arange(0))
-        if len(known) > 1:  # a single one is more useful in training
-            known, anomalous = self._hold_out(known, seed)
-        held_out = HeldOut(normal.head(_ENOUGH), anomalous.head(_ENOUGH), criteria)
-        return rows, known, held_out
+    def _validation_anomalies(self, known, seed):
+        """Split known anomalies; a single one is more useful in training."""
+        none = known.subset(torch.arange(0))
+        return self._validation(known, none, seed) if len(known) > 1 else (known, none)
 
     # Scores, latent codes, samples
 

@@ -82,7 +82,7 @@ _MAX_FITTED = 2000
     width="Units of each layer for tables; for images channels of the first stage of "
     'the package\'s ResNet26, 64 in the paper. "auto" is 64 or 16.',
     auto_offset=":math:`-\\log 2` if there is a corpus, where normal and corpus are "
-    "equally likely; without one, the median of the training scores less five times "
+    "equally likely; without one, the median of the calibration scores less five times "
     "its distance to their first quartile",
 )
 class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
@@ -472,7 +472,13 @@ class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows: DeviceDataset, known: DeviceDataset, seed: int) -> None:
+    def _train(
+        self,
+        rows: DeviceDataset,
+        known: DeviceDataset,
+        held_out: DeviceDataset,
+        seed: int,
+    ) -> None:
         self._learn_usual_image(rows)
         given, labels = self._read_corpus(rows)
         corpus = self._corpus(rows, known, given, seed)
@@ -500,7 +506,7 @@ class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
             trained = {"adaptation": net} if plan["max_epochs"] else {}
             if trained:
                 own = callbacks("adaptation", type(self)._keep_net)
-                self._adapt(net, rows, corpus, plan, own, seed)
+                self._adapt(net, rows, corpus, held_out, plan, own, seed)
             self._record(**trained)
             self.net_: ResidualAdaptation = net
 
@@ -606,16 +612,17 @@ class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
                 "weights: fit with warm_start=False."
             )
 
-    def _adapt(self, net, rows, corpus, plan, callbacks, seed):
+    def _adapt(self, net, rows, corpus, held_out, plan, callbacks, seed):
         """Train the adapters."""
-        own, held_out = [StepDecay()], None
+        own, validation = [StepDecay()], None
         if not corpus:
-            own, held_out = [*own, StopAtCollapse()], rows.head(_MAX_HELD_OUT)
+            own, validation = [*own, StopAtCollapse()], rows.head(_MAX_HELD_OUT)
             if len(rows) > _MAX_HELD_OUT // 10:  # else too few are left for training
-                rows, others = self._hold_out(rows, seed, most=_MAX_HELD_OUT)
-                held_out = others.head(_MAX_HELD_OUT)
+                most = _MAX_HELD_OUT
+                rows, held_out = self._validation(rows, held_out, seed, most)
+                validation = held_out.head(most)
         own += callbacks
-        net.train(rows, corpus=corpus, held_out=held_out, callbacks=own, **plan)
+        net.train(rows, corpus=corpus, held_out=validation, callbacks=own, **plan)
 
     # Scores, latent codes
 
@@ -625,9 +632,9 @@ class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
     def _prepared_shape(self):
         return shape_after(self.net_.prepare, self._row_shape)
 
-    def _auto_offset(self, scores):
+    def _natural_offset(self):
         # Without a corpus, the training moves no samples away from the origin.
-        return -log(2) if self._has_corpus else super()._auto_offset(scores)
+        return -log(2) if self._has_corpus else None
 
     def _score_batch(self, batch):
         # A geometric mean, so that no member of an ensemble dominates.

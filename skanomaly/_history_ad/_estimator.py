@@ -318,9 +318,9 @@ class HistoryAD(OcclusionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, reference, seed):
+    def _train(self, rows, reference, held_out, seed):
         self._learn_usual_image(rows)
-        train, held_out = self._hold_out(rows, seed)
+        train, held_out = self._validation(rows, held_out, seed)
         nets = self._nets_to_train(str(rows.device), seed)
         first = self._plan("max_epochs", len(train))
         second = self._plan("detector_epochs", len(train), length=_VALIDATE_EVERY)
@@ -377,7 +377,7 @@ class HistoryAD(OcclusionMixin, BaseDeepDetector):
 
     # Scores and samples
 
-    def _auto_offset(self, scores):
+    def _natural_offset(self):
         return 0.0
 
     def _score_batch(self, batch):

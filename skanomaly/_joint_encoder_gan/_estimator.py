@@ -55,7 +55,7 @@ _PAPER_EPOCHS = 4
     width="Hidden units for tables; for images channels at the finest resolution, "
     'doubled at each coarser one up to `max_width`. "auto" is 64 or 8, and 16384 over '
     'the longer side for images with ``preset="paper"``.',
-    auto_offset="the median of the training scores less three times its distance to "
+    auto_offset="the median of the calibration scores less three times its distance to "
     "their first quartile",
 )
 class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
@@ -194,6 +194,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         "encoder": Role(("shape", "latent_dim"), ("shape",), "latent_dim"),
     }
     _fixed_by_fit = (*BaseDeepDetector._fixed_by_fit, "preset", "max_width")
+    _scored_by = ("lam", "distance", "standardize", "residual_norm", "criterion")
 
     lam: float | Auto = parameter(
         [sk.Interval(sk.Real, 0, 1, closed="both"), sk.AUTO],
@@ -396,7 +397,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, reference, seed):
+    def _train(self, rows, reference, held_out, seed):
         self._check_cycle()
         self._check_criterion()
         net = self._nets_to_train(str(rows.device), seed)["net_"]

@@ -58,8 +58,8 @@ _SATURATED = 0.01, 0.99
     width="Hidden units of the widest layer for tables; channels of the first layer "
     "for images, where 32 makes the paper's networks, and for clips, where 96 does. "
     '"auto" is 64, 32 or 8.',
-    auto_offset="the 65th percentile of the scores of the target samples less twice "
-    "its distance to their 90th, which suits any share of anomalies up to a half; "
+    auto_offset="the 65th percentile of the calibration scores less twice its distance "
+    "to their 90th, which suits any share of anomalies up to a half; "
     "without the second stage, the score at which g exceeds its median by five times "
     "the distance from its median to its third quartile",
 )
@@ -175,6 +175,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         },
     }
 
+    _scored_by = ("criterion",)
     _roles = {  # noqa: RUF012
         "encoder": Role(("shape", "latent_dim"), ("shape",), "latent_dim"),
         "decoder": Role(("latent_dim", "shape"), ("latent_dim",), "shape"),
@@ -432,15 +433,19 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         refuse_other_scale("X_source", X_source, X)
         return X_source
 
-    def _scaler_samples(self, X, is_source, X_source):
+    def _scaler_samples(self, split):
         # Anomalies in the target would widen the scale and so hide themselves.
+        X, is_source, _, X_source = split
         if X_source is not None:
             return X_source, np.ones(len(X_source), dtype=bool)
-        return X, is_source if is_source.any() else ~is_source
+        return X, is_source if is_source.any() else split.is_training
 
-    def _samples_in_range(self, X, is_source, X_source):
-        sets = [X] if X_source is None else [X, X_source]
-        return [(rows, np.ones(len(rows), dtype=bool)) for rows in sets]
+    def _samples_in_range(self, split):
+        X, _, is_calibration, X_source = split
+        sets = [(X, ~is_calibration)]
+        if X_source is not None:
+            sets.append((X_source, np.ones(len(X_source), dtype=bool)))
+        return sets
 
     # Networks
 
@@ -486,7 +491,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(self, rows, source, seed):
+    def _train(self, rows, source, held_out, seed):
         self._check_criterion()
         if len(source):
             self._check_units(rows, source, "the target", "the source", _UNITS)

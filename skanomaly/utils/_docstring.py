@@ -22,6 +22,9 @@ ATTRIBUTES = {
     "offset_ : float": (
         "Threshold: ``decision_function(X) = score_samples(X) - offset_``."
     ),
+    "calibration_scores_ : ndarray of shape (n_calibration,)": (
+        "Scores of the calibration samples, in ascending order; not set without any."
+    ),
     "history_ : list of dict": (
         'One record per epoch: "stage", "epoch", "duration" in seconds, and the mean '
         "of each loss."
