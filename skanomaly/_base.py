@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
-from math import ceil, prod, sqrt
+from math import ceil, prod
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,15 +17,13 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from ._conformal import ConformalMixin, samples_for, threshold
 from ._input import MIN_SAMPLES, InputMixin, Split
 from ._parameters import CommonParameters
 from ._progress import ProgressMixin
+from ._thresholds import ThresholdMixin
 from ._version import __version__
 from .engine import AlternatingNet, DeviceDataset
 from .exceptions import (
-    ConstantScoresWarning,
-    FalseAlarmWarning,
     FitInterruptedWarning,
     TrainingDivergedError,
 )
@@ -34,9 +32,7 @@ from .utils._advice import advice
 from .utils._device import resolve_device
 from .utils._documentation import DocumentationMixin
 from .utils._kinds import TABLE, ByKind
-from .utils._labels import known_anomalies
 from .utils._memory import run_or_recall
-from .utils._parameters import Auto
 from .utils._process import one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
@@ -59,12 +55,6 @@ _NET_SETTINGS = sorted(
 )
 #: Bound of scaled columns.
 _CLIP = 10.0
-#: Calibration samples where samples are few: enough for a rate of .05.
-_FEW_CALIBRATING = 19
-#: The largest share of calibration samples, unless `calibration` asks for more.
-_LARGEST_SHARE = 1 / 3
-#: The largest share of false alarms that is not worth a warning.
-_USUAL_ALARMS = 0.1
 
 
 class FittedAttributes:
@@ -79,14 +69,10 @@ class FittedAttributes:
     interrupted_: bool
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]
-    _set_by: tuple[float | Auto, float]
-    _split_seed: int
-    _training_offset: float
-    _calibrated_with: dict[str, Any]
 
 
 class BaseDeepDetector(
-    ConformalMixin,
+    ThresholdMixin,
     CommonParameters,
     FittedAttributes,
     ProgressMixin,
@@ -100,10 +86,6 @@ class BaseDeepDetector(
     A child declares its parameters and ``_auto_values``, and writes
     :meth:`_make_nets`, :meth:`_train` and :meth:`_score_batch`.
     """
-
-    # scikit-learn's name for detectors whose ``predict`` is for new samples; training
-    # samples are labelled by ``fit_predict``.
-    novelty = True
 
     # Hooks of a child ---------------------------------------------------------------
 
@@ -122,8 +104,6 @@ class BaseDeepDetector(
     _frozen_modules: ClassVar[tuple[str, ...]] = ()
     #: Parameters that ``fit`` alone reads; files may lack them.
     _only_to_fit: ClassVar[tuple[str, ...]] = ()
-    #: Parameters that change the scores of a fitted detector.
-    _scored_by: ClassVar[tuple[str, ...]] = ()
     #: Parameters that determine scaler, networks and threshold, and cannot be changed
     #: after ``fit``. Others take effect on scores, or on another ``fit``.
     _fixed_by_fit: ClassVar[tuple[str, ...]] = (
@@ -163,15 +143,6 @@ class BaseDeepDetector(
     ) -> dict[str, AlternatingNet]:
         """Return nets for the weights of a file, which `saved` describes."""
         return self._make_nets(device, seed=0)
-
-    def _natural_offset(self) -> float | None:
-        """Return the threshold that the theory of the method gives, if it does."""
-        return None
-
-    def _auto_offset(self, scores: NDArray[np.float64]) -> float:
-        """Return the threshold for ``contamination="auto"`` without a natural one."""
-        low, middle = np.percentile(scores, [25, 50])
-        return float(middle - 5 * (middle - low))
 
     # Public methods -----------------------------------------------------------------
 
@@ -270,37 +241,6 @@ class BaseDeepDetector(
             self._label_by(np.r_[scores, self.calibration_scores_])
         return scores
 
-    def _calibration_samples(
-        self, may_be: NDArray[np.bool_], seed: int
-    ) -> NDArray[np.bool_]:
-        """Return a mask of the samples to hold out."""
-        n = int(may_be.sum())
-        n_held_out = self._n_calibration(n)
-        if n_held_out and n - n_held_out < MIN_SAMPLES:
-            raise ValueError(
-                f"calibration={self.calibration} leaves {n - n_held_out} of {n} "
-                f"samples for training, and at least {MIN_SAMPLES} are needed."
-            )
-        # A warm start must not train on the calibration samples of the first fit.
-        if not (self._continues() and hasattr(self, "_split_seed")):
-            self._split_seed = seed
-        chosen = np.random.default_rng(self._split_seed).permutation(n)[:n_held_out]
-        mask = np.zeros(len(may_be), dtype=bool)
-        mask[np.flatnonzero(may_be)[chosen]] = True
-        return mask
-
-    def _n_calibration(self, n: int) -> int:
-        """Return how many of n samples to hold out."""
-        share: float | Auto | None = self._given("calibration")
-        if share is None:
-            return 0
-        if share != "auto":
-            return max(round(share * n), 1)
-        rate, most = self._given("contamination"), int(n * _LARGEST_SHARE)
-        needed = 0 if rate in ("auto", 0) else samples_for(rate)
-        n_held_out = max(n // 10, min(_FEW_CALIBRATING, most))
-        return max(n_held_out, needed) if needed <= most else n_held_out
-
     @contextmanager
     def _advising(self) -> Iterator[None]:
         """Add advice on the parameters to a TrainingDivergedError."""
@@ -333,29 +273,7 @@ class BaseDeepDetector(
             the range of the training data never raise a score. Scores that are not
             finite become the lowest number of float32.
         """
-        X = self._checked_rows(X)
-        return self._lower_beyond_range(self._scores_of(X), X)
-
-    @on_shallow_copy
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return ``score_samples(X) - offset_``, which is negative for outliers.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, channels, height, width)
-            Samples like those of ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            Negative for outliers, positive for inliers. If ``offset_`` is -inf, since
-            the calibration samples are too few for `contamination`, these are positive
-            numbers in the order of the scores.
-        """
-        decision = super().decision_function(X)
-        self._check_contamination()
-        return decision
+        return self._bounded_scores(self._checked_rows(X))
 
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
@@ -385,39 +303,6 @@ class BaseDeepDetector(
         if self.contamination == "auto":
             return self.predict(X)
         return np.where(self.score_samples(X) < self._training_offset, -1, 1)
-
-    def calibrate(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
-        """Calibrate a fitted detector again, on other samples, without training.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, channels, height, width)
-            Samples that the detector was not trained on. ``calibration_scores_`` are
-            their scores, and `contamination` sets ``offset_`` by them.
-        y : array-like of shape (n_samples,), default=None
-            Samples with -1, known anomalies, are left out.
-
-        Returns
-        -------
-        self
-            The detector.
-
-        Raises
-        ------
-        ValueError
-            If there is no sample besides known anomalies, or `X` does not suit the
-            detector, which is unchanged then.
-        """
-        new = shallow_copy(self)
-        X = new._checked_rows(X)
-        chosen = X[~known_anomalies(y, len(X))]
-        if not len(chosen):
-            raise ValueError("X has no samples besides the known anomalies.")
-        new._calibrate(chosen)
-        new._check_alarms()
-        self.__dict__ = vars(new)  # in one step, for other threads
-        return self
 
     # Training -----------------------------------------------------------------------
 
@@ -667,6 +552,10 @@ class BaseDeepDetector(
         scores[~np.isfinite(scores)] = np.finfo(np.float32).min
         return scores
 
+    def _bounded_scores(self, X: NDArray) -> NDArray[np.float64]:
+        """Score checked samples, lower where values are out of range."""
+        return self._lower_beyond_range(self._scores_of(X), X)
+
     def _score_rows(self, rows: DeviceDataset) -> NDArray[np.float64]:
         with self._caching():
             scores = self._map_rows(self._score_batch, rows, self._prepared_shape())
@@ -711,97 +600,6 @@ class BaseDeepDetector(
         if not np.isfinite(scores).all():
             raise TrainingDivergedError(
                 "The scores of some training samples are not finite."
-            )
-
-    def _set_threshold(self, scores: NDArray[np.float64]) -> None:
-        """Set ``offset_`` by the scores of the training samples."""
-        if np.ptp(scores) == 0:
-            warn(
-                f"All {len(scores)} training samples have the same score. Check that "
-                "the samples of X differ, and that they still differ once they are "
-                "scaled and rounded to float32.",
-                ConstantScoresWarning,
-            )
-        rate = self._given("contamination")
-        if rate == "auto":
-            self.offset_ = self._offset_without_rate(scores)
-        else:
-            self.offset_ = float(np.quantile(scores, rate))
-        self._set_by = self.contamination, self.offset_
-
-    def _label_by(self, scores: NDArray[np.float64]) -> None:
-        """Set the threshold of ``fit_predict`` by the scores of all samples."""
-        rate = self._given("contamination")
-        self._training_offset = float(
-            np.quantile(scores, 0 if rate == "auto" else rate)
-        )
-
-    def _calibrate(self, X: NDArray) -> None:
-        """Set ``calibration_scores_`` and ``offset_`` by samples held out."""
-        scores = np.sort(self._lower_beyond_range(self._scores_of(X), X))
-        rate = self._given("contamination")
-        if rate == "auto":
-            self.offset_ = self._offset_without_rate(scores)
-        elif rate == 0:
-            lowest = getattr(self, "_training_offset", np.inf)  # older files lack it
-            self.offset_ = float(min(lowest, scores[0]))
-        else:
-            self.offset_ = threshold(scores, rate)
-        self.calibration_scores_ = scores
-        self._calibrated_with = {name: getattr(self, name) for name in self._scored_by}
-        self._set_by = self.contamination, self.offset_
-
-    def _calibrated_by(self) -> NDArray[np.float64]:
-        """Return the calibration scores, unless scores are computed otherwise now."""
-        calibration_scores = super()._calibrated_by()
-        for name, value in self._calibrated_with.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name} was changed from {value!r} to {getattr(self, name)!r} "
-                    "after the calibration, whose scores cannot be compared with those "
-                    "of now. calibrate(X) with samples that training did not see, or "
-                    "fit again."
-                )
-        return calibration_scores
-
-    def _offset_without_rate(self, scores: NDArray[np.float64]) -> float:
-        """Return the threshold for ``contamination="auto"``."""
-        natural = self._natural_offset()
-        return self._auto_offset(scores) if natural is None else natural
-
-    def _check_alarms(self, scores: NDArray[np.float64] | None = None) -> None:
-        """Warn if the natural threshold flags many calibration, or training, samples.
-
-        Thresholds by the scores themselves are right to flag many, where samples are
-        contaminated.
-        """
-        if self.contamination != "auto" or self._natural_offset() is None:
-            return
-        scores = getattr(self, "calibration_scores_", scores)
-        assert scores is not None
-        n, flagged = len(scores), int((scores < self.offset_).sum())
-        usual = n * _USUAL_ALARMS
-        if flagged > usual + 2 * sqrt(usual * (1 - _USUAL_ALARMS)):
-            held_out = (
-                "held-out" if hasattr(self, "calibration_scores_") else "training"
-            )
-            warn(
-                f"contamination='auto' sets offset_={self.offset_:.4g}, which the "
-                f"theory of {type(self).__name__} gives, and flags {flagged} of {n} "
-                f"{held_out} samples ({flagged / n:.0%}): about as many of all normal "
-                "samples. contamination=0.05 sets a threshold that flags 5 %; after "
-                "fit, set_threshold(false_alarm_rate=0.05) does.",
-                FalseAlarmWarning,
-            )
-
-    def _check_contamination(self) -> None:
-        """Warn if `contamination` was changed after it set the threshold."""
-        given, offset = getattr(self, "_set_by", (self.contamination, None))
-        if self.contamination != given and self.offset_ == offset:
-            warn(
-                f"contamination was changed to {self.contamination!r} after fit, "
-                f"without effect: offset_ is still the threshold for {given!r}. Fit "
-                "again, or set offset_."
             )
 
 

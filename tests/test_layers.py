@@ -14,7 +14,7 @@ LAYERS = [
     {"_persistence", "export"},
     {"methods"},
     {"_base", "_mixins"},
-    {"_input", "_parameters", "_progress", "_mahalanobis"},
+    {"_input", "_parameters", "_progress", "_thresholds", "_mahalanobis"},
     {"engine", "networks", "objectives"},
     {"metrics"},
     {"calibration", "datasets", "explanation", "model_selection"},
