@@ -1,4 +1,4 @@
-"""Calibration: false alarms at the rates that were asked for, and what they cost.
+"""Calibration: false alarms at the rates that were asked for, and their price.
 
 Fresh normal samples are flagged at several rates. Given n calibration samples, their
 number among m fresh ones has a beta-binomial law; a cell is right if it is inside the

@@ -107,7 +107,8 @@ def export_onnx(
     >>> export_onnx(detector, "detector.onnx")  # doctest: +SKIP
     >>> import onnxruntime  # doctest: +SKIP
     >>> session = onnxruntime.InferenceSession("detector.onnx")  # doctest: +SKIP
-    >>> score, decision, label = session.run(None, {"X": X})  # doctest: +SKIP
+    >>> outputs = session.run(None, {"X": X})  # doctest: +SKIP
+    >>> score, decision, label, p_value = outputs  # doctest: +SKIP
     """
     inner = _inner(detector)
     check_path(path)

@@ -115,7 +115,7 @@ def test_source_samples_do_not_calibrate(X):
         target = fitted.score_samples(X[50:])
         assert len(fitted.calibration_scores_) == 15
         assert np.isin(fitted.calibration_scores_, target).all()
-        assert len(fitted.sample_weight_) == 15
+        assert len(fitted.sample_weight_) == 30
 
 
 @every_detector

@@ -156,11 +156,16 @@ def test_outputs_are_those_of_the_detector(cls, kind, folder, capfd):
     assert torch.equal(torch.get_rng_state(), random_state)
     assert capfd.readouterr() == ("", "")
     whole = run(session, X)
-    assert list(whole) == ["score", "decision", "label"]
+    assert list(whole) == ["score", "decision", "label", "p_value"]
     assert_close(whole["score"], expected)
     np.testing.assert_array_equal(whole["decision"], whole["score"] - detector.offset_)
     near = np.abs(expected - detector.offset_) < 1e-5 * np.abs(expected).clip(1)
     np.testing.assert_array_equal(whole["label"][~near], labels[~near])
+    distance = np.abs(expected[:, None] - detector.calibration_scores_).min(1)
+    apart = distance > 1e-5 * np.abs(expected).clip(1)
+    assert apart.mean() > 0.2
+    p = detector.p_value(X)
+    np.testing.assert_array_equal(whole["p_value"][apart], p[apart])
     np.testing.assert_array_equal(detector.score_samples(X), expected)
     for n in (1, 2, 7):  # the same bits, whatever the batch
         some = [run(session, X[k : k + n]) for k in range(0, 42, n)]
@@ -238,6 +243,18 @@ def test_the_file_describes_itself(conformal, path):
     content = path.read_bytes()
     assert b".py" not in content  # names of files of the exporting machine
     assert b"/home" not in content
+
+
+def test_a_threshold_that_flags_nothing(detector, folder):
+    """Its decisions are positive, and in the order of the scores."""
+    lowest = shallow_copy(detector)
+    lowest.offset_ = -np.inf
+    X = SAMPLES["table"]
+    outputs = run(exported(lowest, folder), X)
+    np.testing.assert_allclose(
+        outputs["decision"], lowest.decision_function(X), rtol=1e-5
+    )
+    assert (outputs["label"] == 1).all()
 
 
 def test_p_values(conformal, path):

@@ -13,6 +13,7 @@ from math import ceil, exp, log
 from typing import ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from joblib import Memory
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -101,7 +102,8 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
     Attributes
     ----------
     sample_weight_ : ndarray of shape (n_target,), float32
-        Weights of the target samples, in their order; not divided by their mean. Only
+        Weights of the target samples, in their order; not divided by their mean. Those
+        of calibration samples, which are not trained on, follow from their scores. Only
         with a second stage.
     tau_ : float
         A quantile of g among the target samples. A weight is 1/2 there if `eta` is
@@ -505,17 +507,18 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         second = self._plan("transfer_epochs", n, length=max(_UPDATE_EVERY, n // 200))
         if not len(source):
             second["max_epochs"] = 0
+        keep = partial(_keep, rows=rows, held_out=held_out)
         with self._progress(first, second) as callbacks:
             stage = pretrain, net, domains, self._value("lam"), first
-            named = callbacks("pretraining", partial(_keep, rows=rows))
+            named = callbacks("pretraining", keep)
             (self.net_,) = self._cached(*stage, callbacks=named)
             self._record(pretraining=self.net_)
             if second["max_epochs"] and not self.net_.interrupted_:
-                named = callbacks("transfer", partial(_keep, rows=rows))
-                self._transfer(domains, second, named)
+                named = callbacks("transfer", keep)
+                self._transfer(domains, held_out, second, named)
         self._learn_usual_error(rows)
 
-    def _transfer(self, domains, plan, callbacks):
+    def _transfer(self, domains, held_out, plan, callbacks):
         share = self.contamination
         rule = Weighting(
             self._value("gate"),
@@ -534,7 +537,7 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
             **plan,
         )
         self._record(transfer=self.net_)
-        self._take_weights()
+        self._take_weights(domains[1], held_out)
         mean = self.sample_weight_.mean()
         if self.eta is not None and not _SATURATED[0] <= mean <= _SATURATED[1]:
             warn(
@@ -545,10 +548,14 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
                 SaturatedWeightsWarning,
             )
 
-    def _take_weights(self):
+    def _take_weights(self, rows, held_out):
         """Take the weights of the target samples from the net, to keep them once."""
         self.tau_ = exp(min(self.net_.log_tau_, 700))
-        self.sample_weight_ = self.net_.sample_weight_.numpy(force=True)
+        weights, order = self.net_.sample_weight_, rows.indices
+        if len(held_out):
+            weights = torch.cat([weights, self.net_.weights_of(held_out)])
+            order = torch.cat([order, held_out.indices])
+        self.sample_weight_ = weights[order.argsort()].numpy(force=True)
         self.net_.sample_weight_ = None
 
     def _auto_offset(self, scores):
@@ -579,13 +586,13 @@ class TransferAD(ReconstructionMixin, BaseDeepDetector):
         return rows.mean(1, keepdim=True)  # of grey in three channels
 
 
-def _keep(detector, net, rows):
+def _keep(detector, net, rows, held_out):
     """Keep a net in training, as the end of its stage would."""
     detector.net_ = net
     net.weights_ = list(net.weights_)  # the net in training changes its own
     net.fit_score()
     if net.weighting_ is not None:
-        detector._take_weights()
+        detector._take_weights(rows, held_out)
     detector._learn_usual_error(rows)
 
 

@@ -174,6 +174,11 @@ class TransferNet(AlternatingNet):
             self.weights_[0] = rule.weights(log_g, self.log_tau_, self.progress)
         return weights
 
+    def weights_of(self, rows: DeviceDataset) -> Tensor:
+        """Return the weights that samples besides the training samples would have."""
+        log_g = self.score_(self.outputs_of_all(rows), self.weighting_.gate)
+        return self.weighting_.weights(log_g, self.log_tau_, self.progress)
+
     def new_weights(self, log_g: Tensor) -> Tensor:
         """Set tau by the target samples, and return their weights."""
         rule = self.weighting_
