@@ -269,6 +269,7 @@ def test_a_network_of_photographs_finds_cars(shared_data):
         max_epochs=1,
         batch_size=32,
         random_state=0,
+        calibration=None,
     )
     with pytest.warns(CorpusSourceWarning):  # it is of another source
         detector.fit(X[y == 1][: 20 * 16])
