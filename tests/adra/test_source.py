@@ -126,7 +126,7 @@ def test_detectors_warn_of_a_corpus_of_another_source(brief):
         detector = brief(corpus=as_bytes(Q)).fit(X)
     assert 0.9 < detector.corpus_auroc_ <= 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", CorpusSourceWarning)
         alike = brief(corpus=as_bytes(drawn(1))).fit(X)
     assert alike.corpus_auroc_ < 0.75
 
