@@ -100,7 +100,8 @@ class Compare(Callback):
 def test_the_network_that_trains_is_the_one_that_scores(cls, kind, around, request):
     data, compare = request.getfixturevalue(kind), Compare()
     with around():
-        short(cls, precision="bfloat16", callbacks=[compare], batch_size=16).fit(data)
+        settings = {"precision": "bfloat16", "batch_size": 16, "calibration": None}
+        short(cls, **settings, callbacks=[compare]).fit(data)
     assert compare.n_turns > 5
     assert not compare.stale
 
@@ -137,7 +138,7 @@ def test_half_precision_detects_as_well_on_images(cls):
     normal, odd = X[y == 0], X[(y == 1) | (y == 4)]
     X_test = np.concatenate([normal[100:], odd])
     y_test = np.repeat([1, 0], [len(normal) - 100, len(odd)])
-    make = partial(cls, **ON_IMAGES[cls.__name__])
+    make = partial(cls, **ON_IMAGES[cls.__name__], calibration=None)
     single, halved = (
         auroc(make(random_state=0, precision=precision), normal[:100], X_test, y_test)
         for precision in ("float32", "bfloat16")
