@@ -177,7 +177,7 @@ def patches(height, width):
 @by_occlusion
 def test_maps_are_mean_rises_of_the_score(short):
     X = np.random.default_rng(0).uniform(-1, 1, (30, 2, 16, 24)).astype(np.float32)
-    detector = short(scaling=None).fit(X)
+    detector = short(scaling=None, calibration=None).fit(X)
     np.testing.assert_allclose(detector.usual_image_, X.mean(0), atol=1e-6)
     some, rises, counts = X[:4], np.zeros((4, 16, 24)), np.zeros((16, 24))
     for mask in patches(16, 24):

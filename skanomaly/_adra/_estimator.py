@@ -472,13 +472,7 @@ class ADRA(OcclusionMixin, EncodingMixin, BaseDeepDetector):
 
     # Training
 
-    def _train(
-        self,
-        rows: DeviceDataset,
-        known: DeviceDataset,
-        held_out: DeviceDataset,
-        seed: int,
-    ) -> None:
+    def _train(self, rows, known, held_out, seed):
         self._learn_usual_image(rows)
         given, labels = self._read_corpus(rows)
         corpus = self._corpus(rows, known, given, seed)
