@@ -45,25 +45,20 @@ def deliveries(n, rng):
     """Return a table of n deliveries."""
     vehicle = rng.choice(VEHICLES.index, n, p=[0.45, 0.35, 0.2])
     kind = VEHICLES.loc[vehicle].reset_index(drop=True)
+    day = pd.Timestamp("2026-01-05") + pd.to_timedelta(rng.integers(180, size=n), "D")
     minutes = (60 * rng.normal(kind["usual_start"], 1)).round().clip(240)
-    midnight = pd.Timestamp("2026-01-05") + pd.to_timedelta(
-        rng.integers(180, size=n), "D"
-    )
-    distance = rng.gamma(4, 12, n)
-    share = rng.uniform(0.2, 1, n)
+    distance, share = rng.gamma(4, 12, n), rng.uniform(0.2, 1, n)
+    hours = distance / kind["km_per_hour"] + 0.2
+    fuel = distance / 100 * kind["litres_per_100_km"] * (1 + 0.2 * share)
     frame = pd.DataFrame(
         {
             "vehicle": vehicle,
             "depot": rng.choice(["Lille", "Lyon", "Nantes", "Nice"], n),
-            "start": midnight + pd.to_timedelta(minutes, "min"),
+            "start": day + pd.to_timedelta(minutes, "min"),
             "distance": distance,
-            "hours": distance / kind["km_per_hour"] * rng.lognormal(0, 0.15, n) + 0.2,
+            "hours": hours * rng.lognormal(0, 0.15, n),
             "load": share * kind["most_kg"],
-            "fuel": distance
-            * kind["litres_per_100_km"]
-            / 100
-            * (1 + 0.2 * share)
-            * rng.lognormal(0, 0.08, n),
+            "fuel": fuel * rng.lognormal(0, 0.08, n),
         }
     )
     for column, rate in {"depot": 0.03, "load": 0.05, "fuel": 0.04}.items():
@@ -89,7 +84,7 @@ def changed(chosen, column, change):
 
 vans = fresh["vehicle"] != "truck"
 anomalies = {
-    "fuel": changed(fresh["fuel"].notna(), "fuel", lambda f: 1.8 * f["fuel"]),
+    "fuel": changed(fresh["fuel"].notna(), "fuel", lambda f: 2 * f["fuel"]),
     "load": changed(vans & fresh["load"].notna(), "load", lambda f: 4 * f["load"]),
     "start": changed(~vans, "start", lambda f: f["start"] + pd.Timedelta(hours=6)),
     "hours": changed(fresh["hours"] > 0, "hours", lambda f: 2.5 * f["hours"]),

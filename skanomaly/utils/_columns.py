@@ -50,13 +50,21 @@ def check_columns(X: Any, name: str) -> None:
     for label, n in Counter(labels).most_common(1):
         if n > 1:
             raise ValueError(f"{name} has {n} columns of the name {label!r}.")
+    is_frame = hasattr(X, "columns")
+    dtypes = X.dtypes if is_frame else [X.dtype] * len(labels)
     faults: dict[str, dict[int, Any]] = {}  # by kind and number of the column
-    for j, label in enumerate(labels):
-        kind, example = _kind_of(X[label] if hasattr(X, "columns") else X[:, j])
-        if kind:
-            faults.setdefault(kind, {})[j] = example
-    if not faults:
-        return
+    for j, dtype in enumerate(dtypes):
+        if not _holds_numbers(name_of_dtype := str(dtype).lower()):
+            column = X[labels[j]] if is_frame else X[:, j]
+            kind, example = _kind_of(column, name_of_dtype)
+            if kind:
+                faults.setdefault(kind, {})[j] = example
+    if faults:
+        _refuse(X, name, faults)
+
+
+def _refuse(X: Any, name: str, faults: dict[str, dict[int, Any]]) -> None:
+    """Raise an error about the columns, with examples by kind and number."""
     if _OBJECTS in faults:
         j, error = next(iter(faults[_OBJECTS].items()))
         cls = TypeError if isinstance(error, TypeError) else ValueError
@@ -134,11 +142,12 @@ def _labels(X: Any) -> list[Any]:
     return list(X.columns) if hasattr(X, "columns") else list(range(X.shape[1]))
 
 
-def _kind_of(column: Any) -> tuple[str | None, Any]:
+def _holds_numbers(dtype: str) -> bool:
+    return dtype.startswith(_NUMBERS) and not dtype.startswith("interval")
+
+
+def _kind_of(column: Any, dtype: str) -> tuple[str | None, Any]:
     """Return the kind of a column, None for numbers, and an example or an error."""
-    dtype = str(column.dtype).lower()
-    if dtype.startswith(_NUMBERS) and not dtype.startswith("interval"):
-        return None, None
     if dtype.startswith((*_SPAN, *_TIME)):
         return _SPANS if dtype.startswith(_SPAN) else _TIMES, None
     try:
