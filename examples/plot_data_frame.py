@@ -136,7 +136,7 @@ columns = make_column_transformer(
         MEASURED,
     ),
 )
-pipeline = make_pipeline(columns, ADRA(random_state=0))
+pipeline = make_pipeline(columns, ADRA(calibration=None, random_state=0))
 
 # %%
 # A rate of false alarms
@@ -144,7 +144,8 @@ pipeline = make_pipeline(columns, ADRA(random_state=0))
 #
 # :class:`~skanomaly.ConformalDetector` takes the whole pipeline. It trains on four
 # fifths of the table, and the scores of the rest turn every new score into a p-value:
-# of normal deliveries, 2 % have a p-value of at most .02.
+# of normal deliveries, 2 % have a p-value of at most .02. Inside of it, the detector
+# has ``calibration=None``, and holds out no samples of its own.
 
 detector = ConformalDetector(pipeline, false_alarm_rate=0.02, random_state=0)
 detector.fit(train)
