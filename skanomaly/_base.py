@@ -220,7 +220,7 @@ class BaseDeepDetector(
             )
             if X_reference is not None:
                 reference = DeviceDataset(X_reference, self.scaler_, device)
-            self._check_scaled(rows, reference)
+            self._check_scaled(rows, reference, held_out)
             self.history_ = self.history_ if self._continues() else []
             self.interrupted_ = False
             self._report_scores(lambda detector: detector._finish(rows, split))
