@@ -274,7 +274,7 @@ class ExplanationDisplay(Display):
         --------
         >>> from skanomaly.metrics import ExplanationDisplay
         >>> display = ExplanationDisplay([[0.1, 2.0], [1.0, -0.5]])
-        >>> [bar.get_width() for bar in display.plot(sample=1).bars_]
+        >>> [float(bar.get_width()) for bar in display.plot(sample=1).bars_]
         [1.0, -0.5]
         """
         if not COUNT.is_satisfied_by(max_features):
