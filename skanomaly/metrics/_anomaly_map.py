@@ -284,7 +284,8 @@ class AnomalyMapDisplay(Display):
             ax.set_title(self.name)
         if is_new:
             size = 1.5 + _INCHES * n_columns, 0.5 + _INCHES * n_rows * height / width
-            self.figure_.set_size_inches(size)  # type: ignore[union-attr]
+            figure: Any = self.figure_  # types say that it may be a SubFigure
+            figure.set_size_inches(size)
 
 
 def _check_shapes(
