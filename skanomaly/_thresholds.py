@@ -231,7 +231,8 @@ class ThresholdMixin(ConformalMixin):
         assert scores is not None
         n, flagged = len(scores), int((scores < self.offset_).sum())
         usual = n * _USUAL_ALARMS
-        if flagged > usual + 2 * sqrt(usual * (1 - _USUAL_ALARMS)):
+        # A single sample says nothing, and more may be bad luck.
+        if flagged > max(usual + 2 * sqrt(usual * (1 - _USUAL_ALARMS)), 1):
             held_out = (
                 "held-out" if hasattr(self, "calibration_scores_") else "training"
             )

@@ -19,7 +19,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from ._conformal import ConformalMixin, threshold
-from .exceptions import CalibrationWarning
+from .exceptions import CalibrationWarning, FalseAlarmWarning
 from .utils._documentation import DocumentationMixin
 from .utils._labels import known_anomalies
 from .utils._scores import scores_of
@@ -35,7 +35,7 @@ from .utils._sklearn_compat import (
     sliced_params,
 )
 from .utils._sklearn_types import BaseEstimator, OutlierMixin
-from .utils._warnings import warn
+from .utils._warnings import quiet, warn
 
 __all__ = ["ConformalDetector"]
 
@@ -396,7 +396,9 @@ def _fit_part(
 ) -> Any:
     labels = () if y is None else (safe_indexing(y, train),)
     params = sliced_params(X, params, train)
-    return clone(estimator).fit(safe_indexing(X, train), *labels, **params)
+    # Thresholds of the detector inside have no part in the result.
+    with quiet(CalibrationWarning, FalseAlarmWarning):
+        return clone(estimator).fit(safe_indexing(X, train), *labels, **params)
 
 
 def _rank(calibration: Floats, scores: Floats) -> tuple[Indices, Floats]:

@@ -230,6 +230,22 @@ def test_a_natural_threshold_that_flags_much_gives_a_warning(X):
         assert (detector.predict(X) == -1).mean() < 0.3
 
 
+def test_thresholds_inside_of_a_calibrated_detector_do_not_warn(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FalseAlarmWarning)
+        warnings.simplefilter("error", CalibrationWarning)
+        for given in ({}, {"contamination": 0.01}):
+            inside = HistoryAD(max_epochs=1, random_state=0, **given)
+            skanomaly.ConformalDetector(inside, calibration=2).fit(X)
+
+
+def test_one_calibration_sample_is_no_reason_to_warn(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FalseAlarmWarning)
+        detector = HistoryAD(max_epochs=1, random_state=0).fit(X[:5])
+    assert len(detector.calibration_scores_) == 1
+
+
 def test_a_natural_threshold_that_flags_little_gives_none(toy):
     X, _, _ = toy
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from types import FrameType
 __all__ = ["quiet", "warn"]
 
 # The filters of the warnings module belong to all threads.
-_IS_QUIET: ContextVar[bool] = ContextVar("is_quiet", default=False)
+_LEFT_OUT: ContextVar[tuple[type[Warning], ...]] = ContextVar("left_out", default=())
 
 #: Packages that are skipped in the search for the user's line.
 _BETWEEN = {"skanomaly", "sklearn", "skorch", "joblib"}
@@ -28,7 +28,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     category : type, default=UserWarning
         Class of the warning.
     """
-    if _IS_QUIET.get():
+    if issubclass(category, _LEFT_OUT.get()):
         return
     frame, level = sys._getframe(1), 2
     while frame.f_back and _package(frame) in _BETWEEN:
@@ -37,13 +37,19 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out warnings of this package in this thread."""
-    before = _IS_QUIET.set(True)
+def quiet(*categories: type[Warning]) -> Iterator[None]:
+    """Leave out warnings of this package in this thread.
+
+    Parameters
+    ----------
+    *categories : type
+        Their classes; without any, all are left out.
+    """
+    before = _LEFT_OUT.set(_LEFT_OUT.get() + (categories or (Warning,)))
     try:
         yield
     finally:
-        _IS_QUIET.reset(before)
+        _LEFT_OUT.reset(before)
 
 
 def _package(frame: FrameType) -> str:
