@@ -106,8 +106,8 @@ class CommonParameters(Declared):
         new samples, set threshold and p-values. A float in (0, 1) is their share of the
         samples, known anomalies and source samples aside. "auto" is a tenth, at
         least 19 and as many as `contamination` needs, unless these are more than a
-        third. None holds none out: the threshold comes from
-        training samples, and there are no p-values before ``calibrate``.
+        third. None holds none out: the threshold comes from training samples, and
+        there are no p-values before ``calibrate``.
         """,
     )
     device: str = parameter(
