@@ -29,6 +29,7 @@ from .exceptions import (
 )
 from .networks import Ensemble, Role, build_checked_network
 from .utils._advice import advice
+from .utils._batch_invariance import map_batches
 from .utils._device import resolve_device
 from .utils._documentation import DocumentationMixin
 from .utils._kinds import TABLE, ByKind
@@ -569,24 +570,19 @@ class BaseDeepDetector(
         """Return a context in which nets may cache results that all batches share."""
         return nullcontext()
 
-    @staticmethod
     def _map_rows(
+        self,
         function: BatchFunction,
         rows: DeviceDataset,
         shape: tuple[int, ...] | None = None,
     ) -> NDArray[Any]:
-        """Apply a function of batches to all samples."""
-        n = len(rows)
-        # If all batches have one size, a sample has the same score, to the bit, in
-        # each.
-        size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, 256))
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, n, size):
-                index = torch.arange(start, start + size).clamp_(max=n - 1)
-                batch = function(rows[index.to(rows.device)])
-                parts.append(batch[: n - start].numpy(force=True))
-        return np.concatenate(parts)
+        """Apply a function of batches to all samples.
+
+        The result of a sample is the same, to the bit, in any batch.
+        """
+        largest = 1024 if self._kind is TABLE else 64
+        size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, largest))
+        return map_batches(function, rows, size)
 
     def _unscaled(self, rows: NDArray) -> NDArray[Any]:
         """Return scaled samples in the units and the shape of the training data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .objectives import mahalanobis_squared
+from .utils._batch_invariance import stacked_product
 
 __all__ = ["Mahalanobis"]
 
@@ -93,3 +93,26 @@ def _trimmed_estimate(codes: Tensor, share: float) -> tuple[Tensor, Tensor]:
         squares = mahalanobis_squared(codes, mean, precision)
         kept = codes[squares <= torch.quantile(squares, 1 - share)]
     return mean, precision
+
+
+def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
+    r"""Compute the squared Mahalanobis distance of points from a centre.
+
+    .. math:: (z - \mu)^T \Sigma^{-1} (z - \mu)
+
+    Parameters
+    ----------
+    points : Tensor of shape (..., n, l)
+        Points z.
+    centre : Tensor of shape (..., 1, l) or (l,)
+        Their mean :math:`\mu`.
+    precision : Tensor of shape (..., l, l)
+        The inverse of their covariance :math:`\Sigma`.
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        At least 0, but for rounding.
+    """
+    centred = points - centre
+    return (stacked_product(centred, precision) * centred).sum(-1)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from .utils._batch_invariance import stacked_product
+
 __all__ = [
     "SLOPE",
     "Builders",
@@ -108,14 +110,14 @@ class StackedMLP(nn.Module):
         *hidden, (weight, bias) = self._layers()
         norms = self._modules.values() or [None] * len(hidden)
         for (w, b), norm in zip(hidden, norms, strict=True):
-            x = torch.baddbmm(b, x, w)
+            x = stacked_product(x, w, b)
             if norm is not None:
                 x = norm(x.transpose(0, 1).flatten(1))
                 x = x.unflatten(1, (self.n_estimators, -1)).transpose(0, 1)
             x = F.leaky_relu(x, self.slope)
             if self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
-        return torch.baddbmm(bias, x, weight)
+        return stacked_product(x, weight, bias)
 
 
 class StackedCritic(StackedMLP):

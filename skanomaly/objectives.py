@@ -23,7 +23,6 @@ __all__ = [
     "hypersphere_radius",
     "importance_weights",
     "least_squares_loss",
-    "mahalanobis_squared",
     "min_max_normalised",
     "origin_distance",
     "ramp",
@@ -384,30 +383,7 @@ def ramp(progress: float) -> float:
     return math.tanh(progress / 2)
 
 
-# Distances of latent codes and maps of errors, for several methods.
-
-
-def mahalanobis_squared(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
-    r"""Compute the squared Mahalanobis distance of points from a centre.
-
-    .. math:: (z - \mu)^T \Sigma^{-1} (z - \mu)
-
-    Parameters
-    ----------
-    points : Tensor of shape (..., n, l)
-        Points z.
-    centre : Tensor of shape (..., 1, l) or (l,)
-        Their mean :math:`\mu`.
-    precision : Tensor of shape (..., l, l)
-        The inverse of their covariance :math:`\Sigma`.
-
-    Returns
-    -------
-    Tensor of shape (..., n)
-        At least 0, but for rounding.
-    """
-    centred = points - centre
-    return ((centred @ precision) * centred).sum(-1)
+# Lengths of latent codes and maps of errors, for several methods.
 
 
 _UPPER, _BLOCK = 0.02, 3  # share of the blocks that count; their side in pixels

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..utils._batch_invariance import stacked_product
+
 #: Groups of the adapter of a 1 x 1 convolution, and channels from which it has them.
 _GROUPS, _WIDE = 8, 64
 #: Share of the convolutions of a network up to which larger kernels are few.
@@ -317,7 +319,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, n_in) to (k, n, n_out)."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return stacked_product(x, self.weight, self.bias)
 
 
 class StackedGate(StandardisedGate, StackedLinear):
@@ -359,9 +361,9 @@ class StackedAdapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return `y` (k, n, out) plus the adapters' outputs for `x` (k, n, in)."""
         if self.n_experts == 1:
-            return torch.baddbmm(y, x, self.weights)
+            return stacked_product(x, self.weights, y)
         gates = self.gate(x)
-        adapted = torch.bmm(x, self.weights).unflatten(2, (self.n_experts, -1))
+        adapted = stacked_product(x, self.weights).unflatten(2, (self.n_experts, -1))
         return y + (gates[..., None] * adapted).sum(2)
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils._batch_invariance import stacked_product
+
 #: Number of principal axes with a scale of their own.
 _AXES = 128
 #: Variance of constant features by rounding in float32, over their mean square.
@@ -78,8 +80,9 @@ class WhiteningHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (..., n, l) to latent codes (..., n, l)."""
         centred = self._scaled(features) - self.centre
-        along = centred @ self.axes
-        return self.rest * centred + (along * (self.gains - self.rest)) @ self.axes.mT
+        along = stacked_product(centred, self.axes)
+        scaled = along * (self.gains - self.rest)
+        return self.rest * centred + stacked_product(scaled, self.axes.mT)
 
 
 def _principal(centred, n_axes):

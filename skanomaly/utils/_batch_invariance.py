@@ -1,0 +1,570 @@
+"""Results of a sample that do not depend on its batch, to the bit.
+
+Libraries of linear algebra choose an algorithm by the sizes of a call, and algorithms
+round differently: a sample alone would get another score than among others. The mode of
+this module changes how torch computes a batch:
+
+- Products and convolutions of a batch are compared, once for each shape in a process,
+  with those of a constant number of rows. If the bits differ, the batch is filled up to
+  a size whose bits do not, or divided into batches of that constant number.
+- Functions of single numbers are computed in whole vectors of the processor, which
+  rounds the numbers of an incomplete vector differently.
+- Sums over other axes than the innermost one, such as means over an ensemble, are
+  computed along contiguous memory.
+
+Other functions that treat samples separately are known by name. If a network calls a
+function that is not known, its batches have one constant size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.utils import gen_batches
+from torch import Tensor
+from torch.overrides import (
+    TorchFunctionMode,
+    handle_torch_function,
+    has_torch_function,
+)
+
+__all__ = ["BatchInvariance", "map_batches", "stacked_product"]
+
+#: Rows of the batches that all others are compared with.
+_BLOCK = 16
+#: Shifts of those rows: they have to have the same bits in each place.
+_SHIFTS = (1, 5, 6, 11)
+#: Numbers of each row that are compared.
+_COMPARED = 64
+#: A multiple of the numbers in a vector of any processor, and of unrolled loops.
+_VECTOR = 64
+#: torch divides more numbers than these among threads, anywhere in a vector.
+_UNDIVIDED = 2**15
+#: Limit of the remembered shapes.
+_MOST_PLANS = 4096
+#: Samples in the batches of networks that call functions that are not known.
+_CONSTANT = 256
+
+
+def map_batches(
+    function: Callable[[Tensor], Tensor], rows: Any, size: int
+) -> NDArray[Any]:
+    """Apply a function of batches to all samples of a data set.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a batch of samples to one result per sample.
+    rows : DeviceDataset
+        The samples.
+    size : int
+        Samples per batch.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...)
+        Results. That of a sample is the same, to the bit, in any data set.
+    """
+    n, parts = len(rows), []
+    if rows.device.type == "cpu":
+        mode = BatchInvariance()
+        for part in gen_batches(n, size):
+            batch = rows[part]
+            with torch.inference_mode(), mode:
+                result = function(batch)
+            if mode.unknown:
+                break
+            parts.append(result.numpy())
+        else:
+            return np.concatenate(parts)
+    return np.concatenate(list(_of_constant_size(function, rows, min(size, _CONSTANT))))
+
+
+def _of_constant_size(function, rows, size):
+    """Yield the results of batches that are filled up to one size."""
+    n = len(rows)
+    for start in range(0, n, size):
+        index = torch.arange(start, start + size).clamp_(max=n - 1)
+        with torch.inference_mode():
+            result = function(rows[index.to(rows.device)])
+        yield result[: n - start].numpy(force=True)
+
+
+def stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply the samples of each member of an ensemble by a matrix of its own.
+
+    Parameters
+    ----------
+    x : Tensor of shape (k, n, i) or (n, i)
+        Samples of k members.
+    weight : Tensor of shape (k, i, o) or (i, o)
+        Matrices.
+    bias : Tensor of shape (k, 1, o) or (k, n, o), optional
+        Added to the products.
+
+    Returns
+    -------
+    Tensor of shape (k, n, o) or (n, o)
+        In a :class:`BatchInvariance`, rows of x are samples; in torch's own products of
+        three axes, the first axis has the samples.
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(stacked_product, (x,), x, weight, bias)
+    return x @ weight if bias is None else torch.baddbmm(bias, x, weight)
+
+
+class BatchInvariance(TorchFunctionMode):
+    """Context in which torch computes each sample as in any other batch.
+
+    Attributes
+    ----------
+    unknown : set of str
+        Names of called functions that are not known to treat samples separately.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unknown: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function of torch."""
+        name = getattr(func, "__name__", "")
+        if name in _SEPARATE:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        if name in _COMPUTED:
+            result = _COMPUTED[name](func, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        self.unknown.add(name)
+        return func(*args, **kwargs)
+
+
+# Products and convolutions ------------------------------------------------------------
+
+
+class _RowFunction(NamedTuple):
+    """A function that computes rows, such as a layer.
+
+    Attributes
+    ----------
+    compute : callable
+        Returns the rows of the result for a list of tensors with rows, the samples
+        first, and a list of others, weights first.
+    axis : int
+        Axis of the rows.
+    weight : int or None
+        Axis of the outputs in the weights, the first of the others. None means that
+        outputs cannot be added.
+    """
+
+    compute: Callable[[list[Tensor], list[Tensor]], Tensor]
+    axis: int = 0
+    weight: int | None = None
+
+    def widened(self, rows: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Compute rows with more outputs: with a few, the place of a row may matter."""
+        (x, *own), (weight, *common) = rows, others
+        n_out = weight.shape[self.weight or 0]
+        n_more = -n_out % _BLOCK
+        own, common = ([F.pad(t, (0, n_more)) for t in some] for some in (own, common))
+        weight = _fill(weight, (self.weight or 0) % weight.ndim, n_more)
+        return self.compute([x, *own], [weight, *common])[..., :n_out]
+
+
+#: Computes a function for tensors with rows and others.
+_Plan = Callable[[_RowFunction, list[Tensor], list[Tensor]], Tensor]
+#: The plans by function, shapes and number of threads.
+_PLANS: dict[Any, _Plan] = {}
+
+
+def _by_rows(
+    function: _RowFunction, rows: list[Tensor], others: list[Tensor], *key: Any
+) -> Tensor:
+    """Compute rows with the bits that they have in any batch.
+
+    `key` are the arguments that determine the function.
+    """
+    layouts = tuple((t.shape, t.stride(), t.dtype) for t in (*rows, *others))
+    whole_key = (*key, layouts, torch.get_num_threads())
+    plan = _PLANS.get(whole_key)
+    if plan is None:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.clear()
+        plan = _PLANS[whole_key] = _find_plan(function, rows, others)
+    return plan(function, rows, others)
+
+
+def _find_plan(
+    function: _RowFunction, rows: list[Tensor], others: list[Tensor]
+) -> _Plan:
+    """Return the cheapest way to compute a batch of these shapes."""
+    n = rows[0].shape[function.axis]
+    places = [(torch.arange(_BLOCK) + shift) % _BLOCK for shift in _SHIFTS]
+    for widened in (False, True) if function.weight is not None else (False,):
+        whole = partial(_filled, size=_BLOCK, widened=widened)
+        if _equal(whole, whole, places, function, rows, others):
+            break
+    else:  # the place in a batch matters
+        return partial(_in_blocks, size=1, widened=False)
+    order = torch.arange(4 * n if n < _BLOCK else n) % _BLOCK
+    for size in _sizes(n):
+        plan = partial(_filled, size=size, widened=widened)
+        if _equal(whole, plan, order.split(n), function, rows, others):
+            return plan
+    return partial(_in_blocks, size=_BLOCK, widened=widened)
+
+
+def _equal(
+    whole: _Plan,
+    plan: _Plan,
+    batches: Iterable[Tensor],
+    function: _RowFunction,
+    rows: list[Tensor],
+    others: list[Tensor],
+) -> bool:
+    """Return whether some batches of random rows have the bits of all rows."""
+    axis, rng = function.axis, torch.Generator().manual_seed(0)
+    n_compared = 0  # in each row: other algorithms round a third of the numbers alike
+    while n_compared < _COMPARED:
+        block = [_random_like(t, rng, axis, _BLOCK) for t in rows]
+        # Random, since trained weights may be zeros, which all algorithms round alike.
+        weights = [_random_like(t, rng) for t in others]
+        expected = whole(function, block, weights)
+        for index in batches:
+            batch = [_take(t, axis, index) for t in block]
+            got = plan(function, batch, weights)
+            if not torch.equal(got, expected.index_select(axis, index)):
+                return False
+        n_compared += expected.numel() // _BLOCK
+    return True
+
+
+def _take(x: Tensor, axis: int, index: Tensor) -> Tensor:
+    """Return some rows with the strides of `x`."""
+    shape, strides = _resized(x, axis, len(index))
+    rows = torch.empty_strided(shape, strides, dtype=x.dtype)
+    once = rows  # an expanded tensor cannot be written to
+    for k, stride in enumerate(strides):
+        if stride == 0:
+            once, x = once.narrow(k, 0, 1), x.narrow(k, 0, 1)
+    once.copy_(x.index_select(axis, index))
+    return rows
+
+
+def _sizes(n: int) -> list[int]:
+    """Return the sizes, from n, to which a batch of n rows may be filled up."""
+    power, multiple = 2 ** (n - 1).bit_length(), -(-n // _BLOCK) * _BLOCK
+    return sorted({n, n + n % 2, min(power, multiple), multiple})
+
+
+def _filled(
+    function: _RowFunction,
+    rows: list[Tensor],
+    others: list[Tensor],
+    *,
+    size: int,
+    widened: bool,
+) -> Tensor:
+    """Compute a batch after filling it up to a number of rows."""
+    axis, n = function.axis, rows[0].shape[function.axis]
+    if n == size and not widened:
+        return function.compute(rows, others)
+    filled = [_fill(t, axis, size - n) for t in rows]
+    if not widened:
+        return function.compute(filled, others).narrow(axis, 0, n)
+    return function.widened(filled, others).narrow(axis, 0, n)
+
+
+def _in_blocks(
+    function: _RowFunction,
+    rows: list[Tensor],
+    others: list[Tensor],
+    *,
+    size: int,
+    widened: bool,
+) -> Tensor:
+    """Compute a batch in parts of a constant number of rows."""
+    axis, n = function.axis, rows[0].shape[function.axis]
+    parts = [_fill(t, axis, -n % size).split(size, axis) for t in rows]
+    results = [
+        _filled(function, list(part), others, size=size, widened=widened)
+        for part in zip(*parts, strict=True)
+    ]
+    return torch.cat(results, axis).narrow(axis, 0, n)
+
+
+def _fill(x: Tensor, axis: int, n: int) -> Tensor:
+    """Append `n` rows of zeros."""
+    return F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, n]) if n else x
+
+
+def _random_like(
+    x: Tensor, rng: torch.Generator, axis: int = 0, n: int | None = None
+) -> Tensor:
+    """Return random numbers with the strides of `x`, and n rows."""
+    shape, strides = _resized(x, axis, x.shape[axis] if n is None else n)
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    numbers = torch.randn(last + 1, generator=rng).to(x.dtype)
+    return numbers.as_strided(shape, strides)
+
+
+def _resized(x: Tensor, axis: int, n: int) -> tuple[list[int], list[int]]:
+    """Return the shape and the strides of `x` with n rows."""
+    shape, strides = list(x.shape), list(x.stride())
+    for k in range(axis):
+        if strides[k] >= strides[axis]:  # around the rows
+            strides[k] = strides[k] // shape[axis] * n
+    shape[axis] = n
+    return shape, strides
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """Return the axes from the outermost in memory to the innermost."""
+    strides = x.stride()
+    return sorted(range(x.ndim), key=lambda axis: -strides[axis])
+
+
+def _convolution(func, x: Tensor, weight: Tensor, bias=None, *args, **kwargs):
+    if x.ndim != weight.ndim:
+        return NotImplemented  # one image without an axis of samples
+    others = [weight] if bias is None else [weight, bias]
+
+    def compute(rows, others):
+        bias = others[1] if len(others) > 1 else None
+        return func(rows[0], others[0], bias, *args, **kwargs)
+
+    key = func, *map(_hashable, args), *map(_hashable, kwargs.items())
+    return _by_rows(_RowFunction(compute), [x], others, *key)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _linear(func, x: Tensor, weight: Tensor, bias: Tensor | None = None):
+    def compute(rows, others):
+        return func(rows[0], *others)
+
+    others = [weight] if bias is None else [weight, bias]
+    return _of_last_axis(_RowFunction(compute, weight=0), func, x, others)
+
+
+def _matmul(func, x: Tensor, other: Tensor):
+    if x.ndim >= 2 and other.ndim == 2:
+        function = _RowFunction(_mm, weight=1)
+        return _of_last_axis(function, torch.mm, x, [other])
+    if x.ndim < 3 or x.shape[:-2] != other.shape[:-2]:
+        return NotImplemented
+    result = _bmm(torch.bmm, x.flatten(0, -3), other.flatten(0, -3))
+    return result.unflatten(0, x.shape[:-2])
+
+
+def _mm(rows, others):
+    return torch.mm(rows[0], others[0])
+
+
+def _of_last_axis(function, key, x: Tensor, others: list[Tensor]) -> Tensor:
+    """Apply a function of rows (n, d) to a tensor (..., d)."""
+    if x.ndim == 2:
+        return _by_rows(function, [x.contiguous()], others, key)
+    # A view of a single sample may have other strides than a copy of several.
+    rows = _by_rows(function, [x.reshape(-1, x.shape[-1]).contiguous()], others, key)
+    return rows.unflatten(0, x.shape[:-1])
+
+
+def _addmm(func, bias: Tensor, x: Tensor, other: Tensor, **kwargs):
+    if bias.ndim == 2 and len(bias) != len(x):
+        return NotImplemented
+    rows, others = ([x, bias], [other]) if bias.ndim == 2 else ([x], [other, bias])
+
+    def compute(rows, others):
+        return func(*rows[1:], *others[1:], rows[0], others[0], **kwargs)
+
+    key = func, *kwargs.items()
+    return _by_rows(_RowFunction(compute, weight=1), rows, others, *key)
+
+
+def _bmm(func, x: Tensor, other: Tensor):
+    function = _RowFunction(lambda rows, _: func(*rows))
+    return _by_rows(function, [x, other], [], func)
+
+
+def _baddbmm(func, bias: Tensor, x: Tensor, other: Tensor, **kwargs):
+    if bias.ndim != 3 or len(bias) != len(x):
+        return NotImplemented
+
+    def compute(rows, _):
+        return torch.baddbmm(*rows, **kwargs)
+
+    function = _RowFunction(compute)
+    result = _by_rows(function, [bias, x, other], [], torch.baddbmm, *kwargs.items())
+    return bias.copy_(result) if func.__name__.endswith("_") else result
+
+
+def _stacked_product(func, x: Tensor, weight: Tensor, bias: Tensor | None = None):
+    if x.ndim == 2:
+        return _matmul(torch.matmul, x, weight)
+    rows, others = [x], [weight]
+    if bias is not None:
+        (rows if bias.shape[1] == x.shape[1] else others).append(bias)
+
+    def compute(rows, others):
+        return func(rows[0], others[0], *rows[1:], *others[1:])
+
+    return _by_rows(_RowFunction(compute, axis=1, weight=2), rows, others, func)
+
+
+# Functions of single numbers ----------------------------------------------------------
+
+
+def _in_vectors(func, x: Tensor, *args, **kwargs):
+    """Apply a function of single numbers in whole vectors."""
+    numbers = any(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
+    if numbers or not isinstance(x, Tensor):
+        return NotImplemented
+    n, order = x.numel(), _memory_order(x)
+    in_order = x.permute(order)
+    is_divided = n > _UNDIVIDED and torch.get_num_threads() > 1
+    if n % _VECTOR == 0 and not is_divided and in_order.is_contiguous():
+        return func(x, *args, **kwargs)
+    flat = in_order.reshape(-1)
+    flat = F.pad(flat, (0, -n % _VECTOR))
+    parts = flat.split(_UNDIVIDED) if is_divided else [flat]
+    results = torch.cat([func(part, *args, **kwargs) for part in parts])[:n]
+    result = results.view(in_order.shape).permute(
+        [order.index(k) for k in range(x.ndim)]
+    )
+    in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)
+    return x.copy_(result) if in_place else result
+
+
+# Sums ---------------------------------------------------------------------------------
+
+
+def _reduced(func, x: Tensor, dim=None, keepdim: bool = False, **kwargs):
+    """Reduce axes; other axes that follow them are filled up to whole vectors."""
+    if dim is None or isinstance(keepdim, (list, tuple)):
+        return NotImplemented
+    axes = sorted(axis % x.ndim for axis in ([dim] if isinstance(dim, int) else dim))
+    n_last = x.ndim - 1 - axes[-1]
+    x = x.contiguous()
+    if n_last:
+        last, n = x.shape[x.ndim - n_last :], prod(x.shape[x.ndim - n_last :])
+        rows = F.pad(x.flatten(x.ndim - n_last), (0, -n % _VECTOR))
+        result = func(rows, axes, keepdim=keepdim, **kwargs)
+        return result[..., :n].unflatten(-1, last)
+    is_single = len(axes) < x.ndim and prod(x.shape[: x.ndim - len(axes)]) == 1
+    if is_single and x.numel() > _UNDIVIDED:  # threads would divide a single sum
+        return func(torch.cat([x, x]), axes, keepdim=keepdim, **kwargs)[:1]
+    return func(x, axes, keepdim=keepdim, **kwargs)
+
+
+def _norm(func, x: Tensor, *args: Any, dim=None, keepdim: bool = False, **kwargs: Any):
+    def of_axes(x, dim, **kwargs):
+        return func(x, *args, dim=dim, **kwargs)
+
+    return _reduced(of_axes, x, dim, keepdim, **kwargs)
+
+
+def _softmax(func, x: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
+    is_last = dim is not None and dim % x.ndim == x.ndim - 1
+    return func(x, dim, *args, **kwargs) if is_last else NotImplemented
+
+
+def _batch_norm(func, *args: Any, training: bool = False, **kwargs: Any) -> Any:
+    of_batch = training or (len(args) > 5 and args[5])
+    return NotImplemented if of_batch else func(*args, training=training, **kwargs)
+
+
+# Functions by name --------------------------------------------------------------------
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+#: Functions that are computed in a way of their own, in place or not.
+_COMPUTED: dict[str, Callable[..., Any]] = {
+    "linear": _linear,
+    "stacked_product": _stacked_product,
+    "matmul": _matmul,
+    "__matmul__": _matmul,
+    "mm": _matmul,
+    "bmm": _bmm,
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "baddbmm_": _baddbmm,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "batch_norm": _batch_norm,
+    "norm": _norm,
+}
+_COMPUTED |= dict.fromkeys(_names("sum mean logsumexp var std prod"), _reduced)
+_COMPUTED |= dict.fromkeys(
+    _names("""
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    """),
+    _convolution,
+)
+_COMPUTED |= {
+    name + end: _in_vectors
+    for end in ("", "_")
+    for name in _names("""
+    acos acosh asin asinh atan atanh celu cos cosh digamma elu erf erfc erfinv exp exp2
+    expm1 gelu hardsigmoid hardswish lgamma log log10 log1p log2 log_sigmoid logit
+    logsigmoid mish pow rsqrt selu sigmoid silu sin sinc sinh softplus softsign tan tanh
+    tanhshrink __pow__ __rpow__
+    """)
+}
+
+#: Functions that compute each number, or the numbers of each sample, for themselves.
+_SEPARATE = frozenset(
+    _names("""
+    __get__ __len__ __bool__ dim ndimension size numel nelement stride storage_offset
+    is_contiguous is_floating_point is_complex element_size item tolist get_device
+    promote_types result_type can_cast _set_grad_enabled is_grad_enabled
+
+    expand expand_as broadcast_to broadcast_tensors reshape reshape_as view view_as
+    flatten ravel unflatten squeeze unsqueeze transpose swapaxes swapdims permute
+    movedim moveaxis t adjoint contiguous clone detach detach_ to type type_as float
+    double half bfloat16 int long bool cat concat concatenate stack hstack vstack dstack
+    split split_with_sizes chunk tensor_split unbind narrow select index_select gather
+    take_along_dim __getitem__ __setitem__ flip roll rot90 repeat repeat_interleave tile
+    pad copy_ fill_ zero_ masked_fill masked_fill_ where diagonal diag_embed tril triu
+    unfold pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    as_strided
+
+    add sub rsub subtract mul multiply div divide true_divide neg negative abs absolute
+    sign sgn square sqrt reciprocal maximum minimum fmax fmin clamp clamp_min clamp_max
+    clip floor ceil round trunc frac fmod remainder floor_divide addcmul addcdiv lerp
+    nan_to_num eq ne lt le gt ge greater less equal logical_and logical_or logical_not
+    logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite isclose add_
+    sub_ mul_ div_ neg_ abs_ square_ sqrt_ clamp_ clamp_min_ clamp_max_ round_ addcmul_
+    addcdiv_ lerp_ nan_to_num_ floor_ ceil_ trunc_ rsub_ __add__ __radd__ __iadd__
+    __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
+    __itruediv__ __rdiv__ __neg__ __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__
+    __and__ __or__ __invert__ __floordiv__ __mod__
+
+    relu relu_ relu6 leaky_relu leaky_relu_ prelu hardtanh hardtanh_ threshold
+    hardshrink softshrink dropout dropout1d dropout2d dropout3d alpha_dropout
+    feature_dropout layer_norm group_norm instance_norm rms_norm local_response_norm
+    normalize cosine_similarity linalg_vecdot pairwise_distance avg_pool1d avg_pool2d
+    avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool1d lp_pool2d boolean_dispatch
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d interpolate upsample grid_sample affine_grid
+    embedding one_hot max min amax amin aminmax any all argmax argmin sort argsort topk
+    kthvalue median cummax cummin cumsum cumprod count_nonzero searchsorted bucketize
+    isin
+
+    zeros ones full empty eye arange linspace tensor as_tensor zeros_like ones_like
+    full_like empty_like new_zeros new_ones new_full new_empty new_tensor
+    """)
+)
