@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Literal
 
 from numpy.random import RandomState
@@ -13,6 +14,7 @@ from .utils._sklearn_compat import (
     AUTO,
     AUTO_COUNT,
     AUTO_POSITIVE,
+    HasMethods,
     Integral,
     Interval,
     Options,
@@ -130,6 +132,18 @@ class CommonParameters(Declared):
         [list, tuple, None],
         default=None,
         doc="Callbacks of skorch, called in every stage of the training.",
+    )
+    checkpoint: str | PathLike[str] | None = parameter(
+        [str, HasMethods(["__fspath__"]), None],
+        default=None,
+        doc="""
+        Folder for the state of the training, which is written after every epoch, at
+        most once a second. If the process is killed, the same ``fit`` goes on from
+        there, to the same result; data, parameters and seed have to be the same, so
+        that it needs an integer `random_state`. When a fit has ended, its files are
+        removed.
+        """,
+        type_text="str, path-like or None",
     )
     on_interrupt: Literal["raise", "keep"] = parameter(
         [StrOptions({"raise", "keep"})],

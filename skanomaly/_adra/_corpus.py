@@ -103,6 +103,14 @@ class AlteredSamples:
         altered = self._swapped(swapped, rows), self._noisy(noisy), self._free(free)
         return torch.cat(altered, -2)
 
+    def run_state(self):
+        """Return the state of the generator."""
+        return self.rng.get_state()
+
+    def load_run_state(self, state):
+        """Set the state of the generator."""
+        self.rng.set_state(state)
+
     def _swapped(self, rows, givers):
         giver = self._one_of(givers.shape[-2], *rows.shape)
         return torch.where(self._some(rows), givers.gather(-2, giver), rows)

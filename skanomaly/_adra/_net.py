@@ -186,7 +186,7 @@ class CachedEmbeddings:
         self.rows, self.embed, self.device = rows, embed, rows.device
         self.embeddings: Tensor | None = None
         self.missing = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        self.n_missing = len(rows)
+        self.n_missing, self.groups = len(rows), list[Tensor]()
         if self.device.type != "cpu":
             for part in torch.arange(len(rows), device=self.device).split(_AT_ONCE):
                 self._add(part)
@@ -203,13 +203,47 @@ class CachedEmbeddings:
         assert self.embeddings is not None
         return self.embeddings[index]
 
+    def run_state(self):
+        """Return the groups of samples that were computed together."""
+        return self.groups
+
+    def load_run_state(self, groups):
+        """Compute the same groups: the last bits depend on the others in a batch."""
+        for group in groups[len(self.groups) :]:
+            self._add(group)
+
     def _add(self, new):
+        self.groups.append(new)
         embeddings = self.embed(self.rows[new])
         if self.embeddings is None:
             self.embeddings = embeddings.new_empty(len(self), *embeddings.shape[1:])
         self.embeddings[new] = embeddings
         self.missing[new] = False
         self.n_missing -= len(new)
+
+
+class Stream:
+    """Batches without end, pass by pass.
+
+    Parameters
+    ----------
+    dataset : object
+        With a length, and items at tensors of indices.
+    batch_size, n_estimators, rng
+        As of :class:`~skanomaly.engine.Batches`.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, n_estimators: int, rng: torch.Generator
+    ):
+        n_batches = max(len(dataset) // batch_size, 1)
+        self.batches = Batches(dataset, batch_size, n_batches, n_estimators, rng)
+        self.left: list[Tensor] = []
+
+    def __next__(self) -> Any:
+        if not self.left:
+            self.left = list(self.batches.indices())
+        return self.batches.dataset[self.left.pop(0)]
 
 
 class StopAtCollapse(Callback):
@@ -272,9 +306,10 @@ class ResidualAdaptation(AlternatingNet):
 
     backbone_: FrozenNetwork
     adapters_: Adapters
+    rows_: Any
     corpus_: list
     held_out_: Tensor
-    streams_: list[Iterator[Tensor]] | None
+    streams_: list[Stream] | None
 
     def __init__(
         self,
@@ -331,19 +366,34 @@ class ResidualAdaptation(AlternatingNet):
     def draw_corpus(self) -> list[Tensor]:
         """Return the next samples of each source, about as many of each."""
         if self.streams_ is None:
-            n = len(self.corpus_)
-            shares = [(self.corpus_batch + k) // n for k in range(n)]
-            self.streams_ = [
-                self._stream(source, max(share, 1))
-                for source, share in zip(self.corpus_, shares, strict=True)
-            ]
+            self.streams_ = self._begin_streams()
         return [next(stream) for stream in self.streams_]
 
-    def _stream(self, rows, size):
-        """Yield batches without end, pass by pass."""
-        n_batches = max(len(rows) // size, 1)
-        while True:
-            yield from Batches(rows, size, n_batches, self.n_estimators, self.rng_)
+    def _begin_streams(self) -> list[Stream]:
+        n = len(self.corpus_)
+        shares = [(self.corpus_batch + k) // n for k in range(n)]
+        return [
+            Stream(source, max(share, 1), self.n_estimators, self.rng_)
+            for source, share in zip(self.corpus_, shares, strict=True)
+        ]
+
+    def run_state(self):
+        return {
+            "streams": [stream.left for stream in self.streams_ or []],
+            "sources": [
+                one.run_state() if hasattr(one, "run_state") else None
+                for one in (self.rows_, *self.corpus_)
+            ],
+        }
+
+    def load_run_state(self, state):
+        self.streams_ = self._begin_streams()
+        for stream, left in zip(self.streams_, state["streams"], strict=True):
+            stream.left = left
+        sources = zip((self.rows_, *self.corpus_), state["sources"], strict=True)
+        for one, of_one in sources:
+            if of_one is not None:
+                one.load_run_state(of_one)
 
     def train(
         self,
@@ -373,7 +423,8 @@ class ResidualAdaptation(AlternatingNet):
         if self.is_cached_:
             sources = [CachedEmbeddings(source, self.embed) for source in sources]
         rows, *corpus = sources
-        with self.temporary(corpus_=corpus, streams_=None, held_out_=held_out):
+        data = {"rows_": rows, "corpus_": corpus, "held_out_": held_out}
+        with self.temporary(**data, streams_=None):
             plan = {"max_epochs": max_epochs, "epoch_steps": epoch_steps}
             return self.run(rows, callbacks=callbacks, **plan)
 

@@ -153,6 +153,14 @@ class TransferNet(AlternatingNet):
             self.history.record("effective_sample_size", n)
             self.history.record("mean_weight", float(weights.mean()))
 
+    def run_state(self):
+        names = "weights_", "sample_weight_", "log_tau_"
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def load_run_state(self, state):
+        self.weights_[:] = state.pop("weights_")  # the batches hold the list
+        self.__dict__.update(state)
+
     def weigh(self, rule: Weighting) -> Tensor:
         """Fit the anomaly score to the present outputs, and weight samples by it."""
         source, target = self.domains_

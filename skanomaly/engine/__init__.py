@@ -9,6 +9,7 @@ from ._callbacks import (
     RateSchedule,
     StepDecay,
 )
+from ._checkpoint import Checkpoint
 from ._copy import ended_copy
 from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
@@ -19,6 +20,7 @@ __all__ = [
     "AverageWeights",
     "Bar",
     "Batches",
+    "Checkpoint",
     "DeviceDataset",
     "KeepBest",
     "LinearDecay",

@@ -86,6 +86,12 @@ class Bar:
         """Count a step."""
         self.bar.update()
 
+    def skip(self, n: int) -> None:
+        """Count steps that were made earlier, and took no time now."""
+        self.bar.initial += n
+        self.bar.last_print_n += n
+        self.bar.n += n
+
 
 class _Lines:
     """A file that receives each state of a bar as a line of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +31,9 @@ class RateSchedule(Callback, ABC):
 
     def on_train_begin(self, net: AlternatingNet, **kwargs: Any) -> None:
         """Store the initial rates."""
-        self.groups_ = [
-            (group, group.setdefault("initial_lr", group["lr"]))
-            for name in net.configure_optimizers()
-            for group in net._optimizer(name).param_groups
-        ]
+        self.optimizers_ = [net._optimizer(name) for name in net.configure_optimizers()]
+        for group in self._groups():
+            group.setdefault("initial_lr", group["lr"])
         self._set(0.0)
 
     def on_batch_end(self, net: AlternatingNet, **kwargs: Any) -> None:
@@ -43,12 +41,17 @@ class RateSchedule(Callback, ABC):
         self._set(net.progress)
 
     def _set(self, progress: float) -> None:
-        for group, lr in self.groups_:
-            group["lr"] = lr * self.share(progress)
+        share = self.share(progress)
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * share
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers_:
+            yield from optimizer.param_groups
 
     def on_train_end(self, net: AlternatingNet, **kwargs: Any) -> None:
         """Release the optimisers."""
-        del self.groups_
+        del self.optimizers_
 
 
 class LinearDecay(RateSchedule):

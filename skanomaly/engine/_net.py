@@ -229,6 +229,16 @@ class AlternatingNet(SeveralModulesNet, ABC):
             dataset, self.batch_size, self.epoch_steps, self.n_estimators, self.rng_
         )
 
+    def run_state(self) -> dict[str, Any]:
+        """Return the state of a run besides modules and callbacks, for a checkpoint.
+
+        The values are numbers, texts, tensors, or containers of these.
+        """
+        return {}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Restore the state that :meth:`run_state` returned, in a run that begins."""
+
     # Helpers for subclasses ------------------------------------------------------
 
     def for_members(self, rows: Tensor) -> Tensor:
@@ -340,7 +350,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
         batches = self.make_batches(dataset)
         datasets = {"dataset_train": dataset, "dataset_valid": None}
         try:
-            for _ in range(self.max_epochs):
+            for _ in range(len(self.history) - self.run_start_, self.max_epochs):
                 self.notify("on_epoch_begin", **datasets)
                 self._run_epoch(batches)
                 self.notify("on_epoch_end", **datasets)
@@ -362,7 +372,11 @@ class AlternatingNet(SeveralModulesNet, ABC):
             )
             for name, player in self.configure_optimizers().items()
         }
-        self._lowest = {}
+        self._lowest: dict[str, float] = {}
+        for row in self.history[self.run_start_ :]:  # of a run that goes on
+            for name, value in row.items():
+                if name.endswith("_loss"):
+                    self._lowest[name] = min(value, self._lowest.get(name, np.inf))
 
     def _run_epoch(self, batches):
         """Train on every batch, then read all losses in one wait for the device."""
