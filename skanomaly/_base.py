@@ -17,6 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from ._batches import BatchesMixin
+from ._checkpoints import CheckpointMixin
 from ._input import MIN_SAMPLES, InputMixin, Split
 from ._parameters import CommonParameters
 from ._progress import ProgressMixin
@@ -54,11 +56,6 @@ _NET_SETTINGS = sorted(
     (CommonParameters.__annotations__.keys() & signature(AlternatingNet).parameters)
     - {"device", "lr"}
 )
-#: Parameters that do not change the result of a fit, or are known otherwise.
-_NOT_IN_KEY = {
-    *("checkpoint", "memory", "verbose", "on_interrupt", "callbacks", "random_state")
-}
-
 #: Bound of scaled columns.
 _CLIP = 10.0
 
@@ -81,6 +78,8 @@ class BaseDeepDetector(
     ThresholdMixin,
     CommonParameters,
     FittedAttributes,
+    BatchesMixin,
+    CheckpointMixin,
     ProgressMixin,
     InputMixin,
     DocumentationMixin,
@@ -211,23 +210,8 @@ class BaseDeepDetector(
         self._row_shape = X.shape[1:]
         is_calibration = self._calibration_samples(~is_reference, seed)
         split = Split(X, is_reference, is_calibration, X_reference)
-        with self._checkpointed(*self._settings_of_fit(), *split, seed):
+        with self._checkpointed(*split, seed):
             self._fit_split(split, device, seed)
-
-    def _settings_of_fit(self) -> list[Any]:
-        """Return all that determines a fit besides data and seed, for its key."""
-        params = self.get_params(deep=False)
-        fitted = vars(self).values() if self._continues() else []
-        return [
-            *(__version__, type(self).__qualname__),
-            {k: value for k, value in params.items() if k not in _NOT_IN_KEY},
-            [(type(one).__name__, _numbers_of(one)) for one in self.callbacks or []],
-            [
-                (net.step_, net.module_, net.optimizer_.state_dict())
-                for net in fitted
-                if isinstance(net, AlternatingNet)
-            ],
-        ]
 
     def _fit_split(self, split: Split, device: str, seed: int) -> None:
         """Train on samples, and learn the thresholds."""
@@ -623,15 +607,6 @@ class BaseDeepDetector(
             raise TrainingDivergedError(
                 "The scores of some training samples are not finite."
             )
-
-
-def _numbers_of(callback: Any) -> dict[str, Any]:
-    """Return the numbers and texts among the parameters of a callback."""
-    return {
-        name: value
-        for name, value in vars(callback).items()
-        if isinstance(value, bool | int | float | str) and not name.endswith("_")
-    }
 
 
 def _ensembles(

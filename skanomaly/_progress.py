@@ -1,4 +1,4 @@
-"""The progress of a fit: a bar, checkpoints, and the tasks of scikit-learn's callbacks.
+"""The progress of a fit: a bar, and the tasks of scikit-learn's callbacks.
 
 scikit-learn has callbacks since version 1.9. The tasks are a tree: the fit, its stages,
 their epochs.
@@ -7,11 +7,8 @@ their epochs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from os import PathLike
-from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -19,7 +16,6 @@ from skorch.callbacks import Callback
 
 from .engine import AlternatingNet, Bar, Checkpoint, ProgressBar, ended_copy
 from .exceptions import StopTraining, TrainingDivergedError
-from .utils._digest import digest_of
 from .utils._sklearn_compat import tearing_down
 from .utils._sklearn_types import CallbackSupportMixin
 from .utils._state import shallow_copy
@@ -44,8 +40,6 @@ class ProgressMixin(CallbackSupportMixin):
 
     callbacks: list[Callback] | None
     verbose: int
-    checkpoint: str | PathLike[str] | None
-    interrupted_: bool
     net_: AlternatingNet
     _report: Report | None = None
     _checkpoint: Checkpoint | None = None
@@ -63,35 +57,6 @@ class ProgressMixin(CallbackSupportMixin):
                 report.end_fit()
         finally:
             del self._report
-
-    @contextmanager
-    def _checkpointed(self, *inputs: Any) -> Iterator[None]:
-        """Keep files from which a fit on the same inputs goes on, until it has ended.
-
-        The inputs are parameters, samples and seed, and are hashed.
-        """
-        if self.checkpoint is None:
-            yield
-            return
-        key = digest_of(inputs)
-        folder = Path(self.checkpoint) / f"{type(self).__name__}-{key[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob(".*.tmp"):  # of a process that was killed in writing
-            file.unlink(missing_ok=True)
-        self._checkpoint = Checkpoint(folder, key)
-        try:
-            yield
-        except TrainingDivergedError:
-            rmtree(folder, ignore_errors=True)
-            raise
-        except BaseException:
-            with suppress(OSError):
-                folder.rmdir()  # if it is empty
-            raise
-        finally:
-            del self._checkpoint
-        if not self.interrupted_:
-            rmtree(folder, ignore_errors=True)
 
     def _report_scores(self, finish: Finish) -> None:
         """Let callbacks have detectors that score, which `finish` completes."""

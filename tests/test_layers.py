@@ -14,7 +14,10 @@ LAYERS = [
     {"_persistence", "export"},
     {"methods"},
     {"_base", "_mixins"},
-    {"_input", "_parameters", "_progress", "_thresholds", "_mahalanobis"},
+    {
+        *("_batches", "_checkpoints", "_input", "_parameters", "_progress"),
+        *("_thresholds", "_mahalanobis"),
+    },
     {"engine", "networks", "objectives"},
     {"metrics"},
     {"calibration", "datasets", "explanation", "model_selection"},

@@ -139,6 +139,18 @@ def test_dask_gives_the_same_scores(detector):
     np.testing.assert_array_equal(scores.compute(), expected)
 
 
+def test_dask_scores_data_frames(detector):
+    dask = pytest.importorskip("dask.dataframe", exc_type=ImportError)
+    frame = pd.DataFrame(X[X[:, 0].argsort()], columns=list("abcd"))
+    parts = dask.from_pandas(frame, npartitions=4)
+    positive = recipes.score_by_dask(detector, parts[parts["a"] > 0])
+    assert positive.name == "score"
+    scores, kept = positive.compute(), frame[frame["a"] > 0]
+    assert kept.index[0] > 300 / 4  # the first partition is empty
+    assert scores.index.equals(kept.index)
+    np.testing.assert_array_equal(scores, detector.score_samples(kept))
+
+
 def test_dask_scores_images():
     array = pytest.importorskip("dask.array")
     images = RNG.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)

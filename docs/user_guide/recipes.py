@@ -71,13 +71,23 @@ def score_in_threads(detector, batches, n_threads=4):
 
 
 def score_by_dask(detector, X):
-    """Return the scores of a dask array, as a dask array.
+    """Return the scores of a dask array or data frame, as a dask array or series.
 
     Samples are in chunks of rows; the detector is sent to each worker.
     """
+    if hasattr(X, "columns"):
+        meta = pd.Series(name="score", dtype=float)
+        return X.map_partitions(scores_of_frame, detector, meta=meta)
     axes = tuple(range(1, X.ndim))
     X = X.rechunk(dict.fromkeys(axes, -1))
-    return X.map_blocks(detector.score_samples, drop_axis=axes, dtype=float)
+    meta = np.empty(0)
+    return X.map_blocks(detector.score_samples, drop_axis=axes, meta=meta)
+
+
+def scores_of_frame(frame, detector):
+    """Return the scores of a data frame, which may be empty, with its index."""
+    scores = detector.score_samples(frame) if len(frame) else []
+    return pd.Series(scores, frame.index, name="score", dtype=float)
 
 
 def save_to_mlflow(detector, folder, example):

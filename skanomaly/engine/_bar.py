@@ -12,6 +12,7 @@ __all__ = ["Bar"]
 #: Width of a line in a file or a pipe.
 _WIDTH = 80
 _IN_PLACE = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+_WITHOUT_END = "{desc} {n_fmt} {elapsed}{postfix}"
 _IN_LINES = "{desc} {percentage:3.0f}% {elapsed}<{remaining}{postfix}"
 
 
@@ -25,8 +26,8 @@ class Bar:
     ----------
     name : str
         Name of the task.
-    total : int
-        Number of steps.
+    total : int or None
+        Number of steps; None if it is unknown.
     file : file-like, default=None
         The output; None stands for ``sys.stderr``.
     line_interval : float, default=10.0
@@ -34,7 +35,11 @@ class Bar:
     """
 
     def __init__(
-        self, name: str, total: int, file: Any = None, line_interval: float = 10.0
+        self,
+        name: str,
+        total: int | None,
+        file: Any = None,
+        line_interval: float = 10.0,
     ):
         from tqdm.auto import tqdm
 
@@ -46,6 +51,8 @@ class Bar:
             options = {"ncols": _WIDTH, "bar_format": _IN_LINES}
             options["mininterval"] = line_interval
             file = _Lines(file)
+        if total is None:
+            options["bar_format"] = _WITHOUT_END
         self.bar = tqdm(total=total, desc=name, file=file, miniters=1, **options)
 
     def __enter__(self) -> Bar:
@@ -82,9 +89,9 @@ class Bar:
         bar.set_description_str(text, refresh=False)
         bar.set_postfix_str(shown, refresh=False)
 
-    def advance(self) -> None:
-        """Count a step."""
-        self.bar.update()
+    def advance(self, n: int = 1) -> None:
+        """Count steps."""
+        self.bar.update(n)
 
     def skip(self, n: int) -> None:
         """Count steps that were made earlier, and took no time now."""

@@ -51,6 +51,8 @@ def _hashable(value: Any) -> Any:
         value = value.detach().cpu()
         has_numpy = value.dtype != torch.bfloat16
         return (value if has_numpy else value.float()).numpy()
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        return np.asarray(value)  # data frames too
     if isinstance(value, dict):
         return {k: _hashable(part) for k, part in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,8 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     Parameters
     ----------
     X : array-like of shape (n_samples, ...)
-        An array, a tensor, a DataFrame of any library, or lists.
+        An array, a tensor, a DataFrame of any library, a table or record batch of
+        Arrow, or lists.
     name : str, default="X"
         Name of `X` in errors.
 
@@ -43,6 +44,8 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     """
     if isinstance(X, torch.Tensor):
         return _of_tensor(X, name)
+    if type(X).__module__.startswith("pyarrow") and hasattr(X, "to_pandas"):
+        X = X.to_pandas()  # tables, and batches of a file
     if not hasattr(X, "shape"):
         X = _of_rows(X, name)
     if hasattr(X, "columns"):
