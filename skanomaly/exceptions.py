@@ -27,10 +27,10 @@ class TrainingDivergedError(RuntimeError):
 
 
 class InvalidFileError(ValueError):
-    """A file was not written by ``skanomaly.save``, or has changed since.
+    """A file of a detector, or a checkpoint, was not written here, or has changed.
 
     It may have been edited, truncated or copied badly, or it may not describe a
-    detector of this version.
+    detector of this version, or the same fit.
     """
 
 

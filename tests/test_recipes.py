@@ -140,7 +140,7 @@ def test_dask_gives_the_same_scores(detector):
 
 
 def test_dask_scores_data_frames(detector):
-    dask = pytest.importorskip("dask.dataframe", exc_type=ImportError)
+    dask = pytest.importorskip("dask.dataframe")
     frame = pd.DataFrame(X[X[:, 0].argsort()], columns=list("abcd"))
     parts = dask.from_pandas(frame, npartitions=4)
     positive = recipes.score_by_dask(detector, parts[parts["a"] > 0])
