@@ -18,6 +18,7 @@ from . import (
     joint_encoder_gan,
     joint_encoder_gan_step,
     maps,
+    search,
     transfer,
 )
 from .runner import Experiment
@@ -40,6 +41,7 @@ MODULES = (
     adra_cifar10,
     adra_experts,
     explain,
+    search,
 )
 EXPERIMENTS: list[Experiment] = [e for module in MODULES for e in module.EXPERIMENTS]
 TABLES: list[Table] = [table for module in MODULES for table in module.TABLES]

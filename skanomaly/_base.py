@@ -24,7 +24,7 @@ from ._parameters import CommonParameters
 from ._progress import ProgressMixin
 from ._thresholds import ThresholdMixin
 from ._version import __version__
-from .engine import AlternatingNet, DeviceDataset
+from .engine import AlternatingNet, DeviceDataset, fit_side_by_side, stage_once
 from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
@@ -115,6 +115,9 @@ class BaseDeepDetector(
         *("contamination", "calibration", "scaling", "image_shape"),
         *("architecture", "latent_dim", "width", "n_estimators"),
     )
+
+    #: Completes several fits, and trains their nets together where it can.
+    _fit_side_by_side = staticmethod(fit_side_by_side)
 
     #: Networks that a user may give as ``architecture``, by role.
     _roles: ClassVar[dict[str, Role]] = {}
@@ -321,6 +324,16 @@ class BaseDeepDetector(
         """Return whether ``fit`` continues an earlier one."""
         return self.warm_start and hasattr(self, "offset_")
 
+    def _joins(self, X: ArrayLike) -> bool:
+        """Return whether nets on `X` may be trained with those of other detectors.
+
+        Only the small networks for tables gain by it. Callbacks are for one training.
+        """
+        ndim = len(getattr(X, "shape", np.shape(X)))
+        alone = self.callbacks or self.verbose or hasattr(self, "_skl_callbacks")
+        is_table = self.image_shape is None and ndim == TABLE.ndim
+        return is_table and not (alone or self._own_networks())
+
     def _given(self, name: str) -> Any:
         """Return a parameter; torch needs numbers of Python instead of NumPy's."""
         value = getattr(self, name)
@@ -396,9 +409,12 @@ class BaseDeepDetector(
 
         The first result of a stage is its net.
         """
-        # A user's callbacks may change the result, and are not part of the cache key.
-        memory = None if self.callbacks else self._given("memory")
-        result = run_or_recall(memory, __version__, stage, arguments, callbacks)
+        if self.callbacks:
+            # A user's callbacks may change the result, and are not part of the key.
+            result = stage(*arguments, callbacks=callbacks)
+        else:
+            run = partial(run_or_recall, self._given("memory"), __version__)
+            result = stage_once(run, stage, arguments, callbacks)
         # Nets from the cache lack this setting, which later stages of this fit need.
         result[0].on_interrupt = self.on_interrupt
         return result

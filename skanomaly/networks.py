@@ -65,6 +65,9 @@ class StackedMLP(nn.Module):
         Share of the hidden units that are dropped in training.
     """
 
+    #: Ensembles side by side in this one, which drop the same units.
+    n_alike = 1
+
     def __init__(
         self,
         n_estimators: int,
@@ -116,8 +119,14 @@ class StackedMLP(nn.Module):
                 x = x.unflatten(1, (self.n_estimators, -1)).transpose(0, 1)
             x = F.leaky_relu(x, self.slope)
             if self.dropout:
-                x = F.dropout(x, self.dropout, self.training)
+                x = self._dropped(x)
         return stacked_product(x, weight, bias)
+
+    def _dropped(self, x):
+        if self.n_alike == 1 or not self.training:
+            return F.dropout(x, self.dropout, self.training)
+        kept = F.dropout(x.new_ones(len(x) // self.n_alike, *x.shape[1:]), self.dropout)
+        return (x.unflatten(0, (self.n_alike, -1)) * kept).flatten(0, 1)
 
 
 class StackedCritic(StackedMLP):
@@ -150,6 +159,9 @@ class Ensemble(nn.Module):
     modules : iterable of torch.nn.Module
         The k modules.
     """
+
+    #: Not to be a part of a larger ensemble, which would not be faster.
+    one_by_one = True
 
     def __init__(self, modules):
         super().__init__()

@@ -162,7 +162,7 @@ def play(net, x, known):
     net.known_, net.cycle_weight_ = known, 1 / 3 if len(known) else 1 / 2
     net.rng_ = torch.Generator().manual_seed(3)
     (_, discriminators), (_, coders) = net.training_step(x)
-    return discriminators, coders
+    return discriminators.sum(), coders.sum()  # over the ensemble
 
 
 def gradients(net, loss, name):

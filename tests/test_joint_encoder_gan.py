@@ -493,7 +493,7 @@ def test_the_third_term_of_eq_1_has_a_weight(level, encoder_loss):
         net.phase_ = net.phase_._replace(level=level)
         net.grow(level, 0.0)
         pairs, _ = net.training_step(torch.zeros(1, 8, 1, side, side))
-        (_, losses[weight]), (_, cycle) = pairs
+        (_, (losses[weight],)), (_, (cycle,)) = pairs
         rng = torch.Generator().manual_seed(0)
         noise = net.draw_noise(8, 6, rng)
         with torch.no_grad():
@@ -559,7 +559,7 @@ def test_the_critic_s_loss_is_the_paper_s(n):
     # The slope is 0.25 for each of 64 pixels.
     penalty = 10 * (0.25 * 8 - 1) ** 2 + 1e-3 * on_data.square().mean()
     by_hand = on_generated.mean() - on_data.mean() + penalty
-    torch.testing.assert_close(net.critic_loss(x, generated), by_hand)
+    torch.testing.assert_close(net.critic_loss(x, generated), by_hand[None])
 
 
 def test_groups_of_the_critic_hold_one_kind_of_samples():
@@ -581,7 +581,7 @@ def test_the_authors_penalty_is_that_of_whole_batches():
     net, seen = make_net(as_published=True), []
     net.critic_.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x, generated = torch.randn(2, 1, 6, 1, 8, 8)
-    loss = net.critic_loss(x, generated)
+    (loss,) = net.critic_loss(x, generated)
     on_data, on_generated, points = seen
     net.rng_ = torch.Generator().manual_seed(0)
     share = torch.rand(1, 6, 1, 1, 1, generator=net.rng_)

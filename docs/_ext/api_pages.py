@@ -14,7 +14,7 @@ from skanomaly._base import BaseDeepDetector
 MODULES = {
     "skanomaly.datasets": "Data sets and protocols",
     "skanomaly.metrics": "Scores and displays",
-    "skanomaly.model_selection": "Cross-validation",
+    "skanomaly.model_selection": "Cross-validation and searches",
     "skanomaly.exceptions": "Errors and warnings",
 }
 DETECTORS = "Detectors (``skanomaly``)"

@@ -32,6 +32,9 @@ _CLEARLY = 0.01
 class AnomalyAwareBiGAN(AlternatingNet):
     """The training of eqs 15 and 16, on pairs of samples with codes or samples."""
 
+    per_member = ("cycle_weight_",)
+    draws = (*AlternatingNet.draws, "draw_known")
+
     def __init__(
         self,
         modules,
@@ -86,12 +89,12 @@ class AnomalyAwareBiGAN(AlternatingNet):
         """Compute eq. 15 on normal, generated and anomalous pairs."""
         fixed = [(x.detach(), partner.detach()) for x, partner in pairs]
         a, b, _ = self.targets
-        return anomaly_aware_loss(*self.values(discriminator, *fixed), a=a, b=b).sum()
+        return anomaly_aware_loss(*self.values(discriminator, *fixed), a=a, b=b)
 
     def coder_loss(self, discriminator, *pairs) -> Tensor:
         """Compute eq. 16."""
         values, c = self.values(discriminator, *pairs), self.targets[2]
-        return torch.stack([least_squares_loss(v, c) for v in values]).sum()
+        return torch.stack([least_squares_loss(v, c) for v in values]).sum(0)
 
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:
@@ -108,6 +111,9 @@ class AnomalyAwareBiGAN(AlternatingNet):
     def prepared(self, rows: Tensor) -> Tensor:
         """Prepare a batch (k, n, ...) for the networks."""
         return sample_by_sample(self.prepare, rows)
+
+    def form_of_data(self):
+        return len(self.known_) > 0
 
     def draw_known(self) -> Tensor:
         """Draw known anomalies for each member, with replacement, if there are any."""

@@ -304,6 +304,10 @@ class ResidualAdaptation(AlternatingNet):
         Settings of the engine.
     """
 
+    per_member = ()
+    frozen = ("backbone",)
+    draws = (*AlternatingNet.draws, "draw_corpus")
+
     backbone_: FrozenNetwork
     adapters_: Adapters
     rows_: Any
@@ -338,8 +342,11 @@ class ResidualAdaptation(AlternatingNet):
         builders: Mapping[str, Callable[..., Any]] = self.modules
         self.backbone_ = builders["backbone"]()
         self.adapters_ = builders["adapters"](self.backbone_)
-        self.backbone_.set_adapters(self.adapters_.layers)
+        self.connect()
         return self
+
+    def connect(self) -> None:
+        self.backbone_.set_adapters(self.adapters_.layers)
 
     def configure_optimizers(self):
         rate, decay = self.lr, self.weight_decay
@@ -361,7 +368,10 @@ class ResidualAdaptation(AlternatingNet):
         if not self.is_cached_:
             rows = self.embed(self.augment(rows, self.rng_))
         normal, corpus = self.encode_embeddings(rows).tensor_split([n], -2)
-        yield "adapters", hypersphere_classification_loss(normal, corpus).sum()
+        yield "adapters", hypersphere_classification_loss(normal, corpus)
+
+    def form_of_data(self):
+        return len(self.corpus_)
 
     def draw_corpus(self) -> list[Tensor]:
         """Return the next samples of each source, about as many of each."""

@@ -155,6 +155,8 @@ class Rotation(Pretraining):
 class Denoising(Pretraining):
     """The task is to recover the samples of a table from samples with noise added."""
 
+    per_member = ()
+
     def last_layer(self, n_features):
         layer = super().last_layer(n_features)
         if self.n_estimators:
@@ -163,13 +165,13 @@ class Denoising(Pretraining):
 
     def make_task(self, batch):
         rows = self.prepare(batch)
-        draw = {"generator": self.rng_, "device": self.device}
-        size = torch.rand(*rows.shape[:-1], 1, **draw)
-        return rows + size * torch.randn(rows.shape, **draw), rows
+        n, n_columns = rows.shape[-2:]
+        size = self.draw_shares(n)[..., None]
+        return rows + size * self.draw_noise(n, n_columns), rows
 
     def loss(self, outputs, targets):
         error = F.smooth_l1_loss(outputs.float(), targets, reduction="none")
-        return error.mean((-2, -1)).sum()
+        return error.mean((-2, -1))
 
 
 #: Tasks by their names in the parameter `pretrain`.

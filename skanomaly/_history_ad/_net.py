@@ -40,6 +40,8 @@ ENOUGH = 1000
 class HistoryGAN(AlternatingNet):
     """The GAN of eq. 2, with the gradient penalty of Gulrajani et al. (2017)."""
 
+    per_member = ()
+
     def __init__(self, modules, *, noise_dim, n_critic, **engine):
         super().__init__(modules, **engine)
         self.noise_dim = noise_dim
@@ -60,9 +62,9 @@ class HistoryGAN(AlternatingNet):
         on_data, on_generated = self.value(data, generated).split(n, dim=1)
         distance = wasserstein_critic_loss(on_data, on_generated)
         slope = input_gradient(self.critic_, self.between(data, generated))
-        yield "critic", (distance + _PENALTY * gradient_penalty(slope.flatten(2))).sum()
+        yield "critic", distance + _PENALTY * gradient_penalty(slope.flatten(2))
         if (self.step_ + 1) % self.n_critic == 0:
-            yield "generator", self.value(self.generate(n)).mean(1).sum()
+            yield "generator", self.value(self.generate(n)).mean(1)
 
     def value(self, *parts: Tensor) -> Tensor:
         """Map samples, in parts of shape (k, n_i, ...), to the critics' values."""
@@ -72,7 +74,7 @@ class HistoryGAN(AlternatingNet):
         """Interpolate between every other pair of samples, which suffices."""
         data, generated = data[:, ::2], generated[:, ::2]
         shape = data.shape[:2] + (1,) * (data.ndim - 2)
-        mix = torch.rand(shape, generator=self.rng_, device=self.device)
+        mix = self.draw_shares(data.shape[1]).view(shape)
         return torch.lerp(generated, data, mix)
 
     def generate(self, n: int, rng=None) -> Tensor:
@@ -222,6 +224,9 @@ class History(Callback):
 class DetectorNet(AlternatingNet):
     """The detector, trained to tell data from the history (eq. 10)."""
 
+    per_member = ("lam",)
+    draws = (*AlternatingNet.draws, "draw_history")
+
     def __init__(self, modules, *, lam, weight_decay, **engine):
         super().__init__(modules, **engine)
         self.lam = lam
@@ -236,25 +241,25 @@ class DetectorNet(AlternatingNet):
         }
 
     def training_step(self, data):
-        yield "detector", self.loss(data, self.draw_history(data.shape[:2]))
+        yield "detector", self.loss(data, self.draw_history(data.shape[1]))
 
     def validate(self):
-        return {"valid_loss": self.loss(*self.held_out_)}
+        return {"valid_loss": self.loss(*self.held_out_).sum()}
 
     def loss(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Compute the loss of eq. 10, summed over the ensemble."""
+        """Compute the loss of eq. 10 for each member, (k,)."""
         sizes = data.shape[1], generated.shape[1]
         on_data, on_history = self.value(data, generated).split(sizes, dim=1)
-        return total_variation_loss(on_data, on_history, self.lam).sum()
+        return total_variation_loss(on_data, on_history, self.lam)
 
     def value(self, *parts: Tensor) -> Tensor:
         """Map samples, in parts of shape (k, n_i, ...), to the detectors' values."""
         return self.detector_(torch.cat(parts, dim=1)).float()
 
-    def draw_history(self, shape: torch.Size) -> Tensor:
-        """Draw samples of the history for each member."""
-        m = len(self.samples_)
-        index = torch.randint(m, shape, generator=self.rng_, device=self.device)
+    def draw_history(self, n: int) -> Tensor:
+        """Draw n samples of the history for each member, (k, n, ...)."""
+        m, size = len(self.samples_), (self.n_estimators, n)
+        index = torch.randint(m, size, generator=self.rng_, device=self.device)
         return self.samples_[index].float()
 
     def train(self, rows, *, samples, held_out, **plan):

@@ -85,6 +85,8 @@ class JointNet(AlternatingNet):
     averaged. `cycle_weight` is for the norm as printed; None makes the norm a mean.
     """
 
+    per_member = ("cycle_weight",)
+
     def __init__(
         self,
         modules,
@@ -124,7 +126,7 @@ class JointNet(AlternatingNet):
         if trains_gan:
             noise = self.noise_for(x)
             generated = self.generator_(noise)
-            loss = -self.values(generated).mean(1).sum()
+            loss = -self.values(generated).mean(1)
             if self.cycle_updates_generator:  # eq. 1
                 cycle = self.cycle(noise, generated)
                 both = loss + self.weight_of_cycle(generated) * cycle
@@ -150,7 +152,7 @@ class JointNet(AlternatingNet):
         """Draw noise for as many samples as in `x`, (k, n, latent_dim)."""
         return self.draw_noise(x.shape[1], self.latent_dim)
 
-    def weight_of_cycle(self, generated: Tensor) -> float:
+    def weight_of_cycle(self, generated: Tensor) -> float | Tensor:
         """Return the weight of the third term of eq. 1, here a mean, not a sum."""
         if self.cycle_weight is None:
             return 1.0
@@ -176,18 +178,18 @@ class JointNet(AlternatingNet):
         if not self.as_published:  # half a batch suffices for the penalty
             n = max(n // 2 - n // 2 % GROUP if n // 2 > GROUP else n // 2, 1)
         shape = (x.shape[0], n, *[1] * (x.ndim - 2))
-        share = torch.rand(shape, generator=self.rng_, device=self.device)
+        share = self.draw_shares(n).view(shape)
         points = torch.lerp(x[:, :n], generated[:, :n], share)
         slope = input_gradient(self.critic_, points).flatten(2).float()
         loss = _PENALTY * gradient_penalty(slope) + _DRIFT * drift(on_data)
-        return (loss - wasserstein_critic_loss(on_data, on_generated)).sum()
+        return loss - wasserstein_critic_loss(on_data, on_generated)
 
     def cycle(self, noise: Tensor, generated: Tensor) -> Tensor:
         """Compute the third term of eq. 1 (eq. 6), or eq. 7, on generated samples."""
         codes = self.encoder_(generated)
         if self.encoder_loss == "latent":
-            return cycle_loss(noise, codes).float().sum()
-        return cycle_loss(generated, self.generator_(codes)).float().sum()
+            return cycle_loss(noise, codes).float()
+        return cycle_loss(generated, self.generator_(codes)).float()
 
     # Samples and noise
 

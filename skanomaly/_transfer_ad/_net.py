@@ -87,6 +87,7 @@ class Weighting(NamedTuple):
 class TransferNet(AlternatingNet):
     """The two stages, eqs 7 and 8, for an ensemble of k autoencoders."""
 
+    per_member = "lam_", "adversarial_weight_", "weighting_"
     #: Maximum length of a tensor for torch.quantile; of longer ones, a part is used.
     max_sorted = 2**24
 
@@ -110,23 +111,24 @@ class TransferNet(AlternatingNet):
         loss = reconstruction_loss(x, self.decoder_(codes)).float()
         weighted = loss * torch.cat([of_source, of_target], 1)
         on_source, on_target = weighted.chunk(2, 1)
-        recon = transfer_loss(on_source, on_target, self.lam_).sum()
+        recon = transfer_loss(on_source, on_target, self.lam_)
         self.record("reconstruction_loss", recon.detach())
-        if self.weighting_ is None or not self.adversarial_weight_:
+        if self.weighting_ is None or self.adversarial_weight_ is None:
             yield "coders", recon
             return
         # Both players have one loss; for the encoder its gradient is reversed.
         reversed_ = reverse_gradient(codes, ramp(self.progress))
         logits = one_per_sample(self.classifier_(reversed_)).float()
         on_source, on_target = logits.chunk(2, 1)
-        domain = weighted_domain_loss(on_source, on_target, of_source, of_target).sum()
+        domain = weighted_domain_loss(on_source, on_target, of_source, of_target)
         adversarial = recon + self.adversarial_weight_ * domain
         yield ("coders", adversarial), ("classifier", domain)
 
     def train(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
         """Train on both domains; `weighting` makes it the second stage."""
         self.lam_, self.weighting_ = lam, weighting
-        self.adversarial_weight_, self.sample_weight_ = adversarial_weight, None
+        self.adversarial_weight_ = adversarial_weight or None
+        self.sample_weight_ = None
         weights = [torch.ones(len(rows), device=rows.device) for rows in domains]
         with self.temporary(domains_=domains, weights_=weights):
             self.run(domains, **plan)

@@ -13,6 +13,7 @@ from ._checkpoint import Checkpoint
 from ._copy import ended_copy
 from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
+from ._side_by_side import Outcome, fit_side_by_side, stage_once
 
 __all__ = [
     "HOST_BYTES",
@@ -25,11 +26,14 @@ __all__ = [
     "KeepBest",
     "LinearDecay",
     "MomentumFreeAdam",
+    "Outcome",
     "Player",
     "ProgressBar",
     "RateSchedule",
     "StepDecay",
     "TransformedDataset",
     "ended_copy",
+    "fit_side_by_side",
     "input_gradient",
+    "stage_once",
 ]

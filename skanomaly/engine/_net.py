@@ -11,9 +11,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from threading import RLock
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from ._skorch import Optimizers, SeveralModulesNet, check_callback, check_monito
 PlayerLoss = tuple[str, Tensor]
 #: A player with its loss, or several such pairs whose steps share their gradients.
 Update = PlayerLoss | tuple[PlayerLoss, ...]
+
+#: Takes the runs of this context, to train nets of several fits together.
+RUN_BY: ContextVar[Callable[..., None] | None] = ContextVar("run_by", default=None)
 
 #: Guards torch's global generator while a net has seeded it.
 _GENERATOR_LOCK = RLock()
@@ -175,6 +179,16 @@ class AlternatingNet(SeveralModulesNet, ABC):
     stopped_: bool = False
     data_names_: tuple[str, ...] = ()
 
+    #: Attributes that may differ between nets that are trained side by side. Numbers
+    #: among them become tensors (k,), one for each member, which ``training_step`` has
+    #: to take; others are for each net alone. None: the nets are trained one by one.
+    per_member: ClassVar[tuple[str, ...] | None] = None
+    #: Modules that side by side are part of the larger ensemble, besides trained ones.
+    frozen: ClassVar[tuple[str, ...]] = ()
+    #: Methods that draw numbers or samples (k, ...), for each net from its own
+    #: generator and data.
+    draws: ClassVar[tuple[str, ...]] = ("draw_noise", "draw_shares")
+
     def __init__(
         self,
         modules: Mapping[str, Callable[[], nn.Module]],
@@ -216,7 +230,8 @@ class AlternatingNet(SeveralModulesNet, ABC):
         After each yield the engine takes the gradient of `loss` for the parameters of
         that player and steps. The step changes parameters in place: later losses must
         not use values computed before it. Several pairs in one yield share an update:
-        all gradients are taken before the first step.
+        all gradients are taken before the first step. The loss of an ensemble has the
+        shape (k,), one number for each member, whose sum is minimised.
         """
 
     def validate(self) -> dict[str, Tensor]:
@@ -238,6 +253,13 @@ class AlternatingNet(SeveralModulesNet, ABC):
 
     def load_run_state(self, state: dict[str, Any]) -> None:
         """Restore the state that :meth:`run_state` returned, in a run that begins."""
+
+    def connect(self) -> None:
+        """Connect new modules that refer to each other."""
+
+    def form_of_data(self) -> Any:
+        """Return the part of the data that agrees in nets trained side by side."""
+        return None
 
     # Helpers for subclasses ------------------------------------------------------
 
@@ -264,14 +286,25 @@ class AlternatingNet(SeveralModulesNet, ABC):
     ) -> Tensor:
         """Draw standard normal numbers for each member, (k, n, length)."""
         return torch.randn(
-            (self.n_estimators, n, length),
+            self._of_members(n, length),
             dtype=torch.float32,
             generator=rng or self.rng_,
             device=self.device,
         )
 
+    def draw_shares(self, n: int) -> Tensor:
+        """Draw uniform numbers in [0, 1) for each member, (k, n)."""
+        size = self._of_members(n)
+        return torch.rand(size, generator=self.rng_, device=self.device)
+
+    def _of_members(self, *sizes):
+        return (self.n_estimators, *sizes) if self.n_estimators else sizes
+
     def record(self, name: str, value: Tensor) -> None:
-        """Add `value` to the epoch's mean of `name`, without waiting for the device."""
+        """Add `value` to the epoch's mean of `name`, without waiting for the device.
+
+        Of values (k,), one for each member, the history has the sum.
+        """
         total, count = self._sums.get(name, (0.0, 0))
         self._sums[name] = total + value.float(), count + 1
 
@@ -322,6 +355,24 @@ class AlternatingNet(SeveralModulesNet, ABC):
         KeyboardInterrupt
             If the run was interrupted and ``on_interrupt`` is "raise".
         """
+        plan = {"max_epochs": max_epochs, "epoch_steps": epoch_steps}
+        if (run := RUN_BY.get()) is not None:
+            run(self, dataset, plan, callbacks)
+            return self
+        self._begin(callbacks, **plan)
+        try:
+            with self._own_randomness():
+                self.notify("on_train_begin", X=dataset, y=None)
+                self._run_epochs(dataset)
+                self.notify("on_train_end", X=dataset, y=None)
+        finally:
+            del self.rng_  # generators do not pickle
+        if self.interrupted_ and self.on_interrupt == "raise":
+            raise KeyboardInterrupt
+        return self
+
+    def _begin(self, callbacks, max_epochs, epoch_steps):
+        """Begin a run, and initialize a new net."""
         self.max_epochs, self.epoch_steps = max_epochs, epoch_steps
         # Callbacks read the history at the end, and a run without epochs has none.
         self.callbacks = [check_callback(one) for one in callbacks if max_epochs]
@@ -333,16 +384,6 @@ class AlternatingNet(SeveralModulesNet, ABC):
         self.interrupted_ = self.ended_ = False
         self.run_start_ = len(self.history)
         self.first_step_ = self.step_
-        try:
-            with self._own_randomness():
-                self.notify("on_train_begin", X=dataset, y=None)
-                self._run_epochs(dataset)
-                self.notify("on_train_end", X=dataset, y=None)
-        finally:
-            del self.rng_  # generators do not pickle
-        if self.interrupted_ and self.on_interrupt == "raise":
-            raise KeyboardInterrupt
-        return self
 
     def _run_epochs(self, dataset):
         """Run the epochs, unless a StopTraining or KeyboardInterrupt ends the run."""
@@ -418,7 +459,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
                 parameter.grad = None
             if free[name]:
                 # The losses may share a graph, which the last one frees.
-                loss.backward(inputs=free[name], retain_graph=k < len(pairs))
+                loss.sum().backward(inputs=free[name], retain_graph=k < len(pairs))
         for name, loss in pairs:
             self.record(f"{name}_loss", loss.detach())
             if not free[name]:
@@ -435,8 +476,12 @@ class AlternatingNet(SeveralModulesNet, ABC):
         means = {name: total / n for name, (total, n) in self._sums.items()}
         if not means:
             return
-        values = torch.stack([torch.as_tensor(v).float() for v in means.values()])
-        for name, value in zip(means, values.tolist(), strict=True):
+        values = torch.stack([torch.as_tensor(v).sum() for v in means.values()])
+        self._write_losses(dict(zip(means, values.tolist(), strict=True)))
+
+    def _write_losses(self, losses):
+        """Write the losses of an epoch into the history, if they are finite."""
+        for name, value in losses.items():
             if not np.isfinite(value):
                 raise TrainingDivergedError(
                     f"{name} became {value} in epoch {len(self.history)}."
@@ -553,6 +598,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
         """Build the modules."""
         for name, build in self.modules.items():
             setattr(self, f"{name}_", build())
+        self.connect()
         return self
 
     def initialize_criterion(self) -> Self:

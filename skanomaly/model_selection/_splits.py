@@ -15,10 +15,10 @@ import numpy as np
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from .utils._domains import checked_domains
-from .utils._labels import complete_column
-from .utils._random import own_random_state
-from .utils._warnings import warn
+from ..utils._domains import checked_domains
+from ..utils._labels import complete_column
+from ..utils._random import own_random_state
+from ..utils._warnings import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
