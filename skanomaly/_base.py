@@ -331,6 +331,7 @@ class BaseDeepDetector(
         """
         ndim = len(getattr(X, "shape", np.shape(X)))
         alone = self.callbacks or self.verbose or hasattr(self, "_skl_callbacks")
+        alone = alone or self.checkpoint is not None
         is_table = self.image_shape is None and ndim == TABLE.ndim
         return is_table and not (alone or self._own_networks())
 
