@@ -17,6 +17,7 @@ from . import (
     history_memory,
     joint_encoder_gan,
     joint_encoder_gan_step,
+    latency,
     maps,
     search,
     transfer,
@@ -26,6 +27,7 @@ from .tables import Table
 
 MODULES = (
     engine_overhead,
+    latency,
     calibration,
     history_memory,
     history_ad,

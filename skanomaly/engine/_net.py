@@ -388,6 +388,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
     def _run_epochs(self, dataset):
         """Run the epochs, unless a StopTraining or KeyboardInterrupt ends the run."""
         self._read_players()
+        self._read_lowest()
         batches = self.make_batches(dataset)
         datasets = {"dataset_train": dataset, "dataset_valid": None}
         try:
@@ -414,7 +415,10 @@ class AlternatingNet(SeveralModulesNet, ABC):
             for name, player in self.configure_optimizers().items()
         }
         self._lowest: dict[str, float] = {}
-        for row in self.history[self.run_start_ :]:  # of a run that goes on
+
+    def _read_lowest(self):
+        """Read the lowest losses of a run that goes on."""
+        for row in self.history[self.run_start_ :]:
             for name, value in row.items():
                 if name.endswith("_loss"):
                     self._lowest[name] = min(value, self._lowest.get(name, np.inf))
