@@ -138,6 +138,35 @@ def test_averages_of_members(name, k):
     assert_invariant(with_two_axes, x)
 
 
+def test_arguments_under_other_names_are_not_lost():
+    x, weight, out = torch.randn(3, 5), torch.randn(5, 2), torch.empty(3, 2)
+    with BatchInvariance() as mode:
+        by_name = torch.mm(input=x, mat2=weight)
+        torch.mm(x, weight, out=out)
+        mean = x.mean(axis=1, keepdims=True)
+    assert mode.unknown == {"mm", "mean"}
+    torch.testing.assert_close(by_name, x @ weight)
+    torch.testing.assert_close(out, x @ weight)
+    torch.testing.assert_close(mean, x.mean(1, keepdim=True))
+
+
+def test_errors_of_torch_are_those_of_torch():
+    with BatchInvariance(), pytest.raises(RuntimeError, match="shapes cannot be mult"):
+        F.linear(torch.randn(3, 5), torch.randn(2, 4))
+    with BatchInvariance(), pytest.raises(TypeError, match="no_argument"):
+        torch.mm(torch.randn(3, 5), torch.randn(5, 2), no_argument=1)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(5, 2), nn.Conv2d(5, 2, 3), nn.Sigmoid(), nn.GELU()]
+)
+def test_no_samples(layer):
+    x = torch.randn(0, 5, 4, 4) if isinstance(layer, nn.Conv2d) else torch.randn(0, 5)
+    with torch.inference_mode(), BatchInvariance():
+        result = layer(x)
+    assert result.shape == layer(x).shape
+
+
 def test_averages_keep_axes():
     x = torch.randn(3, 4, 5, 6)
     for axes in [(0,), (1, 2), (0, 2), (3,), (2, 3), (0, 3)]:

@@ -19,6 +19,7 @@ function that is not known, its batches have one constant size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -140,9 +141,11 @@ class BatchInvariance(TorchFunctionMode):
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if name in _COMPUTED:
-            result = _COMPUTED[name](func, *args, **kwargs)
-            if result is not NotImplemented:
-                return result
+            # Functions have further arguments under several names, such as `out`.
+            with suppress(TypeError):
+                result = _COMPUTED[name](func, *args, **kwargs)
+                if result is not NotImplemented:
+                    return result
         self.unknown.add(name)
         return func(*args, **kwargs)
 
@@ -192,6 +195,8 @@ def _by_rows(
 
     `key` are the arguments that determine the function.
     """
+    if not rows[0].numel():
+        return function.compute(rows, others)
     layouts = tuple((t.shape, t.stride(), t.dtype) for t in (*rows, *others))
     whole_key = (*key, layouts, torch.get_num_threads())
     plan = _PLANS.get(whole_key)
