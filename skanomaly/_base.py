@@ -36,7 +36,7 @@ from .utils._device import resolve_device
 from .utils._documentation import DocumentationMixin
 from .utils._kinds import TABLE, ByKind
 from .utils._memory import run_or_recall
-from .utils._process import one_thread, single_precision, without_modes
+from .utils._process import n_threads, one_thread, single_precision, without_modes
 from .utils._random import own_random_state
 from .utils._scaling import fit_by_parts, make_scaler
 from .utils._sklearn_compat import fit_context
@@ -552,7 +552,7 @@ class BaseDeepDetector(
 
     def _checked_rows(self, X: ArrayLike) -> NDArray:
         check_is_fitted(self)
-        self._validate_params()  # some can be changed after ``fit``
+        self._validate_changed_params(self.net_)
         X = self._check_rows(X, reset=False)
         self._check_pixels(X)
         return X
@@ -609,7 +609,9 @@ class BaseDeepDetector(
         """
         largest = 1024 if self._kind is TABLE else 64
         size = int(np.clip(2**20 // prod(shape or rows.row_shape), 1, largest))
-        return map_batches(function, rows, size)
+        # Large networks use the threads within a batch.
+        at_once = n_threads() if self._kind.family == "mlp" else 1
+        return map_batches(function, rows, size, at_once)
 
     def _unscaled(self, rows: NDArray) -> NDArray[Any]:
         """Return scaled samples in the units and the shape of the training data."""

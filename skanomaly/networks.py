@@ -113,14 +113,27 @@ class StackedMLP(nn.Module):
         *hidden, (weight, bias) = self._layers()
         norms = self._modules.values() or [None] * len(hidden)
         for (w, b), norm in zip(hidden, norms, strict=True):
+            if norm is not None and not norm.training:
+                w, b = self._folded(w, b, norm)
             x = stacked_product(x, w, b)
-            if norm is not None:
+            if norm is not None and norm.training:
                 x = norm(x.transpose(0, 1).flatten(1))
                 x = x.unflatten(1, (self.n_estimators, -1)).transpose(0, 1)
-            x = F.leaky_relu(x, self.slope)
+            x = F.leaky_relu(x, self.slope, inplace=not torch.is_grad_enabled())
             if self.dropout:
                 x = self._dropped(x)
         return stacked_product(x, weight, bias)
+
+    def _folded(self, weight, bias, norm):
+        """Return weights and biases that include a normalisation by fixed statistics.
+
+        It then costs nothing for each sample.
+        """
+        with torch._C.DisableTorchFunction():
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+            scale, shift = (v.view(self.n_estimators, 1, -1) for v in (scale, shift))
+            return weight * scale, torch.addcmul(shift, bias, scale)
 
     def _dropped(self, x):
         if self.n_alike == 1 or not self.training:

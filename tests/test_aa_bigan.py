@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
@@ -290,6 +291,19 @@ def test_mlps_have_the_paper_s_slope(data):
     for weight in plain.parameters():
         nn.init.constant_(weight, -1.0)
     assert plain(x).item() == pytest.approx(-1 - 0.1 * -2)
+
+
+def test_fixed_statistics_become_part_of_the_weights():
+    mlp, x = StackedMLP(2, (3, 5, 4), normalised=True), torch.randn(2, 50, 3)
+    with torch.no_grad():
+        for parameter in mlp.norm_0.parameters():
+            parameter.uniform_(0.5, 2)
+        mlp(x)  # updates the running statistics
+        hidden = x @ mlp.weight_0 + mlp.bias_0
+        hidden = mlp.norm_0.eval()(hidden.transpose(0, 1).flatten(1))
+        hidden = hidden.unflatten(1, (2, -1)).transpose(0, 1)
+        expected = F.leaky_relu(hidden, mlp.slope) @ mlp.weight_1 + mlp.bias_1
+        torch.testing.assert_close(mlp.eval()(x), expected)
 
 
 # The paper's networks ---------------------------------------------------------------

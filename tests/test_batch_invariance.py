@@ -1,5 +1,7 @@
 """A sample has the same results, to the bit, in any batch."""
 
+from threading import get_ident
+
 import numpy as np
 import pytest
 import torch
@@ -284,3 +286,41 @@ def test_networks_of_the_package_call_known_functions(cls, kind, monkeypatch):
             whole = getattr(detector, name)(X)
             part = getattr(detector, name)(X[3:7])
             np.testing.assert_array_equal(part, whole[3:7])
+
+
+def test_scores_of_threads_have_the_bits_of_one_thread(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(5000, 6))
+    detector = HistoryAD(max_epochs=1, random_state=0).fit(X[:100])
+    seen = []
+
+    def score_batch(self, batch):
+        seen.append(get_ident())
+        return HistoryAD._score_batch(self, batch)
+
+    detector.__class__ = type("Traced", (HistoryAD,), {"_score_batch": score_batch})
+    before = torch.get_num_threads()
+    scores = {}
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            seen.clear()
+            scores[n_threads] = detector.score_samples(X)
+            assert torch.get_num_threads() == n_threads
+            assert (len(set(seen)) > 1) == (n_threads > 1)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(scores[1], scores[2])
+
+
+def test_batches_of_many_sizes_need_few_comparisons():
+    X = np.random.default_rng(0).normal(size=(300, 6))
+    detector = HistoryAD(max_epochs=1, random_state=0).fit(X)
+    _batch_invariance._PLANS.clear()
+    detector.score_samples(X[:1])
+    n_products = len(_batch_invariance._PLANS)
+    for n in range(1, 301, 7):
+        detector.score_samples(X[:n])
+    # 1 to 16 one by one, then eight sizes between powers of two.
+    assert len(_batch_invariance._PLANS) <= n_products * (16 + 5 * 8)
+    expected = {n: _batch_invariance._rounded(n) for n in (1, 15, 17, 100, 256, 257)}
+    assert expected == {1: 1, 15: 15, 17: 18, 100: 104, 256: 256, 257: 288}

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -455,6 +456,19 @@ def test_uint8_images_stay_bytes_and_are_scaled_per_batch():
     index = torch.tensor([3, 0])
     np.testing.assert_allclose(resident[index], X[[3, 0]] / 127.5 - 1, atol=1e-6)
     np.testing.assert_allclose(streamed[index], resident[index], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler((-1, 1))], ids=str)
+def test_columns_are_scaled_as_the_scaler_does(scaler, dtype):
+    X = np.random.default_rng(0).normal(1e3, [[1, 10, 0.1]], (50, 3)).astype(dtype)
+    given = X.copy()
+    scaler.fit(X)
+    expected = scaler.transform(X.astype(np.float64))
+    streamed = DeviceDataset(X, scaler, max_bytes=0)
+    for rows in (DeviceDataset(X, scaler), streamed):
+        np.testing.assert_array_equal(rows[slice(None)], expected.astype(np.float32))
+    np.testing.assert_array_equal(X, given)
 
 
 def test_subsets_share_the_data():

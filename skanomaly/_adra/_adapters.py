@@ -362,9 +362,12 @@ class StackedAdapter(nn.Module):
         """Return `y` (k, n, out) plus the adapters' outputs for `x` (k, n, in)."""
         if self.n_experts == 1:
             return stacked_product(x, self.weights, y)
-        gates = self.gate(x)
-        adapted = stacked_product(x, self.weights).unflatten(2, (self.n_experts, -1))
-        return y + (gates[..., None] * adapted).sum(2)
+        gates = self.gate(x).split(1, 2)
+        experts = stacked_product(x, self.weights).chunk(self.n_experts, 2)
+        # One by one: products of all experts would be copied before they are summed.
+        for gate, adapted in zip(gates, experts, strict=True):
+            y = torch.addcmul(y, gate, adapted)
+        return y
 
 
 class AdaptedStack(AdaptedLayer):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils import gen_batches
 from torch import Tensor
 
@@ -144,12 +145,29 @@ class DeviceDataset:
         return scale, shift
 
     def _transformed(self, rows: NDArray) -> Tensor:
-        if self.scaler is not None and len(rows):  # scikit-learn takes no empty table
-            # The caller checks for infinite results.
-            with np.errstate(over="ignore", invalid="ignore"):
-                rows = self.scaler.transform(rows)
-        rows = np.ascontiguousarray(rows)
+        # The caller checks for infinite results.
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = np.ascontiguousarray(_scaled(self.scaler, rows))
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
+
+
+def _scaled(scaler: Any, X: NDArray) -> NDArray[Any]:
+    """Return ``scaler.transform(X)`` for checked samples, tables in float64.
+
+    The scalers of scikit-learn check them again, which takes as long as a small
+    network.
+    """
+    if scaler is None:
+        return X
+    if type(scaler) is StandardScaler:
+        rows = np.subtract(X, scaler.mean_, dtype=np.float64)
+        rows /= scaler.scale_
+    elif type(scaler) is MinMaxScaler:
+        rows = np.multiply(X, scaler.scale_, dtype=np.float64)
+        rows += scaler.min_
+    else:
+        rows = scaler.transform(X)
+    return rows
 
 
 class TransformedDataset:

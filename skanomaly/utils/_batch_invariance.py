@@ -19,6 +19,7 @@ function that is not known, its batches have one constant size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -42,6 +43,8 @@ __all__ = ["BatchInvariance", "map_batches", "stacked_product"]
 _BLOCK = 16
 #: Shifts of those rows: they have to have the same bits in each place.
 _SHIFTS = (1, 5, 6, 11)
+#: Number of outputs below which a product is slow.
+_FEW = 8
 #: Numbers of each row that are compared.
 _COMPARED = 64
 #: A multiple of the numbers in a vector of any processor, and of unrolled loops.
@@ -55,7 +58,7 @@ _CONSTANT = 256
 
 
 def map_batches(
-    function: Callable[[Tensor], Tensor], rows: Any, size: int
+    function: Callable[[Tensor], Tensor], rows: Any, size: int, n_threads: int = 1
 ) -> NDArray[Any]:
     """Apply a function of batches to all samples of a data set.
 
@@ -67,35 +70,71 @@ def map_batches(
         The samples.
     size : int
         Samples per batch.
+    n_threads : int, default=1
+        Batches that are computed at the same time, on a CPU.
 
     Returns
     -------
     ndarray of shape (n_samples, ...)
         Results. That of a sample is the same, to the bit, in any data set.
     """
-    n, parts = len(rows), []
     if rows.device.type == "cpu":
-        mode = BatchInvariance()
-        for part in gen_batches(n, size):
-            batch = rows[part]
-            with torch.inference_mode(), mode:
-                result = function(batch)
-            if mode.unknown:
-                break
-            parts.append(result.numpy())
-        else:
+        parts = _in_parts(function, rows, size, n_threads)
+        if parts is not None:
             return np.concatenate(parts)
     return np.concatenate(list(_of_constant_size(function, rows, min(size, _CONSTANT))))
 
 
+def _in_parts(function, rows, size, n_threads):
+    """Return the results of batches, or None if a function is not known."""
+
+    def result_of(part):
+        n, mode = part.stop - part.start, BatchInvariance()
+        batch = rows[_filled_up(part, min(_rounded(n), size))]
+        with torch.inference_mode(), mode:
+            result = function(batch)
+        return None if mode.unknown else result[:n].numpy()
+
+    first, *others = gen_batches(len(rows), size)
+    results = [result_of(first)]  # alone: it finds plans, and functions not known
+    if results[0] is None:
+        return None
+    if min(n_threads, len(others)) > 1:
+        with ThreadPoolExecutor(n_threads, initializer=_compute_alone) as pool:
+            results += pool.map(result_of, others)
+    else:
+        results += map(result_of, others)
+    return None if any(result is None for result in results) else results
+
+
+def _compute_alone():
+    """Let a thread of a pool compute without further threads."""
+    torch.set_num_threads(1)
+
+
+def _rounded(n: int) -> int:
+    """Return the next larger of eight numbers between powers of two.
+
+    Products of each number of rows are compared once: of many numbers of rows, these
+    comparisons would take longer than a few rows more.
+    """
+    step = 2 ** max(n.bit_length() - 4, 0)
+    return -(-n // step) * step
+
+
+def _filled_up(part: slice, size: int) -> slice | Tensor:
+    """Return the indices of a part, and its last one again up to a size."""
+    if part.stop - part.start == size:
+        return part
+    return torch.arange(part.start, part.start + size).clamp_(max=part.stop - 1)
+
+
 def _of_constant_size(function, rows, size):
     """Yield the results of batches that are filled up to one size."""
-    n = len(rows)
-    for start in range(0, n, size):
-        index = torch.arange(start, start + size).clamp_(max=n - 1)
+    for part in gen_batches(len(rows), size):
         with torch.inference_mode():
-            result = function(rows[index.to(rows.device)])
-        yield result[: n - start].numpy(force=True)
+            result = function(rows[_filled_up(part, size)])
+        yield result[: part.stop - part.start].numpy(force=True)
 
 
 def stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -172,6 +211,16 @@ class _RowFunction(NamedTuple):
     axis: int = 0
     weight: int | None = None
 
+    def ways(self, others: list[Tensor]) -> list[bool]:
+        """Return in which order to try whether the outputs are widened.
+
+        A product with a few outputs takes longer than one with a few more.
+        """
+        if self.weight is None:
+            return [False]
+        n_out = others[0].shape[self.weight]
+        return [n_out < _FEW, n_out >= _FEW]
+
     def widened(self, rows: list[Tensor], others: list[Tensor]) -> Tensor:
         """Compute rows with more outputs: with a few, the place of a row may matter."""
         (x, *own), (weight, *common) = rows, others
@@ -213,7 +262,7 @@ def _find_plan(
     """Return the cheapest way to compute a batch of these shapes."""
     n = rows[0].shape[function.axis]
     places = [(torch.arange(_BLOCK) + shift) % _BLOCK for shift in _SHIFTS]
-    for widened in (False, True) if function.weight is not None else (False,):
+    for widened in function.ways(others):
         whole = partial(_filled, size=_BLOCK, widened=widened)
         if _equal(whole, whole, places, function, rows, others):
             break

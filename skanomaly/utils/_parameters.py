@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature, signature
+from operator import is_not
 from textwrap import fill
 from typing import Any, ClassVar, Literal, dataclass_transform
+from weakref import WeakKeyDictionary
 
 __all__ = ["Auto", "Declared", "entry", "parameter", "parameter_entries"]
 
 #: The value of a parameter that is chosen by the data.
 Auto = Literal["auto"]
+
+#: Values of all parameters that were valid, by an object that lives as long as they do.
+_VALID: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 
 #: Words of the documentation for parts of annotations.
 _WORDS = {
@@ -80,6 +85,17 @@ class Declared:
         } | constraints
         if not has_own_constructor:
             _put_own_parameters_first(cls, inherited)
+
+    def _validate_changed_params(self, fitted: object) -> None:
+        """Check the parameters, unless they are those of the last check.
+
+        A check takes as long as a small network. `fitted` is an object that a fit
+        creates, such as a net.
+        """
+        values = [vars(self).get(name) for name in self._parameter_constraints]
+        if any(map(is_not, values, _VALID.get(fitted, [None]))):
+            self._validate_params()  # type: ignore[attr-defined]
+            _VALID[fitted] = values
 
 
 def _put_own_parameters_first(cls, inherited):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["one_thread", "single_precision", "without_modes"]
+__all__ = ["n_threads", "one_thread", "single_precision", "without_modes"]
 
 
 class _Setting:
@@ -46,6 +46,11 @@ class _Setting:
                 if self._per_thread or self._n_users == 0:
                     self._write(self._before)
 
+    def usual(self) -> Any:
+        """Return the value outside of all :meth:`override`."""
+        with self._lock:
+            return self._before if self._n_users else self._read()
+
 
 _DTYPE = _Setting(torch.get_default_dtype, torch.set_default_dtype)
 # Each thread has its own number, which starts as the number set last.
@@ -78,3 +83,8 @@ def without_modes(device_type: str) -> Iterator[None]:
 def one_thread() -> AbstractContextManager[None]:
     """Compute with one thread: small networks are slower with several."""
     return _N_THREADS.override(1)
+
+
+def n_threads() -> int:
+    """Return the number of threads that the user gives torch."""
+    return _N_THREADS.usual()
