@@ -154,7 +154,7 @@ class InputMixin(ABC):
 
     def _validated(self, X: Any, reset: bool, dtype: Any, min_samples: int) -> NDArray:
         """Return X as an array, after the checks of scikit-learn."""
-        if not reset and self._is_valid(X):
+        if not reset and self._is_valid(X) and len(X) >= min_samples:
             return X
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # for NaN it sums X

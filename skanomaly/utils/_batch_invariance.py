@@ -29,7 +29,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 from torch import Tensor
 from torch.overrides import (
     TorchFunctionMode,
@@ -95,7 +94,7 @@ def _in_parts(function, rows, size, n_threads):
             result = function(batch)
         return None if mode.unknown else result[:n].numpy()
 
-    first, *others = gen_batches(len(rows), size)
+    first, *others = _slices(len(rows), size)
     results = [result_of(first)]  # alone: it finds plans, and functions not known
     if results[0] is None:
         return None
@@ -105,6 +104,11 @@ def _in_parts(function, rows, size, n_threads):
     else:
         results += map(result_of, others)
     return None if any(result is None for result in results) else results
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    """Return batches, in less time than scikit-learn checks the size of one."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _compute_alone():
@@ -131,7 +135,7 @@ def _filled_up(part: slice, size: int) -> slice | Tensor:
 
 def _of_constant_size(function, rows, size):
     """Yield the results of batches that are filled up to one size."""
-    for part in gen_batches(len(rows), size):
+    for part in _slices(len(rows), size):
         with torch.inference_mode():
             result = function(rows[_filled_up(part, size)])
         yield result[: part.stop - part.start].numpy(force=True)
@@ -246,8 +250,8 @@ def _by_rows(
     """
     if not rows[0].numel():
         return function.compute(rows, others)
-    layouts = tuple((t.shape, t.stride(), t.dtype) for t in (*rows, *others))
-    whole_key = (*key, layouts, torch.get_num_threads())
+    layouts = [(t.shape, t.stride(), t.dtype) for t in (*rows, *others)]
+    whole_key = (*key, *layouts, torch.get_num_threads())
     plan = _PLANS.get(whole_key)
     if plan is None:
         if len(_PLANS) >= _MOST_PLANS:
@@ -395,7 +399,11 @@ def _convolution(func, x: Tensor, weight: Tensor, bias=None, *args, **kwargs):
         bias = others[1] if len(others) > 1 else None
         return func(rows[0], others[0], bias, *args, **kwargs)
 
-    key = func, *map(_hashable, args), *map(_hashable, kwargs.items())
+    key = func, *args, *kwargs.items()
+    try:
+        hash(key)
+    except TypeError:  # lists
+        key = tuple(map(_hashable, key))
     return _by_rows(_RowFunction(compute), [x], others, *key)
 
 
