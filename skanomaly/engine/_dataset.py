@@ -152,7 +152,7 @@ class DeviceDataset:
 
 
 def _scaled(scaler: Any, X: NDArray) -> NDArray[Any]:
-    """Return ``scaler.transform(X)`` for checked samples, tables in float64.
+    """Return ``scaler.transform(X)`` for checked samples.
 
     The scalers of scikit-learn check them again, which takes as long as a small
     network.
@@ -160,14 +160,12 @@ def _scaled(scaler: Any, X: NDArray) -> NDArray[Any]:
     if scaler is None:
         return X
     if type(scaler) is StandardScaler:
-        rows = np.subtract(X, scaler.mean_, dtype=np.float64)
-        rows /= scaler.scale_
-    elif type(scaler) is MinMaxScaler:
-        rows = np.multiply(X, scaler.scale_, dtype=np.float64)
-        rows += scaler.min_
-    else:
-        rows = scaler.transform(X)
-    return rows
+        mean, scale = (v.astype(X.dtype) for v in (scaler.mean_, scaler.scale_))
+        return (X - mean) / scale
+    if type(scaler) is MinMaxScaler:
+        scale, shift = (v.astype(X.dtype) for v in (scaler.scale_, scaler.min_))
+        return X * scale + shift
+    return scaler.transform(X)
 
 
 class TransformedDataset:
