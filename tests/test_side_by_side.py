@@ -152,8 +152,8 @@ def test_early_stopping_is_for_each_fit(data):
 
 def test_a_run_may_end_within_an_epoch(data):
     X, _ = data
-    few = {"max_epochs": 40, "pretrain_epochs": 2, "random_state": 1}
-    detector = short(ADRA, corpus=None, lr=0.1, **few)  # until it collapses
+    few = {"max_epochs": 40, "pretrain_epochs": 2}
+    detector = short(ADRA, corpus=None, lr=0.02, **few)  # until it collapses
     jobs = [partial(fitted, detector, X[rows]) for rows in FOLDS]
     outcomes = fit_side_by_side(jobs)
     assert {one.n_together for one in outcomes} == {3}
