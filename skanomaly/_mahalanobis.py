@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .utils._batch_invariance import stacked_product
+from .utils._stacked_product import stacked_product
 
 __all__ = ["Mahalanobis"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
-from .utils._batch_invariance import stacked_product
+from .utils._stacked_product import stacked_product
 
 __all__ = [
     "SLOPE",

@@ -11,13 +11,13 @@ from torch import nn
 
 from skanomaly import HistoryAD
 from skanomaly.engine import DeviceDataset
-from skanomaly.utils import _batch_invariance
+from skanomaly.utils import _batch_invariance, _row_plans
 from skanomaly.utils._batch_invariance import (
     _COMPUTED,
     BatchInvariance,
     map_batches,
-    stacked_product,
 )
+from skanomaly.utils._stacked_product import stacked_product
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(no corpus|no domains)",
@@ -114,6 +114,25 @@ def test_functions_of_single_numbers(name):
     assert_invariant(lambda batch: function(batch, *arguments), x)
 
 
+@pytest.mark.parametrize("mask", [None, "common", "of samples", "by name", "causal"])
+def test_attention(mask):
+    x, common = torch.randn(65, 2, 9, 12), torch.randn(2, 9, 9)
+
+    def attention(batch):
+        parts = batch[..., :4], batch[..., 4:8], batch[..., 8:]
+        given = {
+            None: {},
+            "by name": {"attn_mask": common},
+            "causal": {"is_causal": True, "scale": 0.3},
+        }
+        if mask in given:
+            return F.scaled_dot_product_attention(*parts, **given[mask])
+        own = common if mask == "common" else parts[0] @ parts[0].mT
+        return F.scaled_dot_product_attention(*parts, own)
+
+    assert_invariant(attention, x)
+
+
 def test_in_place_functions_change_their_argument():
     x = torch.randn(3, 5)
     copy = x.clone()
@@ -201,10 +220,10 @@ def test_a_layer_that_depends_on_its_batch_is_found():
     def compute(rows, others):
         return rows[0] * (1 + 1e-3 * (len(rows[0]) != 16))
 
-    function = _batch_invariance._RowFunction(compute)
+    function = _row_plans.RowFunction(compute)
     for n in (1, 3, 16, 40):
         x = torch.randn(n, 2)
-        got = _batch_invariance._by_rows(function, [x], [], "depends", n)
+        got = _row_plans.by_rows(function, [x], [], "depends", n)
         assert torch.equal(got, x)
 
 
@@ -212,15 +231,15 @@ def test_a_layer_in_which_the_place_matters_is_found():
     def compute(rows, others):
         return rows[0] + torch.arange(len(rows[0]))[:, None] * 1e-3
 
-    function = _batch_invariance._RowFunction(compute)
+    function = _row_plans.RowFunction(compute)
     x = torch.randn(9, 2)
-    assert torch.equal(_batch_invariance._by_rows(function, [x], [], "place"), x)
+    assert torch.equal(_row_plans.by_rows(function, [x], [], "place"), x)
 
 
 def test_zero_weights_do_not_hide_a_difference():
     layer = nn.Linear(30, 1)
     nn.init.zeros_(layer.weight)
-    _batch_invariance._PLANS.clear()
+    _row_plans._PLANS.clear()
     for _ in in_batches(layer, torch.randn(65, 30)):
         pass
     nn.init.normal_(layer.weight)
@@ -315,12 +334,12 @@ def test_scores_of_threads_have_the_bits_of_one_thread(monkeypatch):
 def test_batches_of_many_sizes_need_few_comparisons():
     X = np.random.default_rng(0).normal(size=(300, 6))
     detector = HistoryAD(max_epochs=1, random_state=0).fit(X)
-    _batch_invariance._PLANS.clear()
+    _row_plans._PLANS.clear()
     detector.score_samples(X[:1])
-    n_products = len(_batch_invariance._PLANS)
+    n_products = len(_row_plans._PLANS)
     for n in range(1, 301, 7):
         detector.score_samples(X[:n])
     # 1 to 16 one by one, then eight sizes between powers of two.
-    assert len(_batch_invariance._PLANS) <= n_products * (16 + 5 * 8)
+    assert len(_row_plans._PLANS) <= n_products * (16 + 5 * 8)
     expected = {n: _batch_invariance._rounded(n) for n in (1, 15, 17, 100, 256, 257)}
     assert expected == {1: 1, 15: 15, 17: 18, 100: 104, 256: 256, 257: 288}

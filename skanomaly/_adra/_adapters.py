@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..utils._batch_invariance import stacked_product
+from ..utils._stacked_product import stacked_product
 
 #: Groups of the adapter of a 1 x 1 convolution, and channels from which it has them.
 _GROUPS, _WIDE = 8, 64

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils._batch_invariance import stacked_product
+from ..utils._stacked_product import stacked_product
 
 #: Number of principal axes with a scale of their own.
 _AXES = 128

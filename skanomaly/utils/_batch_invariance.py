@@ -18,40 +18,27 @@ function that is not known, its batches have one constant size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from contextlib import nullcontext, suppress
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import (
-    TorchFunctionMode,
-    handle_torch_function,
-    has_torch_function,
-)
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["BatchInvariance", "map_batches", "stacked_product"]
+from ._row_plans import RowFunction, by_rows
 
-#: Rows of the batches that all others are compared with.
-_BLOCK = 16
-#: Shifts of those rows: they have to have the same bits in each place.
-_SHIFTS = (1, 5, 6, 11)
-#: Number of outputs below which a product is slow.
-_FEW = 8
-#: Numbers of each row that are compared.
-_COMPARED = 64
+__all__ = ["BatchInvariance", "map_batches"]
+
 #: A multiple of the numbers in a vector of any processor, and of unrolled loops.
 _VECTOR = 64
 #: torch divides more numbers than these among threads, anywhere in a vector.
 _UNDIVIDED = 2**15
-#: Limit of the remembered shapes.
-_MOST_PLANS = 4096
 #: Samples in the batches of networks that call functions that are not known.
 _CONSTANT = 256
 
@@ -106,6 +93,10 @@ def _in_parts(function, rows, size, n_threads):
     return None if any(result is None for result in results) else results
 
 
+def _mode_for(device):
+    return BatchInvariance() if device.type == "cpu" else nullcontext()
+
+
 def _slices(n: int, size: int) -> list[slice]:
     """Return batches, in less time than scikit-learn checks the size of one."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -136,32 +127,10 @@ def _filled_up(part: slice, size: int) -> slice | Tensor:
 def _of_constant_size(function, rows, size):
     """Yield the results of batches that are filled up to one size."""
     for part in _slices(len(rows), size):
-        with torch.inference_mode():
+        # The mode still treats the functions that it knows.
+        with torch.inference_mode(), _mode_for(rows.device):
             result = function(rows[_filled_up(part, size)])
         yield result[: part.stop - part.start].numpy(force=True)
-
-
-def stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply the samples of each member of an ensemble by a matrix of its own.
-
-    Parameters
-    ----------
-    x : Tensor of shape (k, n, i) or (n, i)
-        Samples of k members.
-    weight : Tensor of shape (k, i, o) or (i, o)
-        Matrices.
-    bias : Tensor of shape (k, 1, o) or (k, n, o), optional
-        Added to the products.
-
-    Returns
-    -------
-    Tensor of shape (k, n, o) or (n, o)
-        In a :class:`BatchInvariance`, rows of x are samples; in torch's own products of
-        three axes, the first axis has the samples.
-    """
-    if has_torch_function((x,)):
-        return handle_torch_function(stacked_product, (x,), x, weight, bias)
-    return x @ weight if bias is None else torch.baddbmm(bias, x, weight)
 
 
 class BatchInvariance(TorchFunctionMode):
@@ -196,194 +165,6 @@ class BatchInvariance(TorchFunctionMode):
 # Products and convolutions ------------------------------------------------------------
 
 
-class _RowFunction(NamedTuple):
-    """A function that computes rows, such as a layer.
-
-    Attributes
-    ----------
-    compute : callable
-        Returns the rows of the result for a list of tensors with rows, the samples
-        first, and a list of others, weights first.
-    axis : int
-        Axis of the rows.
-    weight : int or None
-        Axis of the outputs in the weights, the first of the others. None means that
-        outputs cannot be added.
-    """
-
-    compute: Callable[[list[Tensor], list[Tensor]], Tensor]
-    axis: int = 0
-    weight: int | None = None
-
-    def ways(self, others: list[Tensor]) -> list[bool]:
-        """Return in which order to try whether the outputs are widened.
-
-        A product with a few outputs takes longer than one with a few more.
-        """
-        if self.weight is None:
-            return [False]
-        n_out = others[0].shape[self.weight]
-        return [n_out < _FEW, n_out >= _FEW]
-
-    def widened(self, rows: list[Tensor], others: list[Tensor]) -> Tensor:
-        """Compute rows with more outputs: with a few, the place of a row may matter."""
-        (x, *own), (weight, *common) = rows, others
-        n_out = weight.shape[self.weight or 0]
-        n_more = -n_out % _BLOCK
-        own, common = ([F.pad(t, (0, n_more)) for t in some] for some in (own, common))
-        weight = _fill(weight, (self.weight or 0) % weight.ndim, n_more)
-        return self.compute([x, *own], [weight, *common])[..., :n_out]
-
-
-#: Computes a function for tensors with rows and others.
-_Plan = Callable[[_RowFunction, list[Tensor], list[Tensor]], Tensor]
-#: The plans by function, shapes and number of threads.
-_PLANS: dict[Any, _Plan] = {}
-
-
-def _by_rows(
-    function: _RowFunction, rows: list[Tensor], others: list[Tensor], *key: Any
-) -> Tensor:
-    """Compute rows with the bits that they have in any batch.
-
-    `key` are the arguments that determine the function.
-    """
-    if not rows[0].numel():
-        return function.compute(rows, others)
-    layouts = [(t.shape, t.stride(), t.dtype) for t in (*rows, *others)]
-    whole_key = (*key, *layouts, torch.get_num_threads())
-    plan = _PLANS.get(whole_key)
-    if plan is None:
-        if len(_PLANS) >= _MOST_PLANS:
-            _PLANS.clear()
-        plan = _PLANS[whole_key] = _find_plan(function, rows, others)
-    return plan(function, rows, others)
-
-
-def _find_plan(
-    function: _RowFunction, rows: list[Tensor], others: list[Tensor]
-) -> _Plan:
-    """Return the cheapest way to compute a batch of these shapes."""
-    n = rows[0].shape[function.axis]
-    places = [(torch.arange(_BLOCK) + shift) % _BLOCK for shift in _SHIFTS]
-    for widened in function.ways(others):
-        whole = partial(_filled, size=_BLOCK, widened=widened)
-        if _equal(whole, whole, places, function, rows, others):
-            break
-    else:  # the place in a batch matters
-        return partial(_in_blocks, size=1, widened=False)
-    order = torch.arange(4 * n if n < _BLOCK else n) % _BLOCK
-    for size in _sizes(n):
-        plan = partial(_filled, size=size, widened=widened)
-        if _equal(whole, plan, order.split(n), function, rows, others):
-            return plan
-    return partial(_in_blocks, size=_BLOCK, widened=widened)
-
-
-def _equal(
-    whole: _Plan,
-    plan: _Plan,
-    batches: Iterable[Tensor],
-    function: _RowFunction,
-    rows: list[Tensor],
-    others: list[Tensor],
-) -> bool:
-    """Return whether some batches of random rows have the bits of all rows."""
-    axis, rng = function.axis, torch.Generator().manual_seed(0)
-    n_compared = 0  # in each row: other algorithms round a third of the numbers alike
-    while n_compared < _COMPARED:
-        block = [_random_like(t, rng, axis, _BLOCK) for t in rows]
-        # Random, since trained weights may be zeros, which all algorithms round alike.
-        weights = [_random_like(t, rng) for t in others]
-        expected = whole(function, block, weights)
-        for index in batches:
-            batch = [_take(t, axis, index) for t in block]
-            got = plan(function, batch, weights)
-            if not torch.equal(got, expected.index_select(axis, index)):
-                return False
-        n_compared += expected.numel() // _BLOCK
-    return True
-
-
-def _take(x: Tensor, axis: int, index: Tensor) -> Tensor:
-    """Return some rows with the strides of `x`."""
-    shape, strides = _resized(x, axis, len(index))
-    rows = torch.empty_strided(shape, strides, dtype=x.dtype)
-    once = rows  # an expanded tensor cannot be written to
-    for k, stride in enumerate(strides):
-        if stride == 0:
-            once, x = once.narrow(k, 0, 1), x.narrow(k, 0, 1)
-    once.copy_(x.index_select(axis, index))
-    return rows
-
-
-def _sizes(n: int) -> list[int]:
-    """Return the sizes, from n, to which a batch of n rows may be filled up."""
-    power, multiple = 2 ** (n - 1).bit_length(), -(-n // _BLOCK) * _BLOCK
-    return sorted({n, n + n % 2, min(power, multiple), multiple})
-
-
-def _filled(
-    function: _RowFunction,
-    rows: list[Tensor],
-    others: list[Tensor],
-    *,
-    size: int,
-    widened: bool,
-) -> Tensor:
-    """Compute a batch after filling it up to a number of rows."""
-    axis, n = function.axis, rows[0].shape[function.axis]
-    if n == size and not widened:
-        return function.compute(rows, others)
-    filled = [_fill(t, axis, size - n) for t in rows]
-    if not widened:
-        return function.compute(filled, others).narrow(axis, 0, n)
-    return function.widened(filled, others).narrow(axis, 0, n)
-
-
-def _in_blocks(
-    function: _RowFunction,
-    rows: list[Tensor],
-    others: list[Tensor],
-    *,
-    size: int,
-    widened: bool,
-) -> Tensor:
-    """Compute a batch in parts of a constant number of rows."""
-    axis, n = function.axis, rows[0].shape[function.axis]
-    parts = [_fill(t, axis, -n % size).split(size, axis) for t in rows]
-    results = [
-        _filled(function, list(part), others, size=size, widened=widened)
-        for part in zip(*parts, strict=True)
-    ]
-    return torch.cat(results, axis).narrow(axis, 0, n)
-
-
-def _fill(x: Tensor, axis: int, n: int) -> Tensor:
-    """Append `n` rows of zeros."""
-    return F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, n]) if n else x
-
-
-def _random_like(
-    x: Tensor, rng: torch.Generator, axis: int = 0, n: int | None = None
-) -> Tensor:
-    """Return random numbers with the strides of `x`, and n rows."""
-    shape, strides = _resized(x, axis, x.shape[axis] if n is None else n)
-    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    numbers = torch.randn(last + 1, generator=rng).to(x.dtype)
-    return numbers.as_strided(shape, strides)
-
-
-def _resized(x: Tensor, axis: int, n: int) -> tuple[list[int], list[int]]:
-    """Return the shape and the strides of `x` with n rows."""
-    shape, strides = list(x.shape), list(x.stride())
-    for k in range(axis):
-        if strides[k] >= strides[axis]:  # around the rows
-            strides[k] = strides[k] // shape[axis] * n
-    shape[axis] = n
-    return shape, strides
-
-
 def _memory_order(x: Tensor) -> list[int]:
     """Return the axes from the outermost in memory to the innermost."""
     strides = x.stride()
@@ -404,7 +185,7 @@ def _convolution(func, x: Tensor, weight: Tensor, bias=None, *args, **kwargs):
         hash(key)
     except TypeError:  # lists
         key = tuple(map(_hashable, key))
-    return _by_rows(_RowFunction(compute), [x], others, *key)
+    return by_rows(RowFunction(compute), [x], others, *key)
 
 
 def _hashable(value: Any) -> Any:
@@ -416,12 +197,12 @@ def _linear(func, x: Tensor, weight: Tensor, bias: Tensor | None = None):
         return func(rows[0], *others)
 
     others = [weight] if bias is None else [weight, bias]
-    return _of_last_axis(_RowFunction(compute, weight=0), func, x, others)
+    return _of_last_axis(RowFunction(compute, weight=0), func, x, others)
 
 
 def _matmul(func, x: Tensor, other: Tensor):
     if x.ndim >= 2 and other.ndim == 2:
-        function = _RowFunction(_mm, weight=1)
+        function = RowFunction(_mm, weight=1)
         return _of_last_axis(function, torch.mm, x, [other])
     if x.ndim < 3 or x.shape[:-2] != other.shape[:-2]:
         return NotImplemented
@@ -436,9 +217,9 @@ def _mm(rows, others):
 def _of_last_axis(function, key, x: Tensor, others: list[Tensor]) -> Tensor:
     """Apply a function of rows (n, d) to a tensor (..., d)."""
     if x.ndim == 2:
-        return _by_rows(function, [x.contiguous()], others, key)
+        return by_rows(function, [x.contiguous()], others, key)
     # A view of a single sample may have other strides than a copy of several.
-    rows = _by_rows(function, [x.reshape(-1, x.shape[-1]).contiguous()], others, key)
+    rows = by_rows(function, [x.reshape(-1, x.shape[-1]).contiguous()], others, key)
     return rows.unflatten(0, x.shape[:-1])
 
 
@@ -451,12 +232,12 @@ def _addmm(func, bias: Tensor, x: Tensor, other: Tensor, **kwargs):
         return func(*rows[1:], *others[1:], rows[0], others[0], **kwargs)
 
     key = func, *kwargs.items()
-    return _by_rows(_RowFunction(compute, weight=1), rows, others, *key)
+    return by_rows(RowFunction(compute, weight=1), rows, others, *key)
 
 
 def _bmm(func, x: Tensor, other: Tensor):
-    function = _RowFunction(lambda rows, _: func(*rows))
-    return _by_rows(function, [x, other], [], func)
+    function = RowFunction(lambda rows, _: func(*rows))
+    return by_rows(function, [x, other], [], func)
 
 
 def _baddbmm(func, bias: Tensor, x: Tensor, other: Tensor, **kwargs):
@@ -466,8 +247,8 @@ def _baddbmm(func, bias: Tensor, x: Tensor, other: Tensor, **kwargs):
     def compute(rows, _):
         return torch.baddbmm(*rows, **kwargs)
 
-    function = _RowFunction(compute)
-    result = _by_rows(function, [bias, x, other], [], torch.baddbmm, *kwargs.items())
+    function = RowFunction(compute)
+    result = by_rows(function, [bias, x, other], [], torch.baddbmm, *kwargs.items())
     return bias.copy_(result) if func.__name__.endswith("_") else result
 
 
@@ -481,7 +262,24 @@ def _stacked_product(func, x: Tensor, weight: Tensor, bias: Tensor | None = None
     def compute(rows, others):
         return func(rows[0], others[0], *rows[1:], *others[1:])
 
-    return _by_rows(_RowFunction(compute, axis=1, weight=2), rows, others, func)
+    return by_rows(RowFunction(compute, axis=1, weight=2), rows, others, func)
+
+
+def _attention(func, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any):
+    rows, others = list(args[:3]), list(args[3:4])
+    if len(args) > 4 or len(rows) < 3:
+        return NotImplemented
+    mask = others.pop() if others else attn_mask
+    if mask is not None:
+        of_samples = mask.ndim == rows[0].ndim and len(mask) > 1
+        (rows if of_samples else others).append(mask)
+
+    def compute(rows, others):
+        mask = [*rows[3:], *others, None][0]
+        return func(*rows[:3], attn_mask=mask, **kwargs)
+
+    key = func, len(rows), *kwargs.items()
+    return by_rows(RowFunction(compute), rows, others, *key)
 
 
 # Functions of single numbers ----------------------------------------------------------
@@ -568,6 +366,7 @@ _COMPUTED: dict[str, Callable[..., Any]] = {
     "log_softmax": _softmax,
     "batch_norm": _batch_norm,
     "norm": _norm,
+    "scaled_dot_product_attention": _attention,
 }
 _COMPUTED |= dict.fromkeys(_names("sum mean logsumexp var std prod"), _reduced)
 _COMPUTED |= dict.fromkeys(
@@ -592,7 +391,7 @@ _SEPARATE = frozenset(
     _names("""
     __get__ __len__ __bool__ dim ndimension size numel nelement stride storage_offset
     is_contiguous is_floating_point is_complex element_size item tolist get_device
-    promote_types result_type can_cast _set_grad_enabled is_grad_enabled
+    promote_types result_type can_cast _set_grad_enabled is_grad_enabled _assert
 
     expand expand_as broadcast_to broadcast_tensors reshape reshape_as view view_as
     flatten ravel unflatten squeeze unsqueeze transpose swapaxes swapdims permute
