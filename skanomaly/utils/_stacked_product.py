@@ -24,8 +24,8 @@ def stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     Returns
     -------
     Tensor of shape (k, n, o) or (n, o)
-        In a :class:`~skanomaly.utils._batch_invariance.BatchInvariance`, rows of x are samples; in torch's own products of
-        three axes, the first axis has the samples.
+        In the mode that scores samples alike in any batch, rows of x are samples; in
+        torch's own products of three axes, the first axis has the samples.
     """
     if has_torch_function((x,)):
         return handle_torch_function(stacked_product, (x,), x, weight, bias)
