@@ -140,7 +140,7 @@ def several_kinds(n_kinds, normal, seed, gamma_l, **settings):
 
 # Experiments --------------------------------------------------------------------------
 
-EVERYONE = ["AABiGAN", "IsolationForest", "GradientBoosting"]
+EVERYONE = ["AABiGAN", "DistanceRatio", "IsolationForest", "GradientBoosting"]
 TABLE = {"problem": ["table"], "gamma_l": [0.01]}
 PAIRS = [(0, 1), (0, 9), (4, 1), (4, 9), (8, 1), (8, 9)]
 
@@ -202,6 +202,7 @@ EXPERIMENTS = [
         "aa_bigan.images",
         printed,
         image_cells(IMAGES, ["AABiGAN"], [0.0, 0.01, 0.05], PAIRS)
+        + image_cells(IMAGES, ["DistanceRatio"], [0.0, 0.01, 0.05], PAIRS)
         + image_cells(IMAGES, ["IsolationForest"], [0.0], PAIRS)
         + image_cells(IMAGES, ["GradientBoosting"], [0.05], PAIRS)
         + grid(name=IMAGES, gamma_l=[0.0, 0.01, 0.05], detector=["Paper"], seed=[0]),

@@ -26,7 +26,15 @@ from .adra_setting import (
     photographs,
     without_passes,
 )
-from .detection import TABLE_NAMES, detect, fit_and_score, images, isolation_forest
+from .detection import (
+    BASELINES,
+    RIVALS,
+    RIVALS_OF_IMAGES,
+    TABLE_NAMES,
+    detect,
+    fit_and_score,
+    images,
+)
 from .runner import Experiment, grid
 from .tables import DETECTION, Metric, Table
 
@@ -123,8 +131,8 @@ def n_bytes(tensors):
 def embedded(name, normal, detector, seed):
     """ADRA pretrains its own network, by the corpus's classes or by rotations."""
     X, X_test, y_test = one_class(name, normal)
-    if detector == "IsolationForest":
-        model = isolation_forest(seed, "images")
+    if detector in BASELINES:
+        model = BASELINES[detector](seed, "images")
         return fit_and_score(model, [X], X_test, y_test)[1]
     cifar = name == "cifar10"
     corpus = photographs() if cifar else images("emnist_letters", "train")
@@ -151,7 +159,7 @@ def own_networks(name, normal):
     return grid(
         name=[name],
         normal=[normal],
-        detector=["ADRA, supervised", "ADRA, rotation", "IsolationForest"],
+        detector=["ADRA, supervised", "ADRA, rotation", *RIVALS_OF_IMAGES],
         seed=[0],
     )
 
@@ -162,10 +170,8 @@ EXPERIMENTS = [
         memory,
         grid(backbone=["ResNet26", "MobileNetV2"], n_experts=[1, 2, 4]),
     ),
-    Experiment("adra.tables", table, tables(["ADRA", "UADRA", "IsolationForest"], [0])),
-    Experiment(
-        "adra.tables", table, tables(["ADRA", "IsolationForest"], [1, 2]), "long"
-    ),
+    Experiment("adra.tables", table, tables(["ADRA", "UADRA", *RIVALS], [0])),
+    Experiment("adra.tables", table, tables(["ADRA", *RIVALS], [1, 2]), "long"),
     Experiment(
         "adra.disentanglement",
         disentanglement,

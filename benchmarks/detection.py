@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
-from sklearn.neighbors import LocalOutlierFactor
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -24,6 +26,8 @@ TABLE_NAMES = (
     *("internetads", "lymphography", "musk", "optdigits", "pageblocks", "satellite"),
     *("satimage-2", "shuttle", "smtp", "spambase", "thyroid", "wbc", "wine"),
 )
+#: Principal components of images.
+N_COMPONENTS = 64
 
 
 # Problems: each returns X_train, X_test, y_train, y_test --------------------------
@@ -108,10 +112,58 @@ def local_outlier_factor(seed, problem):
     return Flat(detector, most=20_000)
 
 
+class Neighbours(BaseEstimator):
+    """Distance to the k-th nearest training sample."""
+
+    def __init__(self, k):
+        self.k = k
+
+    def fit(self, X, y=None):
+        self.neighbours_ = NearestNeighbors(n_neighbors=self.k).fit(X)
+        return self
+
+    def decision_function(self, X):
+        return -self.neighbours_.kneighbors(X)[0][:, -1]
+
+
+class Residual(BaseEstimator):
+    """Squared error of the reconstruction by principal components."""
+
+    def __init__(self, n_components):
+        self.n_components = n_components
+
+    def fit(self, X, y=None):
+        self.pca_ = PCA(min(self.n_components, *X.shape), random_state=0).fit(X)
+        return self
+
+    def decision_function(self, X):
+        error = self.pca_.inverse_transform(self.pca_.transform(X)) - X
+        return -np.square(error).sum(1)
+
+
+def neighbours(k, seed, problem):
+    """Neighbours of standardised columns, or of 64 principal components of pixels."""
+    if problem == "table":
+        first = StandardScaler()
+    else:
+        first = PCA(N_COMPONENTS, random_state=0)
+    return Flat(make_pipeline(first, Neighbours(k)), most=20_000)
+
+
+def residual(seed, problem):
+    return Flat(Residual(N_COMPONENTS))
+
+
 BASELINES = {
-    "IsolationForest": isolation_forest,
+    "1-NN": partial(neighbours, 1),
+    "5-NN": partial(neighbours, 5),
     "LocalOutlierFactor": local_outlier_factor,
+    "IsolationForest": isolation_forest,
+    "PCA": residual,
 }
+#: What every table of detectors has beside them.
+RIVALS = ["1-NN", "5-NN", "LocalOutlierFactor", "IsolationForest"]
+RIVALS_OF_IMAGES = [*RIVALS, "PCA"]
 
 
 def make_detector(name, problem, seed, params=None):

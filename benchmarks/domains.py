@@ -15,12 +15,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import RobustScaler
 
 from skanomaly import TransferAD, datasets
 from skanomaly.metrics import detector_roc_auc_score
 
-from .detection import images
+from .detection import N_COMPONENTS, images
 
 
 class Problem(NamedTuple):
@@ -195,9 +198,46 @@ def isolation_forest(problem, random_state):
     return forest.fit(problem.target.reshape(len(problem.target), -1))
 
 
+class SourceNeighbours:
+    """Distance to the fifth nearest source sample.
+
+    Aligned, each domain's columns are centred and scaled by its own median and
+    quartiles; else, and for images, by those of the source. Images become 64 principal
+    components of the source.
+    """
+
+    def __init__(self, problem, aligned):
+        source, target = (part.reshape(len(part), -1) for part in problem[:2])
+        self.reduce_ = None
+        if problem.source.ndim > 2:
+            n = min(N_COMPONENTS, *source.shape)
+            self.reduce_ = PCA(n, random_state=0).fit(source)
+            source, target = map(self.reduce_.transform, (source, target))
+        self.scaler_ = RobustScaler().fit(target if aligned else source)
+        own = RobustScaler().fit_transform(source) if aligned else None
+        known = self.scaler_.transform(source) if own is None else own
+        self.neighbours_ = NearestNeighbors(n_neighbors=5).fit(known)
+
+    def score_samples(self, X):
+        X = X.reshape(len(X), -1)
+        if self.reduce_ is not None:
+            X = self.reduce_.transform(X)
+        return -self.neighbours_.kneighbors(self.scaler_.transform(X))[0][:, -1]
+
+
+def source_neighbours(problem, random_state):
+    return SourceNeighbours(problem, aligned=False)
+
+
+def aligned_neighbours(problem, random_state):
+    return SourceNeighbours(problem, aligned=True)
+
+
 DETECTORS = {
     "TransferAD": transfer,
     "IsolationForest": isolation_forest,
+    "5-NN, source": source_neighbours,
+    "5-NN, aligned": aligned_neighbours,
     "source only": source_only,
     "target only": target_only,
     "pooled": pooled,
@@ -206,7 +246,7 @@ DETECTORS = {
 }
 AUTOENCODERS = ["source only", "target only", "pooled"]
 #: Detectors that do not depend on the share of anomalies in the target.
-WITHOUT_ANOMALIES = {"source only", "target normals"}
+WITHOUT_ANOMALIES = {"source only", "target normals", "5-NN, source"}
 
 
 # Metrics ----------------------------------------------------------------------------
@@ -228,6 +268,8 @@ def detect(problem, detector, seed, params=None, **settings):
 def measure(detector, problem):
     """Return metrics of a fitted detector."""
     auroc = partial(detector_roc_auc_score, problem.y_test)
+    if isinstance(detector, SourceNeighbours):
+        return {"auroc": auroc(detector.score_samples(problem.X_test))}
     if isinstance(detector, IsolationForest):
         samples = problem.X_test.reshape(len(problem.X_test), -1)
         return {"auroc": auroc(detector.score_samples(samples))}

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from skanomaly import JointEncoderGAN, datasets
 
-from .detection import TABLE_NAMES, detect, images
+from .detection import BASELINES, RIVALS, TABLE_NAMES, detect, images
 from .runner import Experiment, grid
 from .tables import AUROC, DETECTION, Metric, Table
 
@@ -33,6 +33,10 @@ VARIANTS = {
     },
     "untrained": {"lr": 1e-12, "max_epochs": 1},
 }
+
+
+#: Simple rivals among the variants.
+SIMPLE = ("baselines", "neighbours")
 
 
 # Problems -----------------------------------------------------------------------------
@@ -115,11 +119,23 @@ def baselines(X, X_test, is_anomaly, seed):
     }
 
 
+def neighbours(X, X_test, is_anomaly, seed):
+    """Return the metrics of distances to training images."""
+    names = "1-NN", "5-NN", "LocalOutlierFactor"
+    scores = {
+        name: BASELINES[name](seed, "images").fit(X).decision_function(X_test)
+        for name in names
+    }
+    return {k: {"auroc": roc_auc_score(is_anomaly, -v)} for k, v in scores.items()}
+
+
 def one_class(name, normal, contamination, variant, seed):
     """Fit on one contaminated class; return metrics by score."""
     problem = contaminated(name, normal, contamination, seed)
     if variant == "baselines":
         return baselines(*problem, seed)
+    if variant == "neighbours":
+        return neighbours(*problem, seed)
     return joint(*problem, seed, **VARIANTS[variant])
 
 
@@ -146,9 +162,13 @@ def cells(variants, rates, seeds=(0,), **classes):
 
 
 IMAGES = [
-    *cells(["joint", "baselines"], RATES, **CLASSES),
+    *cells(["joint", "baselines", "neighbours"], RATES, **CLASSES),
     *cells(["separate"], [RATES[0], RATES[-1]], **CLASSES),
-    *cells(["joint", "baselines"], [0.05], fashion_mnist=[0, 1, 3, 4, 5, 7, 9]),
+    *cells(
+        ["joint", "baselines", "neighbours"],
+        [0.05],
+        fashion_mnist=[0, 1, 3, 4, 5, 7, 9],
+    ),
     *cells(list(VARIANTS)[2:], [0.05], fashion_mnist=CLASSES["fashion_mnist"]),
     # Contamination makes a small difference, which needs another seed.
     *cells(["joint", "separate"], [RATES[0], RATES[-1]], [1], **CLASSES),
@@ -166,7 +186,7 @@ EXPERIMENTS = [
         grid(
             problem=["table"],
             name=TABLE_NAMES,
-            detector=["JointEncoderGAN", "IsolationForest"],
+            detector=["JointEncoderGAN", *RIVALS],
             seed=range(3),
         ),
     ),
@@ -196,8 +216,7 @@ TABLES = [
         nested="score",
         name="joint_encoder_gan_contamination",
         keep=lambda record: (
-            in_all_rates(record)
-            and record["variant"] in ("joint", "separate", "baselines")
+            in_all_rates(record) and record["variant"] in ("joint", "separate", *SIMPLE)
         ),
     ),
     Table(

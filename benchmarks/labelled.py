@@ -13,8 +13,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 from sklearn.model_selection import train_test_split
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -119,6 +122,34 @@ class Forest(Baseline):
 
     def decision_function(self, X):
         return self.forest_.decision_function(self._prepared(X))
+
+
+class DistanceRatio(Baseline):
+    """Log ratio of distances to the nearest known anomaly and the nearest other sample.
+
+    Without known anomalies, the negative distance to the nearest sample.
+    """
+
+    def _fit(self, samples, known):
+        if samples.ndim == 2 and self.scaler_ is None:
+            n = min(detection.N_COMPONENTS, *samples.shape)
+            self.pca_ = PCA(n, random_state=0).fit(samples[~known])
+            samples = self.pca_.transform(samples)
+        nearest = NearestNeighbors(n_neighbors=1)
+        # Its time is quadratic in the samples.
+        self.normal_ = clone(nearest).fit(samples[~known][:20_000])
+        self.known_ = clone(nearest).fit(samples[known]) if known.any() else None
+
+    def decision_function(self, X):
+        samples = self._prepared(X)
+        if self.scaler_ is None:
+            samples = self.pca_.transform(samples)
+        normal = self.normal_.kneighbors(samples)[0][:, 0]
+        if self.known_ is None:
+            return -normal
+        anomaly = self.known_.kneighbors(samples)[0][:, 0]
+        tiny = np.finfo(np.float32).tiny
+        return np.log(anomaly + tiny) - np.log(normal + tiny)
 
 
 class Boosting(Baseline):
@@ -250,6 +281,7 @@ class DevNetAsShipped(DevNet):
 
 BASELINES = {
     "IsolationForest": Forest,
+    "DistanceRatio": DistanceRatio,
     "GradientBoosting": Boosting,
     "PushedAutoencoder": PushedAutoencoder,
     "DevNet": DevNet,

@@ -184,7 +184,8 @@ def adversarial(weight, **settings):
     )
 
 
-OTHERS = ["TransferAD", "IsolationForest", *AUTOENCODERS]
+NEIGHBOURS = ["5-NN, source", "5-NN, aligned"]
+OTHERS = ["TransferAD", "IsolationForest", *AUTOENCODERS, *NEIGHBOURS]
 FURTHER = ["source, then target", "target normals"]
 NAMES = [
     *("annthyroid", "satellite", "cardio", "thyroid", "pageblocks"),
@@ -203,7 +204,7 @@ EXPERIMENTS = [
         table_1,
         grid(
             direction=DIRECTIONS,
-            detector=[*OTHERS[:3], *FURTHER],
+            detector=[*OTHERS[:3], *FURTHER, *NEIGHBOURS],
             seed=[0, 1, 2],
         )
         + grid(direction=DIRECTIONS, detector=list(PAPER), seed=[0]),
