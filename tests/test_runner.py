@@ -196,6 +196,7 @@ def test_every_table_is_in_the_documentation():
 def write(tmp_path, monkeypatch, experiment):
     """Return a function that renders one table of results that it is given."""
     pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(sys, "path", [str(DOCS / "_ext"), *sys.path])
     import result_tables
 
@@ -267,3 +268,25 @@ def test_a_table_without_results_is_listed(write, tmp_path):
     table = Table("squares", ("n",), None, (), "Number", description="Squares.")
     assert write([], table) == ".. squares: not run yet\n"
     assert (tmp_path / "not_run.rst").read_text() == "- Squares.\n"
+
+
+def test_ranks_of_detectors_over_data_sets(monkeypatch):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "path", [str(DOCS / "_ext"), *sys.path])
+    import rank_pictures
+
+    scores = pd.DataFrame(
+        {"a": [0.9, 0.8, 0.7, 0.9], "b": [0.8, 0.8, 0.6, 0.8], "c": [0.1, 0.2, 0.3, 0]}
+    )
+    ranks = rank_pictures.mean_ranks(scores)
+    assert ranks.to_dict() == {"a": 1.125, "b": 1.875, "c": 3.0}
+    # Table 5 of Demsar (2006): 2.343 for three, 2.850 for six classifiers.
+    for n, q in ((3, 2.343), (6, 2.850)):
+        expected = q * (n * (n + 1) / (6 * 10)) ** 0.5
+        found = rank_pictures.critical_difference(n, 10)
+        assert found == pytest.approx(expected, rel=2e-3)
+    assert rank_pictures.cliques(ranks, 0.8) == [(1.125, 1.875)]
+    assert rank_pictures.cliques(ranks, 1.2) == [(1.125, 1.875), (1.875, 3.0)]
+    picture = rank_pictures.draw(scores)
+    assert all(f"{name} (" in picture for name in scores)
