@@ -24,7 +24,15 @@ from ._parameters import CommonParameters
 from ._progress import ProgressMixin
 from ._thresholds import ThresholdMixin
 from ._version import __version__
-from .engine import AlternatingNet, DeviceDataset, fit_side_by_side, stage_once
+from .engine import (
+    AlternatingNet,
+    DeviceDataset,
+    begin_together,
+    fail_together,
+    fit_side_by_side,
+    n_processes,
+    stage_once,
+)
 from .exceptions import (
     FitInterruptedWarning,
     TrainingDivergedError,
@@ -210,6 +218,7 @@ class BaseDeepDetector(
         """Train on `X`; reference samples are part of `X`, or a separate array."""
         device = resolve_device(self.device)
         seed = own_random_state(self.random_state).randint(2**31 - 1)
+        seed = begin_together(seed, X, self.on_interrupt)
         self._row_shape = X.shape[1:]
         is_calibration = self._calibration_samples(~is_reference, seed)
         split = Split(X, is_reference, is_calibration, X_reference)
@@ -365,7 +374,8 @@ class BaseDeepDetector(
         epochs of `length` steps, by default into passes over the samples; a stage
         shorter than a pass is one epoch.
         """
-        epoch_steps = max(n_samples // (batch_size or self._value("batch_size")), 1)
+        n_rows = (batch_size or self._value("batch_size")) * n_processes()
+        epoch_steps = max(n_samples // n_rows, 1)
         epochs = self._given(name)
         if epochs == "auto":
             steps = int(self._value(name)) if steps is None else steps
@@ -383,7 +393,7 @@ class BaseDeepDetector(
         thread that scores meanwhile sees either the old state or the new one.
         """
         new = shallow_copy(self)
-        with new._reported(X, y):
+        with new._reported(X, y), fail_together():
             yield new
         self.__dict__ = vars(new)
 

@@ -44,7 +44,10 @@ class CommonParameters(Declared):
     batch_size: int = parameter(
         [Interval(Integral, 2, None, closed="left")],
         default=32,
-        doc="Samples per optimiser step, at least 2.{auto_batch}",
+        doc="""
+        Samples per optimiser step, at least 2.{auto_batch} Of several processes that
+        train together, each has that many.
+        """,
     )
     lr: float | Auto = parameter(
         AUTO_POSITIVE,

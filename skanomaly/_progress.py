@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 from skorch.callbacks import Callback
 
-from .engine import AlternatingNet, Bar, Checkpoint, ProgressBar, ended_copy
+from .engine import AlternatingNet, Bar, Checkpoint, ProgressBar, ended_copy, is_first
 from .exceptions import StopTraining, TrainingDivergedError
 from .utils._sklearn_compat import tearing_down
 from .utils._sklearn_types import CallbackSupportMixin
@@ -77,7 +77,7 @@ class ProgressMixin(CallbackSupportMixin):
         own = list(self.callbacks or [])
         makers: list[Callable[..., Callback]] = []
         with ExitStack() as stack:
-            if self.verbose:
+            if self.verbose and is_first():
                 n_steps = sum(
                     plan["max_epochs"] * plan["epoch_steps"] for plan in plans
                 )

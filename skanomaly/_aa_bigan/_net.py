@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Player
+from ..engine import AlternatingNet, Player, all_rows, own_rows
 from ..exceptions import TrainingDivergedError
 from ..networks import one_per_sample, running_statistics, sample_by_sample
 from ..objectives import anomaly_aware_loss, least_squares_loss
@@ -117,10 +117,10 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def draw_known(self) -> Tensor:
         """Draw known anomalies for each member, with replacement, if there are any."""
-        size = self.n_estimators, self.n_known if len(self.known_) else 0
+        size = self.n_estimators, all_rows(self.n_known) if len(self.known_) else 0
         high = max(len(self.known_), 1)
         index = torch.randint(high, size, generator=self.rng_, device=self.device)
-        return self.prepared(self.known_[index])
+        return self.prepared(self.known_[own_rows(index, -1)])
 
     def train(self, rows, *, known, cycle_weight, held_out=None, **plan):
         """Train on `rows` and the anomalies `known`; validate on `held_out`."""

@@ -84,6 +84,9 @@ class AlteredSamples:
         Seed of the alterations.
     """
 
+    #: The samples of a batch depend on one another.
+    for_batches = True
+
     def __init__(self, rows: DeviceDataset, seed: int):
         self.rows = rows
         self.rng = torch.Generator(rows.device).manual_seed(seed)

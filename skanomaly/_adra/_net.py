@@ -19,6 +19,9 @@ from ..engine import (
     DeviceDataset,
     Player,
     TransformedDataset,
+    all_rows,
+    n_processes,
+    own_rows,
 )
 from ..exceptions import StopTraining
 from ..objectives import hypersphere_classification_loss
@@ -61,7 +64,9 @@ class Augmentation:
         *_, height, width = images.shape
 
         def drawn(low, high):
-            return torch.randint(low, high, (n, 1), generator=rng, device=device)
+            size = all_rows(n), 1
+            values = torch.randint(low, high, size, generator=rng, device=device)
+            return own_rows(values, 0)
 
         rows, columns = (
             torch.arange(side, device=device).expand(n, side)
@@ -236,14 +241,17 @@ class Stream:
     def __init__(
         self, dataset: Any, batch_size: int, n_estimators: int, rng: torch.Generator
     ):
-        n_batches = max(len(dataset) // batch_size, 1)
+        n_batches = max(len(dataset) // (batch_size * n_processes()), 1)
         self.batches = Batches(dataset, batch_size, n_batches, n_estimators, rng)
         self.left: list[Tensor] = []
 
     def __next__(self) -> Any:
         if not self.left:
-            self.left = list(self.batches.indices())
-        return self.batches.dataset[self.left.pop(0)]
+            self.left = list(self.batches.indices_of_all())
+        index, dataset = self.left.pop(0), self.batches.dataset
+        if getattr(dataset, "for_batches", False):
+            return own_rows(dataset[index], -2)
+        return dataset[own_rows(index, -1)]
 
 
 class StopAtCollapse(Callback):
@@ -445,7 +453,7 @@ class ResidualAdaptation(AlternatingNet):
         )
         if self.n_estimators or not (same and self.backbone_.n_fixed):
             return False
-        n_drawn = n_steps * (self.batch_size + self.corpus_batch)
+        n_drawn = n_steps * (self.batch_size + self.corpus_batch) * n_processes()
         if torch.device(self.device).type != "cpu" and n_drawn < sum(map(len, sources)):
             return False  # all would be computed, and most never drawn
         some = self.embed(sources[0][torch.arange(1, device=self.device)])

@@ -16,7 +16,10 @@ from ..engine import (
     AlternatingNet,
     LinearDecay,
     Player,
+    all_rows,
     input_gradient,
+    n_processes,
+    own_rows,
 )
 from ..networks import normalised_alike, one_per_sample
 from ..objectives import (
@@ -71,8 +74,9 @@ class HistoryGAN(AlternatingNet):
         return one_per_sample(self.critic_(torch.cat(parts, dim=1))).float()
 
     def between(self, data: Tensor, generated: Tensor) -> Tensor:
-        """Interpolate between every other pair of samples, which suffices."""
-        data, generated = data[:, ::2], generated[:, ::2]
+        """Interpolate between half of the pairs of samples, which suffices."""
+        half = -(-data.shape[1] // 2)
+        data, generated = data[:, :half], generated[:, :half]
         shape = data.shape[:2] + (1,) * (data.ndim - 2)
         mix = self.draw_shares(data.shape[1]).view(shape)
         return torch.lerp(generated, data, mix)
@@ -200,7 +204,7 @@ class History(Callback):
     @torch.no_grad()
     def _remember(self, net, weight, count):
         # Statistics of a batch of few samples are useless.
-        n = max(count, net.batch_size)
+        n = max(count, net.batch_size * n_processes())
         if self.wide is None:
             samples = net.generate(n)
         else:
@@ -258,9 +262,9 @@ class DetectorNet(AlternatingNet):
 
     def draw_history(self, n: int) -> Tensor:
         """Draw n samples of the history for each member, (k, n, ...)."""
-        m, size = len(self.samples_), (self.n_estimators, n)
+        m, size = len(self.samples_), (self.n_estimators, all_rows(n))
         index = torch.randint(m, size, generator=self.rng_, device=self.device)
-        return self.samples_[index].float()
+        return self.samples_[own_rows(index, -1)].float()
 
     def train(self, rows, *, samples, held_out, **plan):
         """Train on `rows` against `samples`, (m, ...), of the history.

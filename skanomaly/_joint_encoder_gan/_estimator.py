@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from .._base import BaseDeepDetector
 from .._mixins import ReconstructionMixin, SamplingMixin
+from ..engine import n_processes
 from ..exceptions import NormDirectionWarning
 from ..networks import Role
 from ..objectives import origin_distance
@@ -338,7 +339,10 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
     batch_size: int | Auto = parameter(  # type: ignore[assignment]
         [sk.Interval(sk.Integral, 2, None, closed="left"), sk.AUTO],
         default="auto",
-        doc="Samples per optimiser step, at least 2.{auto_batch}",
+        doc="""
+        Samples per optimiser step, at least 2.{auto_batch} Of several processes that
+        train together, each has that many.
+        """,
     )
 
     # Networks
@@ -487,7 +491,7 @@ class JointEncoderGAN(SamplingMixin, ReconstructionMixin, BaseDeepDetector):
         most = max(self._setting("largest_batch"), full)
         batch_size = min(full * 2 ** (finest - level), most)
         if self.preset == "paper" and frame:
-            steps = _PAPER_EPOCHS * max(n_rows // batch_size, 1)
+            steps = _PAPER_EPOCHS * max(n_rows // (batch_size * n_processes()), 1)
         elif level == finest and not fading:
             steps = self._setting("last_epochs")
         else:

@@ -13,6 +13,14 @@ from ._checkpoint import Checkpoint
 from ._copy import ended_copy
 from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
 from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
+from ._processes import (
+    all_rows,
+    begin_together,
+    fail_together,
+    is_first,
+    n_processes,
+    own_rows,
+)
 from ._side_by_side import Outcome, fit_side_by_side, stage_once
 
 __all__ = [
@@ -32,8 +40,14 @@ __all__ = [
     "RateSchedule",
     "StepDecay",
     "TransformedDataset",
+    "all_rows",
+    "begin_together",
     "ended_copy",
+    "fail_together",
     "fit_side_by_side",
     "input_gradient",
+    "is_first",
+    "n_processes",
+    "own_rows",
     "stage_once",
 ]

@@ -24,6 +24,7 @@ from ..exceptions import InvalidFileError
 from ..utils._files import replace_file
 from ..utils._warnings import warn
 from ._callbacks import ProgressBar
+from ._processes import is_first
 
 if TYPE_CHECKING:
     from ._net import AlternatingNet
@@ -74,6 +75,8 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, net: AlternatingNet, **kwargs: Any) -> None:
         """Write the state, unless it was written less than a second ago."""
+        if not is_first():
+            return
         is_last = len(net.history) - net.run_start_ == net.max_epochs
         if is_last or monotonic() - self.written >= SECONDS:
             _write(self.path, self.key, _state(net, self._others(net)))

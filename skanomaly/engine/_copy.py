@@ -47,7 +47,7 @@ def ended_copy(net: Net) -> Iterator[Net]:
     try:
         yield copy
     finally:
-        for name in ("rng_", "_trained", "_lowest", *net.data_names_):
+        for name in ("rng_", "_trained", "_lowest", "_buffers", *net.data_names_):
             copy.__dict__.pop(name, None)
         copy.data_names_ = ()
 

@@ -13,6 +13,8 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils import gen_batches
 from torch import Tensor
 
+from ._processes import n_processes, part_of_rows
+
 #: Limit of the data kept in the host's memory; larger data are streamed.
 HOST_BYTES = 4 * 2**30
 
@@ -218,14 +220,15 @@ class Batches:
     """Batches of one epoch: slices of a random permutation of a data set.
 
     All batches have `batch_size` samples. A data set smaller than an epoch is
-    permuted several times.
+    permuted several times. Of several processes that train together, each gets its part
+    of the batches of all.
 
     Parameters
     ----------
     dataset : DeviceDataset
         The data set, or another object with a length and items at tensors of indices.
     batch_size : int
-        Samples per batch.
+        Samples per batch, in each process.
     n_batches : int
         Batches per epoch.
     n_estimators : int
@@ -256,12 +259,18 @@ class Batches:
             yield self.dataset[index]
 
     def indices(self) -> Iterator[Tensor]:
-        """Yield the indices of each batch."""
+        """Yield the indices of each batch, for this process."""
+        return (part_of_rows(index, -1) for index in self.indices_of_all())
+
+    def indices_of_all(self) -> Iterator[Tensor]:
+        """Yield the indices of each batch, for all processes."""
         order = torch.stack([self._order() for _ in range(self.n_estimators or 1)])
-        yield from (order if self.n_estimators else order[0]).split(self.batch_size, -1)
+        order = order if self.n_estimators else order[0]
+        yield from order.split(self.batch_size * n_processes(), -1)
 
     def _order(self) -> Tensor:
-        n, n_drawn = len(self.dataset), self.n_batches * self.batch_size
+        n = len(self.dataset)
+        n_drawn = self.n_batches * self.batch_size * n_processes()
         n_passes = -(-n_drawn // n)
         permutations = [
             torch.randperm(n, generator=self.rng, device=self.rng.device)

@@ -177,7 +177,7 @@ class _Joint(AlternatingNet):
     def _losses(self) -> list[dict[str, float]]:
         """Return the means of this epoch so far, for each net."""
         n = len(self.nets_)
-        means = {name: total / count for name, (total, count) in self._sums.items()}
+        means = self._means()
         if not means:
             return []
         table = torch.stack([mean.view(n, -1).sum(1) for mean in means.values()], 1)

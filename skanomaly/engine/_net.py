@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
-from threading import RLock
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -23,8 +22,18 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from ..exceptions import StopTraining, TrainingDivergedError
-from ..utils._process import single_precision
+from ..utils._process import seeded, single_precision
 from ._dataset import Batches
+from ._processes import (
+    Buffers,
+    all_rows,
+    average,
+    begin_run,
+    divided,
+    n_processes,
+    own_rows,
+    same_weights,
+)
 from ._skorch import Optimizers, SeveralModulesNet, check_callback, check_monitor
 
 PlayerLoss = tuple[str, Tensor]
@@ -33,9 +42,6 @@ Update = PlayerLoss | tuple[PlayerLoss, ...]
 
 #: Takes the runs of this context, to train nets of several fits together.
 RUN_BY: ContextVar[Callable[..., None] | None] = ContextVar("run_by", default=None)
-
-#: Guards torch's global generator while a net has seeded it.
-_GENERATOR_LOCK = RLock()
 
 
 def input_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
@@ -178,6 +184,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
     rng_: torch.Generator
     stopped_: bool = False
     data_names_: tuple[str, ...] = ()
+    _buffers: Buffers | None = None
 
     #: Attributes that may differ between nets that are trained side by side. Numbers
     #: among them become tensors (k,), one for each member, which ``training_step`` has
@@ -285,17 +292,19 @@ class AlternatingNet(SeveralModulesNet, ABC):
         self, n: int, length: int, rng: torch.Generator | None = None
     ) -> Tensor:
         """Draw standard normal numbers for each member, (k, n, length)."""
-        return torch.randn(
-            self._of_members(n, length),
+        drawn = torch.randn(
+            self._of_members(all_rows(n), length),
             dtype=torch.float32,
             generator=rng or self.rng_,
             device=self.device,
         )
+        return own_rows(drawn, -2)
 
     def draw_shares(self, n: int) -> Tensor:
         """Draw uniform numbers in [0, 1) for each member, (k, n)."""
-        size = self._of_members(n)
-        return torch.rand(size, generator=self.rng_, device=self.device)
+        size = self._of_members(all_rows(n))
+        drawn = torch.rand(size, generator=self.rng_, device=self.device)
+        return own_rows(drawn, -1)
 
     def _of_members(self, *sizes):
         return (self.n_estimators, *sizes) if self.n_estimators else sizes
@@ -361,12 +370,15 @@ class AlternatingNet(SeveralModulesNet, ABC):
             return self
         self._begin(callbacks, **plan)
         try:
-            with self._own_randomness():
+            with single_precision(), seeded(self.seed + self.resumed_, self.device):
                 self.notify("on_train_begin", X=dataset, y=None)
+                self._buffers = begin_run(self, plan)
                 self._run_epochs(dataset)
                 self.notify("on_train_end", X=dataset, y=None)
+                same_weights(self.module_)
         finally:
             del self.rng_  # generators do not pickle
+            self._buffers = None
         if self.interrupted_ and self.on_interrupt == "raise":
             raise KeyboardInterrupt
         return self
@@ -399,6 +411,8 @@ class AlternatingNet(SeveralModulesNet, ABC):
         except StopTraining:
             pass
         except KeyboardInterrupt:
+            if n_processes() > 1:  # the others are in another step
+                raise
             self.interrupted_ = True
         finally:
             del self._trained, self._lowest
@@ -437,19 +451,24 @@ class AlternatingNet(SeveralModulesNet, ABC):
                 self.notify("on_batch_end", batch=batch, training=True)
         except StopTraining:
             self.ended_ = True  # the next epoch raises it, once this one is recorded
-        finally:
-            self._record_epoch()
+        except BaseException:
+            if n_processes() == 1:  # otherwise a record needs the others
+                self._record_epoch()
+            raise
+        self._record_epoch()
 
     def _train_on_batch(self, batch):
         """Step after each loss of a batch, before the next one is computed."""
         updates = self.training_step(batch)
         while True:
-            with self._autocast():
+            with self._autocast(), divided():
                 update = next(updates, None)
             if update is None:
-                return
+                break
             one_player = isinstance(update[0], str)
             self._update((update,) if one_player else update)
+        if self._buffers is not None:
+            self._buffers.average()
 
     def _update(self, pairs):
         """Take the gradients of all losses, then the steps of all players."""
@@ -464,6 +483,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
             if free[name]:
                 # The losses may share a graph, which the last one frees.
                 loss.sum().backward(inputs=free[name], retain_graph=k < len(pairs))
+        average([p.grad for ps in free.values() for p in ps if p.grad is not None])
         for name, loss in pairs:
             self.record(f"{name}_loss", loss.detach())
             if not free[name]:
@@ -477,11 +497,17 @@ class AlternatingNet(SeveralModulesNet, ABC):
     def _record_epoch(self):
         """Write the means of an epoch into the history, if they are finite."""
         self._set_training(False)
-        means = {name: total / n for name, (total, n) in self._sums.items()}
+        means = self._means()
         if not means:
             return
-        values = torch.stack([torch.as_tensor(v).sum() for v in means.values()])
+        values = torch.stack([mean.sum() for mean in means.values()])
         self._write_losses(dict(zip(means, values.tolist(), strict=True)))
+
+    def _means(self):
+        """Return the means of an epoch so far, over all processes."""
+        means = {name: total / n for name, (total, n) in self._sums.items()}
+        average(list(means.values()))
+        return means
 
     def _write_losses(self, losses):
         """Write the losses of an epoch into the history, if they are finite."""
@@ -593,7 +619,7 @@ class AlternatingNet(SeveralModulesNet, ABC):
                 "a new net."
             )
         self.step_ = self.resumed_ = 0
-        with self._own_randomness():
+        with single_precision(), seeded(self.seed + self.resumed_, self.device):
             super().initialize()
         self._set_training(False)  # scores may be computed before any run
         return self
@@ -649,20 +675,3 @@ class AlternatingNet(SeveralModulesNet, ABC):
             # Inside another autocast, torch would cache casts of weights that the next
             # step changes.
             torch.clear_autocast_cache()
-
-    @contextmanager
-    def _own_randomness(self):
-        with _GENERATOR_LOCK, single_precision(), self._seeded():
-            yield
-
-    @contextmanager
-    def _seeded(self):
-        device = torch.device(self.device)
-        cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            seed = self.seed + self.resumed_
-            torch.default_generator.manual_seed(seed)
-            for index in cuda:
-                with torch.cuda.device(index):
-                    torch.cuda.manual_seed(seed)
-            yield

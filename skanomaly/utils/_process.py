@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import torch
 
-__all__ = ["n_threads", "one_thread", "single_precision", "without_modes"]
+__all__ = ["n_threads", "one_thread", "seeded", "single_precision", "without_modes"]
+
+#: Guards torch's global generator while a function has seeded it.
+_GENERATOR_LOCK = RLock()
 
 
 class _Setting:
@@ -88,3 +91,24 @@ def one_thread() -> AbstractContextManager[None]:
 def n_threads() -> int:
     """Return the number of threads that the user gives torch."""
     return _N_THREADS.usual()
+
+
+@contextmanager
+def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
+    """Seed torch's global generators, and restore the caller's states afterwards.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : str or torch.device
+        Device whose generator is seeded besides that of the host.
+    """
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with _GENERATOR_LOCK, torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            with torch.cuda.device(index):
+                torch.cuda.manual_seed(seed)
+        yield
