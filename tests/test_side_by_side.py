@@ -273,14 +273,20 @@ def test_whole_fits_have_the_scores_of_scikit_learn(data):
     assert search.estimator.n_estimators == 2
 
 
-def test_candidates_have_one_member_and_the_best_has_all(data):
+@pytest.mark.parametrize(("given", "members"), [({}, 2), (1, 1), (9, 3)])
+def test_candidates_have_few_members_and_the_best_has_all(data, given, members):
     X, y = data
-    search = search_of(short(), GRID).fit(X, y)
-    usual = search_of(short(n_estimators=1), GRID, GridSearchCV).fit(X, y)
+    given = {"members_per_candidate": given} if given else {}
+    search = search_of(short(n_estimators=3), GRID, **given).fit(X, y)
+    usual = search_of(short(n_estimators=members), GRID, GridSearchCV).fit(X, y)
     for k in range(3):
         key = f"split{k}_test_score"
         assert_allclose(search.cv_results_[key], usual.cv_results_[key], atol=1e-4)
-    assert search.best_estimator_.n_estimators == 2
+    assert search.best_estimator_.n_estimators == 3
+
+
+def test_candidates_may_have_their_own_number_of_members(data):
+    X, y = data
     own = search_of(short(), {"n_estimators": [1, 3]}, refit=False).fit(X, y)
     assert not hasattr(own, "best_estimator_")
     assert own.cv_results_["param_n_estimators"].tolist() == [1, 3]

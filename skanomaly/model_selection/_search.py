@@ -142,8 +142,11 @@ class _Training:
             self.fit_params = {k: v for k, v in params.items() if k != "groups"}
         self.estimator = clone(search.estimator)
         self.fixed: dict[str, Any] = {}
-        if search.members_per_candidate is not None:
-            self.fixed[f"{path}n_estimators"] = search.members_per_candidate
+        members = search.members_per_candidate
+        most = self.estimator.get_params()[f"{path}n_estimators"]
+        if members is not None:
+            known = isinstance(members, int) and isinstance(most, int)
+            self.fixed[f"{path}n_estimators"] = min(members, most) if known else members
         if self.estimator.get_params()[f"{path}random_state"] is None:
             seed = own_random_state(None).randint(2**31 - 1)
             self.fixed[f"{path}random_state"] = seed
@@ -254,10 +257,11 @@ def _recall(
 
 
 _COMMON = """\
-members_per_candidate : int or None, default=1
-    Ensemble members (`n_estimators`) of each candidate, which the search trains and
-    scores; `best_estimator_` has those of `estimator`. All candidates have the
-    same seeds, so that few members show which of them is better. None trains whole
+members_per_candidate : int or None, default=2
+    Ensemble members of each candidate, at most `n_estimators`, which the search trains
+    and scores; `best_estimator_` has those of `estimator`. All candidates have the
+    same seeds, so that two members show which of them is better; a single one may
+    mislead, and costs little more than half. None trains whole
     ensembles, and gives the scores of scikit-learn's search up to rounding. A
     candidate that sets `n_estimators` has its own number.
 scoring : str, callable, list, tuple or dict, default=None
@@ -386,7 +390,7 @@ class SideBySideGridSearchCV(_SideBySideMixin, GridSearchCV):
         estimator: Any,
         param_grid: Any,
         *,
-        members_per_candidate: int | None = 1,
+        members_per_candidate: int | None = 2,
         scoring: Any = None,
         n_jobs: int | None = None,
         refit: Any = True,
@@ -456,7 +460,7 @@ class SideBySideRandomizedSearchCV(_SideBySideMixin, RandomizedSearchCV):
         param_distributions: Any,
         *,
         n_iter: int = 10,
-        members_per_candidate: int | None = 1,
+        members_per_candidate: int | None = 2,
         scoring: Any = None,
         n_jobs: int | None = None,
         refit: Any = True,
