@@ -1,8 +1,9 @@
 """Searches: their cost in single fits, and the candidates that they choose.
 
-A search side by side scores a few members of each candidate. Its cost is process time on a
-CPU, in units of single fits with the defaults that are interleaved with it. The regret
-is by how much the best mean score of whole fits exceeds that of the chosen candidate.
+A search side by side scores a few members of each candidate. Its cost is process time
+on a CPU, in units of single fits with the defaults that are interleaved with it. The
+regret is by how much the best mean score of whole fits exceeds that of the chosen
+candidate.
 """
 
 from __future__ import annotations
