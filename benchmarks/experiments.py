@@ -19,6 +19,7 @@ from . import (
     joint_encoder_gan_step,
     latency,
     maps,
+    scale,
     search,
     transfer,
 )
@@ -44,6 +45,7 @@ MODULES = (
     adra_experts,
     explain,
     search,
+    scale,
 )
 EXPERIMENTS: list[Experiment] = [e for module in MODULES for e in module.EXPERIMENTS]
 TABLES: list[Table] = [table for module in MODULES for table in module.TABLES]

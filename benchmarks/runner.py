@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import date
 from importlib.metadata import version
@@ -67,15 +68,20 @@ def cell_name(cell: dict) -> str:
 
 
 def run_cell(experiment: Experiment, cell: dict) -> None:
-    """Run a cell and keep its result."""
+    """Run a cell and keep its result, unless it needs a package that is missing."""
     import torch
 
     # Parallel cells share the cores, and more threads would slow them down.
     torch.set_num_threads(1)
+    try:
+        result = experiment.run(**cell)
+    except ImportError as error:
+        warnings.warn(f"{experiment.name} {cell} is skipped: {error}", stacklevel=2)
+        return
     record = {
         "experiment": experiment.name,
         "cell": cell,
-        "result": experiment.run(**cell),
+        "result": result,
         "date": date.today().isoformat(),
         "circumstances": _circumstances(),
     }

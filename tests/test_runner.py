@@ -59,6 +59,17 @@ def test_a_run_continues_where_it_was_stopped(experiment):
     assert lines("squares") == after
 
 
+def test_a_cell_without_its_package_is_skipped(experiment):
+    def run(x):
+        if x == 10:
+            raise ModuleNotFoundError("No module named 'pyod'")
+        return square(x)
+
+    with pytest.warns(UserWarning, match="'x': 10} is skipped: No module named 'pyod'"):
+        runner.run([experiment._replace(run=run)], "cpu", 1)
+    assert [json.loads(line)["cell"]["x"] for line in lines("squares")] == [3, 2]
+
+
 def test_a_deleted_line_is_made_again(experiment):
     """The other lines stay, even if the editor has left the last one without an end."""
     runner.run([experiment], "cpu", 1)
