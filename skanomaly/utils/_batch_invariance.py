@@ -65,13 +65,13 @@ def map_batches(
         Results. That of a sample is the same, to the bit, in any data set.
     """
     if rows.device.type == "cpu":
-        parts = _in_parts(function, rows, size, n_threads)
-        if parts is not None:
-            return np.concatenate(parts)
+        results = _of_many_sizes(function, rows, size, n_threads)
+        if results is not None:
+            return results
     return np.concatenate(list(_of_constant_size(function, rows, min(size, _CONSTANT))))
 
 
-def _in_parts(function, rows, size, n_threads):
+def _of_many_sizes(function, rows, size, n_threads):
     """Return the results of batches, or None if a function is not known."""
 
     def result_of(part):
@@ -82,15 +82,25 @@ def _in_parts(function, rows, size, n_threads):
         return None if mode.unknown else result[:n].numpy()
 
     first, *others = _slices(len(rows), size)
-    results = [result_of(first)]  # alone: it finds plans, and functions not known
-    if results[0] is None:
-        return None
-    if min(n_threads, len(others)) > 1:
+    result = result_of(first)  # alone: it finds plans, and functions not known
+    if result is None or not others:
+        return result
+    # Small results that stay between large temporaries would fragment the memory.
+    results = np.empty((len(rows), *result.shape[1:]), result.dtype)
+    results[first] = result
+
+    def fill(part):
+        found = result_of(part)
+        if found is not None:
+            results[part] = found
+        return found is not None
+
+    if n_threads > 1:
         with ThreadPoolExecutor(n_threads, initializer=_compute_alone) as pool:
-            results += pool.map(result_of, others)
+            is_known = all(list(pool.map(fill, others)))
     else:
-        results += map(result_of, others)
-    return None if any(result is None for result in results) else results
+        is_known = all(map(fill, others))
+    return results if is_known else None
 
 
 def _mode_for(device):
