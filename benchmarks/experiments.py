@@ -21,6 +21,7 @@ from . import (
     maps,
     scale,
     search,
+    steps,
     transfer,
 )
 from .runner import Experiment
@@ -28,6 +29,7 @@ from .tables import Table
 
 MODULES = (
     engine_overhead,
+    steps,
     latency,
     calibration,
     history_memory,

@@ -123,12 +123,13 @@ class CommonParameters(Declared):
         GPU if there is one.
         """,
     )
-    precision: Literal["float32", "bfloat16"] = parameter(
-        [StrOptions({"float32", "bfloat16"})],
-        default="float32",
+    precision: Literal["auto", "float32", "bfloat16"] = parameter(
+        [StrOptions({"auto", "float32", "bfloat16"})],
+        default="auto",
         doc="""
-        Number format of the training steps. Scores are computed in float32, and
-        returned as float64.
+        Number format of the training steps. "auto" is "bfloat16" for images on a CPU
+        with instructions for it, where it is faster, and "float32" otherwise. Scores
+        are computed in float32, and returned as float64.
         """,
     )
     callbacks: list[Callback] | None = parameter(

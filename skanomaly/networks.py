@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from .utils._dropout import dropout_factors
 from .utils._stacked_product import stacked_product
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
 
 #: Usual slope of a LeakyReLU left of zero.
 SLOPE = 0.2
+
+#: Multiplies a gradient with the slopes of a LeakyReLU, given its output.
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
 #: Functions that build networks, by role.
 Builders = dict[str, Callable[[], nn.Module]]
@@ -120,8 +124,11 @@ class StackedMLP(nn.Module):
                 x = norm(x.transpose(0, 1).flatten(1))
                 x = x.unflatten(1, (self.n_estimators, -1)).transpose(0, 1)
             x = F.leaky_relu(x, self.slope, inplace=not torch.is_grad_enabled())
-            if self.dropout:
+            if self.dropout and self.training:
                 x = self._dropped(x)
+        if self.training and weight.shape[2] == 1:
+            # Faster than a product of matrices, for values and for gradients.
+            return (x * weight.mT).sum(2, keepdim=True) + bias
         return stacked_product(x, weight, bias)
 
     def _folded(self, weight, bias, norm):
@@ -136,9 +143,8 @@ class StackedMLP(nn.Module):
             return weight * scale, torch.addcmul(shift, bias, scale)
 
     def _dropped(self, x):
-        if self.n_alike == 1 or not self.training:
-            return F.dropout(x, self.dropout, self.training)
-        kept = F.dropout(x.new_ones(len(x) // self.n_alike, *x.shape[1:]), self.dropout)
+        shape = len(x) // self.n_alike, *x.shape[1:]
+        kept = dropout_factors(x, shape, self.dropout)
         return (x.unflatten(0, (self.n_alike, -1)) * kept).flatten(0, 1)
 
 
@@ -152,15 +158,14 @@ class StackedCritic(StackedMLP):
         computed without a backward pass, and differentiated by a single one.
         """
         *hidden, (last, _) = self._layers()
-        slopes = []
+        outputs = []
         with torch.no_grad():
             for w, b in hidden:
-                x = torch.baddbmm(b, x, w)
-                slopes.append(torch.where(x > 0, 1.0, self.slope))
-                x = x * slopes[-1]
-        gradient = last[:, None, :, 0]
-        for (w, _), slope in zip(hidden[::-1], slopes[::-1], strict=True):
-            gradient = (gradient * slope) @ w.mT
+                x = F.leaky_relu(torch.baddbmm(b, x, w), self.slope)
+                outputs.append(x)
+        gradient = last[..., 0][:, None].expand(-1, x.shape[1], -1)
+        for (w, _), output in zip(hidden[::-1], outputs[::-1], strict=True):
+            gradient = _leaky_relu_backward(gradient, output, self.slope, True) @ w.mT
         return gradient
 
 
@@ -542,7 +547,7 @@ class ConvGenerator(nn.Module):
 def _normalised(channels, running, slope):
     return [
         nn.BatchNorm2d(channels, track_running_stats=running),
-        nn.LeakyReLU(slope),
+        nn.LeakyReLU(slope, inplace=True),
     ]
 
 
@@ -567,14 +572,14 @@ class ConvCritic(nn.Module):
         layers: list[nn.Module] = []
         for k in range(n + 1):
             layers.append(nn.Conv2d(channels, width * 2**k, 3, 1, 1))
-            layers.append(nn.LeakyReLU(SLOPE))
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
             if k < n:
                 layers.append(nn.AvgPool2d(2))
             channels = width * 2**k
         layers += [
             nn.Flatten(),
             nn.Linear(channels * h * w, 8 * width),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Linear(8 * width, 1),
         ]
         self.layers = nn.Sequential(*layers)

@@ -347,15 +347,15 @@ def weighted_domain_loss(
     return source_loss.mean(-1) + target_loss.mean(-1)
 
 
-def reverse_gradient(values: Tensor, strength: float) -> Tensor:
+def reverse_gradient(values: Tensor, strength: float | Tensor) -> Tensor:
     """Return `values`, with a reversed gradient in the backward pass.
 
     Parameters
     ----------
     values : Tensor
         Any values.
-    strength : float
-        Factor of the gradient, besides -1.
+    strength : float or Tensor
+        Factor of the gradient, besides -1; a tensor is broadcast.
 
     Returns
     -------

@@ -14,7 +14,12 @@ from torch import nn
 
 from skanomaly import AABiGAN
 from skanomaly._aa_bigan._net import AnomalyAwareBiGAN, HeldOut
-from skanomaly._aa_bigan._networks import image_networks, working_shape
+from skanomaly._aa_bigan._networks import (
+    DoublingConv,
+    StackedPairs,
+    image_networks,
+    working_shape,
+)
 from skanomaly.engine import DeviceDataset
 from skanomaly.model_selection import LeaveAnomalyKindOut
 from skanomaly.networks import Ensemble, StackedMLP
@@ -393,6 +398,34 @@ def test_networks_for_images_of_any_size(channels, sides, expected):
     assert reconstruction.abs().max() <= 1
     assert networks["discriminator_xz"](x, z).shape == (3,)
     assert networks["discriminator_xx"](x, reconstruction).shape == (3,)
+
+
+def test_a_doubling_convolution_is_its_two_steps():
+    layer, x = DoublingConv(5, 3), torch.randn(2, 5, 4, 6, requires_grad=True)
+    wide = F.interpolate(x, scale_factor=2.0)
+    expected = F.conv_transpose2d(wide, layer.weight, padding=2)
+    torch.testing.assert_close(layer(x), expected)
+    weights, parameters = torch.randn_like(expected), (x, *layer.parameters())
+    found, wanted = (
+        torch.autograd.grad((weights * y).sum(), parameters)
+        for y in (layer(x), expected)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_pairs_in_one_call_are_computed_separately(kind):
+    torch.default_generator.manual_seed(0)
+    if kind == "table":
+        network, shape = StackedPairs(1, 10, 8), (1, 6, 5)
+    else:
+        build = image_networks((3, 8, 8), 7, 4, True)["discriminator_xx"]
+        network, shape = Ensemble.of(1, build), (1, 6, 3, 8, 8)
+    x, other, known = (torch.randn(shape) + k for k in range(3))
+    pairs = [(x, x), (x, other), (known, known)]
+    values = AnomalyAwareBiGAN.values(network, *pairs)
+    expected = [network(*pair) for pair in pairs]
+    torch.testing.assert_close(list(values), expected)
 
 
 def test_own_networks_take_their_places(data):

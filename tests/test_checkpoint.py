@@ -157,6 +157,16 @@ CASES = {
         {"augment": None, "adapt_from": "stage_2", "corpus": "images"},
         "images",
     ),
+    "cached embeddings, bfloat16": (
+        ADRA,
+        {
+            "augment": None,
+            "adapt_from": "stage_2",
+            "corpus": "images",
+            "precision": "bfloat16",
+        },
+        "images",
+    ),
     "two sources of a corpus": (ADRA, {"batch_size": 16}, "X"),
     "no corpus": (ADRA, {"corpus": None}, "X"),
 }

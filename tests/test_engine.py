@@ -1,6 +1,8 @@
 """The engine: gradients of each player, the history, the end of a run."""
 
+import io
 import pickle
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -17,6 +19,7 @@ from skorch.callbacks import (
 from torch import nn
 
 from skanomaly.engine import (
+    Adam,
     AlternatingNet,
     AverageWeights,
     Batches,
@@ -416,6 +419,56 @@ def test_bfloat16_computes_losses_under_autocast(rows):
     make(Product, precision="bfloat16").run(rows, max_epochs=1, epoch_steps=1)
     make(Product).run(rows, max_epochs=1, epoch_steps=1)
     assert seen == [torch.bfloat16, torch.float32]
+
+
+# Optimisers -------------------------------------------------------------------------
+
+
+def copied(adam, state):
+    return deepcopy(state)
+
+
+def stored(adam, state):
+    """Return the state from a file, as checkpoints have it."""
+    file = io.BytesIO()
+    parts = {
+        index: {name: value.detach() for name, value in of_one.items()}
+        for index, of_one in state["state"].items()
+    }
+    torch.save({**state, "state": parts}, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("between", [copied, stored])
+def test_adam_is_that_of_torch_also_after_a_copy(between, decay):
+    torch.manual_seed(0)
+    shapes, dtypes = [(3, 2), (4,), (2, 5)], [torch.float32] * 2 + [torch.float64]
+    ours, theirs = (
+        [
+            nn.Parameter(torch.ones(s, dtype=d))
+            for s, d in zip(shapes, dtypes, strict=True)
+        ]
+        for _ in range(2)
+    )
+    settings = {"lr": 0.01, "betas": (0.5, 0.9), "weight_decay": decay}
+    adam, reference = Adam(ours, **settings), torch.optim.AdamW(theirs, **settings)
+    for step in range(6):
+        if step == 3:
+            state = between(adam, adam.state_dict())
+            adam = Adam(ours, **settings)
+            adam.load_state_dict(state)
+        trained = slice(2 if step == 4 else None)  # the last one rests once
+        for group in (ours, theirs):
+            for p in group:
+                p.grad = None
+        for one, other in zip(ours[trained], theirs[trained], strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        adam.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
 
 
 # Data and batches ------------------------------------------------------------------

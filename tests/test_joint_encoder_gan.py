@@ -30,7 +30,7 @@ from skanomaly._joint_encoder_gan._networks import (
 )
 from skanomaly._joint_encoder_gan._score import AnomalyScore, Outputs
 from skanomaly._mahalanobis import Mahalanobis
-from skanomaly.engine import DeviceDataset, MomentumFreeAdam, TransformedDataset
+from skanomaly.engine import Adam, DeviceDataset, TransformedDataset
 from skanomaly.exceptions import (
     FitInterruptedWarning,
     NormDirectionWarning,
@@ -359,7 +359,7 @@ def test_adam_without_momentum_is_adam_with_half_the_memory(eps):
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(7, 5)) for _ in range(2)]
     weights[1].data.copy_(weights[0].data)
-    ours = MomentumFreeAdam(weights[:1], lr=0.01, eps=eps)
+    ours = Adam(weights[:1], lr=0.01, betas=(0.0, 0.99), eps=eps)
     adam = torch.optim.Adam(weights[1:], lr=0.01, betas=(0.0, 0.99), eps=eps)
     for _ in range(20):
         gradient = torch.randn(7, 5) * 10 ** float(torch.randn(()))
@@ -451,7 +451,7 @@ def test_the_authors_order_of_turns(params, trained, order):
 
 def test_the_authors_turns_are_each_on_noise_of_its_own():
     """Encoder and critic learned from the same generated samples."""
-    for as_published, n_draws in ((False, 2), (True, 3)):
+    for as_published, n_draws in ((False, 1), (True, 3)):
         net, drawn = make_net(as_published=as_published), []
         draw = net.draw_noise
         net.draw_noise = lambda *sizes, d=draw, to=drawn: to.append(d(*sizes)) or to[-1]

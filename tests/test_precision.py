@@ -13,6 +13,7 @@ from test_common import every_detector, short
 from test_engine import SGD
 from torch import nn
 
+from skanomaly import _base
 from skanomaly.engine import AlternatingNet, DeviceDataset, Player
 from skanomaly.utils._process import without_modes
 
@@ -104,6 +105,21 @@ def test_the_network_that_trains_is_the_one_that_scores(cls, kind, around, reque
         short(cls, **settings, callbacks=[compare]).fit(data)
     assert compare.n_turns > 5
     assert not compare.stale
+
+
+@every_detector
+@pytest.mark.parametrize("kind", ["X", "images"])
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_auto_halves_the_precision_where_it_is_faster(
+    cls, kind, multiplies, request, monkeypatch
+):
+    monkeypatch.setattr(_base, "multiplies_bfloat16", lambda: multiplies)
+    data, settings = request.getfixturevalue(kind), {"device": "cpu"}
+    net = short(cls, **settings).fit(data).net_
+    halved = multiplies and kind == "images" and cls.__name__ != "ADRA"
+    assert net.precision == ("bfloat16" if halved else "float32")
+    given = short(cls, **settings, precision="float32")
+    assert given.fit(data).net_.precision == "float32"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """TransferAD: the paper's weights and losses, its networks, and its behaviour."""
 
 import math
+from collections import defaultdict
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
-from skanomaly import TransferAD
+from skanomaly import TransferAD, objectives
 from skanomaly._transfer_ad import _net
 from skanomaly._transfer_ad._net import TransferNet
 from skanomaly._transfer_ad._networks import Layers, StackedClassifier
@@ -26,6 +27,7 @@ from skanomaly.datasets import across_domains, fetch_mnist, fetch_usps
 from skanomaly.exceptions import FitInterruptedWarning, SaturatedWeightsWarning
 from skanomaly.metrics import detector_roc_auc
 from skanomaly.model_selection import TargetKFold
+from skanomaly.networks import dropout_factors
 from skanomaly.objectives import (
     effective_sample_size,
     importance_weights,
@@ -223,6 +225,20 @@ def test_classifiers_of_tables_drop_units_in_training_alone():
     classifier.eval()
     assert torch.equal(classifier(x), classifier(x))
     assert classifier(x).shape == (2, 50)
+
+
+def test_a_half_of_the_units_is_dropped_by_a_bit_each():
+    torch.default_generator.manual_seed(0)
+    factors = dropout_factors((1000, 310), 0.5, torch.device("cpu"))
+    assert set(factors.unique().tolist()) == {0.0, 2.0}
+    signs = factors.flatten() - 1  # as many of each, at any of the 31 places of a word
+    assert signs.view(-1, 31).mean(0).abs().max() < 5 * 10_000**-0.5
+    for lag in (1, 2, 30, 31, 32, 62, 64, 310):
+        assert abs(float((signs[lag:] * signs[:-lag]).mean())) < 5 * 310_000**-0.5
+    assert not torch.equal(dropout_factors((1000, 310), 0.5, factors.device), factors)
+    quarter = dropout_factors((1000, 310), 0.25, factors.device)
+    assert (quarter > 0).float().mean() == pytest.approx(0.75, abs=0.01)
+    assert quarter.max() == pytest.approx(4 / 3)
 
 
 # The anomaly score ------------------------------------------------------------------
@@ -731,27 +747,41 @@ def test_the_classifier_ignores_samples_of_weight_zero(domains):
 
 def test_the_game_counts_by_its_weight(domains, monkeypatch):
     source, target, _ = domains
-    reconstructed, seen, training_step = [], [], TransferNet.training_step
+    losses, seen, training_step = defaultdict(list), [], TransferNet.training_step
 
-    def spying(*arguments):
-        reconstructed.append(transfer_loss(*arguments))
-        return reconstructed[-1]
+    def spying(name):
+        def function(*arguments):
+            losses[name].append(getattr(objectives, name)(*arguments))
+            return losses[name][-1]
+
+        return function
 
     def watched(net, batch):
         for turn in training_step(net, batch):
+            if domain := losses["weighted_domain_loss"][-1:]:
+                # The weight of the game is not one of the classifier.
+                whole, alone = (
+                    torch.autograd.grad(
+                        loss.sum(),
+                        list(net.classifier_.parameters()),
+                        retain_graph=True,
+                    )
+                    for loss in (turn[1], *domain)
+                )
+                torch.testing.assert_close(whole, alone)
             seen.append(turn)
             yield turn
 
-    monkeypatch.setattr(_net, "transfer_loss", spying)
+    for name in ("transfer_loss", "weighted_domain_loss"):
+        monkeypatch.setattr(_net, name, spying(name))
     monkeypatch.setattr(TransferNet, "training_step", watched)
     short(adversarial_weight=0.3).fit(target, X_source=source)
-    pairs = [turn for turn in seen if not isinstance(turn[0], str)]
-    assert len(pairs) == len(seen) / 2
-    for (coders, classifier), loss in zip(
-        pairs, reconstructed[-len(pairs) :], strict=True
-    ):
-        assert (coders[0], classifier[0]) == ("coders", "classifier")
-        torch.testing.assert_close(coders[1], loss + 0.3 * classifier[1])
+    assert [name for name, _ in seen] == ["coders"] * len(seen)
+    games = losses["weighted_domain_loss"]
+    assert len(games) == len(seen) / 2
+    last = [losses["transfer_loss"][-len(games) :], games, seen[-len(games) :]]
+    for reconstruction, domain, (_, loss) in zip(*last, strict=True):
+        torch.testing.assert_close(loss, reconstruction + 0.3 * domain)
 
 
 def test_the_threshold_depends_on_the_second_stage():
@@ -774,9 +804,10 @@ def test_the_reversed_gradient_gains_strength(domains, monkeypatch):
         return reverse_gradient(values, strength)
 
     monkeypatch.setattr(_net, "reverse_gradient", spying)
-    short(transfer_epochs=2).fit(target, X_source=source)
-    expected = [ramp(k / len(seen)) for k in range(len(seen))]
-    np.testing.assert_allclose(seen, expected)
+    short(transfer_epochs=2, adversarial_weight=0.3).fit(target, X_source=source)
+    expected = [0.3 * ramp(k / len(seen)) for k in range(len(seen))]
+    found = [float(strength) for strength in seen]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert len(seen) == 12
 
 

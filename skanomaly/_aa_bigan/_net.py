@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Player, all_rows, own_rows
+from ..engine import Adam, AlternatingNet, Player, all_rows, own_rows
 from ..exceptions import TrainingDivergedError
 from ..networks import one_per_sample, running_statistics, sample_by_sample
 from ..objectives import anomaly_aware_loss, least_squares_loss
+from ._networks import StackedPairs, shares_firsts
 
 #: Learning rate of the discriminators, as a share of that of the other two.
 _SLOWER = 0.25
@@ -54,7 +56,7 @@ class AnomalyAwareBiGAN(AlternatingNet):
         self.beta2 = beta2
 
     def configure_optimizers(self):
-        adam = partial(torch.optim.Adam, betas=(0.5, self.beta2), fused=True)
+        adam = partial(Adam, betas=(0.5, self.beta2))
         fast, slow = partial(adam, lr=self.lr), partial(adam, lr=_SLOWER * self.lr)
         coders = nn.ModuleList([self.encoder_, self.generator_])
         discriminators = nn.ModuleList([self.discriminator_xz_, self.discriminator_xx_])
@@ -87,7 +89,8 @@ class AnomalyAwareBiGAN(AlternatingNet):
 
     def discriminator_loss(self, discriminator, *pairs) -> Tensor:
         """Compute eq. 15 on normal, generated and anomalous pairs."""
-        fixed = [(x.detach(), partner.detach()) for x, partner in pairs]
+        # x stays one object, for `values` to see where pairs share it.
+        fixed = [[t.detach() if t.requires_grad else t for t in pair] for pair in pairs]
         a, b, _ = self.targets
         return anomaly_aware_loss(*self.values(discriminator, *fixed), a=a, b=b)
 
@@ -99,13 +102,24 @@ class AnomalyAwareBiGAN(AlternatingNet):
     @staticmethod
     def values(discriminator, *pairs) -> list[Tensor]:
         """Compute a discriminator's values of each kind of pairs, if there are any."""
-        values = []
-        for pair in pairs:
-            if n := pair[0].shape[1]:
-                # A single anomaly has no batch statistics to be normalised by.
-                alone = running_statistics(discriminator) if n == 1 else nullcontext()
-                with alone:
-                    values.append(one_per_sample(discriminator(*pair).float()))
+        pairs = tuple(pair for pair in pairs if pair[0].shape[1])
+        if isinstance(discriminator, StackedPairs):  # no batch statistics
+            sides = [torch.cat(side, 1) for side in zip(*pairs, strict=True)]
+            sizes = [first.shape[1] for first, _ in pairs]
+            return list(discriminator(*sides).float().split(sizes, 1))
+        groups = [[pair] for pair in pairs]
+        if shares_firsts(discriminator):
+            by_first = groupby(pairs, key=lambda pair: id(pair[0]))
+            groups = [list(group) for _, group in by_first]
+        values: list[Tensor] = []
+        for group in groups:
+            first, seconds = group[0][0], [second for _, second in group]
+            # A single anomaly has no batch statistics to be normalised by.
+            is_one = first.shape[1] == 1
+            with running_statistics(discriminator) if is_one else nullcontext():
+                found = discriminator(first, *seconds).float()
+            parts = found.unbind(1) if len(group) > 1 else [found]
+            values += map(one_per_sample, parts)
         return values
 
     def prepared(self, rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..engine import (
     HOST_BYTES,
+    Adam,
     AlternatingNet,
     Batches,
     DeviceDataset,
@@ -38,7 +39,7 @@ _CROP = 1 / 8
 #: By name: the paper's, and one whose steps do not depend on the size of gradients.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, foreach=True),
-    "adam": partial(torch.optim.AdamW, fused=True),
+    "adam": Adam,
 }
 
 
@@ -439,7 +440,7 @@ class ResidualAdaptation(AlternatingNet):
         sources = [rows, *corpus]
         self.is_cached_ = self._may_cache(sources, max_epochs * epoch_steps)
         if self.is_cached_:
-            sources = [CachedEmbeddings(source, self.embed) for source in sources]
+            sources = [CachedEmbeddings(source, self._embed) for source in sources]
         rows, *corpus = sources
         data = {"rows_": rows, "corpus_": corpus, "held_out_": held_out}
         with self.temporary(**data, streams_=None):
@@ -507,6 +508,11 @@ class ResidualAdaptation(AlternatingNet):
     def embed(self, rows: Tensor) -> Tensor:
         """Return the embeddings of scaled rows: the input of the first adapted part."""
         return self.backbone_.embed(self.prepare(rows))
+
+    def _embed(self, rows: Tensor) -> Tensor:
+        """Return embeddings in the precision of a step, also between two steps."""
+        with self._autocast():
+            return self.embed(rows)
 
     def encode_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return the latent codes of embeddings."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, DeviceDataset, LinearDecay, Player
+from ..engine import Adam, AlternatingNet, DeviceDataset, LinearDecay, Player
 from ..utils._kinds import TABLE, Kind
 from ._adapters import StackedLinear
 
@@ -115,7 +115,7 @@ class Pretraining(AlternatingNet, ABC):
 
     def configure_optimizers(self):
         both = nn.ModuleList([self.network_, self.last_])
-        adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
+        adam = partial(Adam, lr=self.lr)
         return {"pretraining": Player(both, adam)}
 
     def training_step(self, batch):

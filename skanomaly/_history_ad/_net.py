@@ -13,6 +13,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from ..engine import (
+    Adam,
     AlternatingNet,
     LinearDecay,
     Player,
@@ -52,7 +53,7 @@ class HistoryGAN(AlternatingNet):
 
     def configure_optimizers(self):
         # Momentum makes the generator oscillate around the data (sec. 3.2).
-        adam = partial(torch.optim.Adam, lr=self.lr, betas=(0.5, 0.9), fused=True)
+        adam = partial(Adam, lr=self.lr, betas=(0.5, 0.9))
         return {
             "critic": Player(self.critic_, adam),
             "generator": Player(self.generator_, adam),
@@ -60,14 +61,17 @@ class HistoryGAN(AlternatingNet):
 
     def training_step(self, data):
         n = data.shape[1]
-        with torch.no_grad():
+        # Both turns have the same samples, which only the second one differentiates.
+        trains_generator = (self.step_ + 1) % self.n_critic == 0
+        with torch.set_grad_enabled(trains_generator):
             generated = self.generate(n)
-        on_data, on_generated = self.value(data, generated).split(n, dim=1)
+        fixed = generated.detach()
+        on_data, on_generated = self.value(data, fixed).split(n, dim=1)
         distance = wasserstein_critic_loss(on_data, on_generated)
-        slope = input_gradient(self.critic_, self.between(data, generated))
+        slope = input_gradient(self.critic_, self.between(data, fixed))
         yield "critic", distance + _PENALTY * gradient_penalty(slope.flatten(2))
-        if (self.step_ + 1) % self.n_critic == 0:
-            yield "generator", self.value(self.generate(n)).mean(1)
+        if trains_generator:
+            yield "generator", self.value(generated).mean(1)
 
     def value(self, *parts: Tensor) -> Tensor:
         """Map samples, in parts of shape (k, n_i, ...), to the critics' values."""
@@ -237,7 +241,7 @@ class DetectorNet(AlternatingNet):
         self.weight_decay = weight_decay
 
     def configure_optimizers(self):
-        adam = partial(torch.optim.AdamW, weight_decay=self.weight_decay, fused=True)
+        adam = partial(Adam, weight_decay=self.weight_decay)
         return {
             "detector": Player(
                 self.detector_, partial(adam, lr=self.lr, betas=(0.5, 0.999))

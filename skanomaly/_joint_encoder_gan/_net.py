@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine import (
+    Adam,
     AlternatingNet,
     AverageWeights,
-    MomentumFreeAdam,
     Player,
     TransformedDataset,
     input_gradient,
@@ -31,7 +31,7 @@ from ..objectives import (
     residual,
     wasserstein_critic_loss,
 )
-from ._networks import GROUP, Growing, faded, upsampled
+from ._networks import GROUP, Growing, faded, keeps_apart, upsampled
 from ._score import Outputs
 
 #: Weights of the gradient penalty and of the critic's drift.
@@ -110,7 +110,7 @@ class JointNet(AlternatingNet):
         self.as_published = as_published
 
     def configure_optimizers(self):
-        adam = partial(MomentumFreeAdam, lr=self.lr)
+        adam = partial(Adam, lr=self.lr, betas=(0.0, 0.99))
         modules = self.critic_, self.generator_, self.encoder_
         names = "critic", "generator", "encoder"
         return {name: Player(m, adam) for name, m in zip(names, modules, strict=True)}
@@ -140,9 +140,12 @@ class JointNet(AlternatingNet):
                 noise = self.noise_for(x)
                 yield "encoder", self.cycle(noise, self.generate(noise))
             return
-        # After the step of the generator, the other two can learn from one batch.
-        noise = self.noise_for(x)
-        generated = self.generate(noise)
+        # The other two learn from one batch: the one that the generator learned from.
+        if trains_gan:
+            generated = generated.detach().float()
+        else:
+            noise = self.noise_for(x)
+            generated = self.generate(noise)
         if trains_encoder:
             yield "encoder", self.cycle(noise, generated)
         if trains_gan:
@@ -172,9 +175,12 @@ class JointNet(AlternatingNet):
 
     def critic_loss(self, x: Tensor, generated: Tensor) -> Tensor:
         """Compute the critic's loss on data and generated samples."""
-        # Computed separately: the critic's groups must not mix the two.
-        on_data, on_generated = self.values(x), self.values(generated)
         n = x.shape[1]
+        if keeps_apart(self.critic_, n):
+            both = self.values(torch.cat([x, generated], 1))
+            on_data, on_generated = both.split(n, 1)
+        else:
+            on_data, on_generated = self.values(x), self.values(generated)
         if not self.as_published:  # half a batch suffices for the penalty
             n = max(n // 2 - n // 2 % GROUP if n // 2 > GROUP else n // 2, 1)
         shape = (x.shape[0], n, *[1] * (x.ndim - 2))

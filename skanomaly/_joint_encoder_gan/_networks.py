@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from ..networks import (
     SLOPE,
     Builders,
+    Ensemble,
     StackedCritic,
     StackedMLP,
     coarse_shape,
@@ -436,6 +437,16 @@ class TableCritic(StackedCritic):
     def forward(self, x: Tensor) -> Tensor:
         """Map (k, n, columns) to (k, n)."""
         return super().forward(x).squeeze(-1)
+
+
+def keeps_apart(critic: nn.Module, n: int) -> bool:
+    """Return whether a critic treats two batches of `n` samples separately in one."""
+    if isinstance(critic, TableCritic):
+        return True
+    is_own = isinstance(critic, Ensemble) and all(
+        isinstance(member, Critic) for member in critic.members
+    )
+    return is_own and n % GROUP == 0  # no group has samples of both
 
 
 # Families ---------------------------------------------------------------------------

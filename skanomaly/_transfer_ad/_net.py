@@ -13,7 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..engine import AlternatingNet, Batches, DeviceDataset, LinearDecay, Player
+from ..engine import (
+    Adam,
+    AlternatingNet,
+    Batches,
+    DeviceDataset,
+    LinearDecay,
+    Player,
+)
 from ..networks import one_per_sample, sample_by_sample
 from ..objectives import (
     effective_sample_size,
@@ -97,12 +104,10 @@ class TransferNet(AlternatingNet):
         self.prepare = prepare
 
     def configure_optimizers(self):
-        adam = partial(torch.optim.Adam, lr=self.lr, fused=True)
-        coders = nn.ModuleList([self.encoder_, self.decoder_])
-        return {
-            "coders": Player(coders, adam),
-            "classifier": Player(self.classifier_, adam),
-        }
+        adam = partial(Adam, lr=self.lr)
+        # The classifier plays too: the reversal gives it a gradient of its own.
+        modules = self.encoder_, self.decoder_, self.classifier_
+        return {"coders": Player(nn.ModuleList(modules), adam)}
 
     def training_step(self, batch):
         source, target, of_source, of_target = batch
@@ -116,13 +121,15 @@ class TransferNet(AlternatingNet):
         if self.weighting_ is None or self.adversarial_weight_ is None:
             yield "coders", recon
             return
-        # Both players have one loss; for the encoder its gradient is reversed.
-        reversed_ = reverse_gradient(codes, ramp(self.progress))
+        # Both sides have one loss, of which one backward pass takes all gradients: for
+        # the classifier they have weight 1, for the encoder they are reversed.
+        weight = torch.as_tensor(self.adversarial_weight_, device=codes.device)
+        reversed_ = reverse_gradient(codes, weight.view(-1, 1, 1) * ramp(self.progress))
         logits = one_per_sample(self.classifier_(reversed_)).float()
         on_source, on_target = logits.chunk(2, 1)
         domain = weighted_domain_loss(on_source, on_target, of_source, of_target)
-        adversarial = recon + self.adversarial_weight_ * domain
-        yield ("coders", adversarial), ("classifier", domain)
+        self.record("classifier_loss", domain.detach())
+        yield "coders", recon + domain + (weight - 1) * domain.detach()
 
     def train(self, domains, *, lam, weighting=None, adversarial_weight=0.0, **plan):
         """Train on both domains; `weighting` makes it the second stage."""

@@ -12,7 +12,8 @@ from ._callbacks import (
 from ._checkpoint import Checkpoint
 from ._copy import ended_copy
 from ._dataset import HOST_BYTES, Batches, DeviceDataset, TransformedDataset
-from ._net import AlternatingNet, MomentumFreeAdam, Player, input_gradient
+from ._net import AlternatingNet, Player, input_gradient
+from ._optimizers import Adam
 from ._processes import (
     all_rows,
     begin_together,
@@ -25,6 +26,7 @@ from ._side_by_side import Outcome, fit_side_by_side, stage_once
 
 __all__ = [
     "HOST_BYTES",
+    "Adam",
     "AlternatingNet",
     "AverageWeights",
     "Bar",
@@ -33,7 +35,6 @@ __all__ = [
     "DeviceDataset",
     "KeepBest",
     "LinearDecay",
-    "MomentumFreeAdam",
     "Outcome",
     "Player",
     "ProgressBar",

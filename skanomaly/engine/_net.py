@@ -67,43 +67,6 @@ def input_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tens
     return torch.autograd.grad(value, points, create_graph=True)[0]
 
 
-class MomentumFreeAdam(torch.optim.RMSprop):
-    """Adam with ``beta1 = 0``, without a buffer of the first moment.
-
-    It takes the steps of Adam with half of its memory: it is RMSprop with a
-    bias-corrected learning rate and `eps`.
-
-    Parameters
-    ----------
-    params : iterable of torch.nn.Parameter
-        The parameters to train.
-    lr : float
-        Learning rate.
-    beta2 : float
-        Decay of the running mean of squared gradients, in [0, 1).
-    eps : float
-        Added to the square root of that mean.
-    """
-
-    def __init__(self, params, lr: float, beta2: float = 0.99, eps: float = 1e-8):
-        super().__init__(params, lr=lr, alpha=beta2, eps=eps, foreach=True)
-
-    def step(self, closure=None):
-        """Step on the parameters that have a gradient."""
-        before = [(group["lr"], group["eps"]) for group in self.param_groups]
-        for group in self.param_groups:
-            states = [self.state[p] for p in group["params"] if p in self.state]
-            n_steps = 1 + max((float(state["step"]) for state in states), default=0.0)
-            correction = (1 - group["alpha"] ** n_steps) ** 0.5
-            group["lr"] *= correction
-            group["eps"] *= correction
-        try:
-            return super().step(closure)
-        finally:
-            for group, (lr, eps) in zip(self.param_groups, before, strict=True):
-                group.update(lr=lr, eps=eps)
-
-
 class Player(NamedTuple):
     """A module, and the optimiser of its parameters.
 

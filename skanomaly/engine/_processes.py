@@ -106,6 +106,8 @@ class _Divided(TorchFunctionMode):
     """Replaces the functions whose result depends on the other rows of a batch."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == "dropout_factors":
+            return _dropout_factors(func, *args)
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -119,6 +121,12 @@ def _dropout(
     size[dim] *= n_processes()
     kept = F.dropout(input.new_ones(size), p)
     return input * part_of_rows(kept, dim)
+
+
+def _dropout_factors(draw, x: Tensor, shape: Sequence[int], share: float) -> Tensor:
+    size = list(shape)
+    size[1] *= n_processes()  # after the members of an ensemble
+    return part_of_rows(draw(x, tuple(size), share), 1)
 
 
 def _batch_norm(

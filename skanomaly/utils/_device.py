@@ -1,10 +1,10 @@
-"""Choice of the device to compute on."""
+"""Choice of the device to compute on, and of the number format."""
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["resolve_device"]
+__all__ = ["resolve_device", "resolve_precision"]
 
 
 def resolve_device(device: str) -> str:
@@ -47,3 +47,34 @@ def resolve_device(device: str) -> str:
             "Use device='auto' to take one of them, or the CPU."
         )
     return device
+
+
+def resolve_precision(precision: str, device: str, may_halve: bool) -> str:
+    """Return the number format of the training.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        "auto" is "bfloat16" on a CPU that multiplies such numbers, if `may_halve`.
+    device : str
+        Device of the training.
+    may_halve : bool
+        Whether the training would be faster.
+
+    Returns
+    -------
+    str
+        "float32" or "bfloat16".
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if may_halve and device == "cpu" and _halves() else "float32"
+
+
+def _halves() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16 numbers.
+
+    Others convert the numbers, which costs more than half of their memory saves.
+    """
+    found = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in found)
