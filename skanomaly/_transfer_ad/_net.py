@@ -123,8 +123,9 @@ class TransferNet(AlternatingNet):
             return
         # Both sides have one loss, of which one backward pass takes all gradients: for
         # the classifier they have weight 1, for the encoder they are reversed.
-        weight = torch.as_tensor(self.adversarial_weight_, device=codes.device)
-        reversed_ = reverse_gradient(codes, weight.view(-1, 1, 1) * ramp(self.progress))
+        weight = self.adversarial_weight_
+        of_codes = weight[:, None, None] if isinstance(weight, Tensor) else weight
+        reversed_ = reverse_gradient(codes, of_codes * ramp(self.progress))
         logits = one_per_sample(self.classifier_(reversed_)).float()
         on_source, on_target = logits.chunk(2, 1)
         domain = weighted_domain_loss(on_source, on_target, of_source, of_target)

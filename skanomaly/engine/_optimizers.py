@@ -60,9 +60,7 @@ class Adam(torch.optim.AdamW):
         states = [self.state[p] for p in trained]
         grads: list[Any] = [p.grad for p in trained]
         steps = [state["step"] for state in states]
-        # Tensors of the same memory, also after a copy or from a file.
-        for n_steps in {step.data_ptr(): step for step in steps}.values():
-            n_steps += 1
+        torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
             trained,
             grads,
@@ -81,9 +79,9 @@ class Adam(torch.optim.AdamW):
         )
 
     def _begin(self, parameters: list[Tensor], has_mean: bool) -> None:
-        """Make the states of parameters, which count their steps together."""
-        n_steps = torch.zeros((), dtype=torch.float32, device=parameters[0].device)
+        """Make the states of parameters."""
         names = ("exp_avg", "exp_avg_sq") if has_mean else ("exp_avg_sq",)
         for p in parameters:
+            n_steps = torch.zeros((), dtype=torch.float32, device=p.device)
             zeros = {name: torch.zeros_like(p) for name in names}
             self.state[p] = {"step": n_steps, **zeros}
