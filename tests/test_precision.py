@@ -13,8 +13,8 @@ from test_common import every_detector, short
 from test_engine import SGD
 from torch import nn
 
-from skanomaly import _base
 from skanomaly.engine import AlternatingNet, DeviceDataset, Player
+from skanomaly.utils import _device
 from skanomaly.utils._process import without_modes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(domains|corpus|history)")
@@ -113,7 +113,7 @@ def test_the_network_that_trains_is_the_one_that_scores(cls, kind, around, reque
 def test_auto_halves_the_precision_where_it_is_faster(
     cls, kind, multiplies, request, monkeypatch
 ):
-    monkeypatch.setattr(_base, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(_device, "_halves", lambda: multiplies)
     data, settings = request.getfixturevalue(kind), {"device": "cpu"}
     net = short(cls, **settings).fit(data).net_
     halved = multiplies and kind == "images" and cls.__name__ != "ADRA"

@@ -27,7 +27,6 @@ from skanomaly.datasets import across_domains, fetch_mnist, fetch_usps
 from skanomaly.exceptions import FitInterruptedWarning, SaturatedWeightsWarning
 from skanomaly.metrics import detector_roc_auc
 from skanomaly.model_selection import TargetKFold
-from skanomaly.networks import dropout_factors
 from skanomaly.objectives import (
     effective_sample_size,
     importance_weights,
@@ -37,6 +36,7 @@ from skanomaly.objectives import (
     transfer_loss,
     weighted_domain_loss,
 )
+from skanomaly.utils._dropout import dropout_factors
 
 SHORT = {"random_state": 0, "max_epochs": 3, "transfer_epochs": 3, "width": 8}
 short = partial(TransferAD, **SHORT)
@@ -229,14 +229,15 @@ def test_classifiers_of_tables_drop_units_in_training_alone():
 
 def test_a_half_of_the_units_is_dropped_by_a_bit_each():
     torch.default_generator.manual_seed(0)
-    factors = dropout_factors((1000, 310), 0.5, torch.device("cpu"))
+    x = torch.empty(0)
+    factors = dropout_factors(x, (1000, 310), 0.5)
     assert set(factors.unique().tolist()) == {0.0, 2.0}
     signs = factors.flatten() - 1  # as many of each, at any of the 31 places of a word
     assert signs.view(-1, 31).mean(0).abs().max() < 5 * 10_000**-0.5
     for lag in (1, 2, 30, 31, 32, 62, 64, 310):
         assert abs(float((signs[lag:] * signs[:-lag]).mean())) < 5 * 310_000**-0.5
-    assert not torch.equal(dropout_factors((1000, 310), 0.5, factors.device), factors)
-    quarter = dropout_factors((1000, 310), 0.25, factors.device)
+    assert not torch.equal(dropout_factors(x, (1000, 310), 0.5), factors)
+    quarter = dropout_factors(x, (1000, 310), 0.25)
     assert (quarter > 0).float().mean() == pytest.approx(0.75, abs=0.01)
     assert quarter.max() == pytest.approx(4 / 3)
 

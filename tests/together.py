@@ -23,7 +23,7 @@ from skanomaly.model_selection import SideBySideGridSearchCV
 #: Samples per step in all processes.
 BATCH = 32
 EPOCHS = {
-    "HistoryAD": {"max_epochs": 3, "detector_epochs": 2},
+    "HistoryAD": {"max_epochs": 2, "detector_epochs": 2},
     "AABiGAN": {"max_epochs": 3},
     "TransferAD": {"max_epochs": 3, "transfer_epochs": 2},
     "JointEncoderGAN": {"max_epochs": 2},
@@ -41,7 +41,10 @@ def samples(shape, n=50, seed=0):
 
 def make(name, size, **params):
     cls = getattr(skanomaly, name)
-    return cls(**{"batch_size": BATCH // size, "random_state": 0} | params)
+    return cls(
+        **{"batch_size": BATCH // size, "random_state": 0, "precision": "float32"}
+        | params
+    )
 
 
 def results_of(detector, X):

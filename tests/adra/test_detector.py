@@ -17,6 +17,7 @@ from skanomaly import ADRA, load, save
 from skanomaly._adra import _net
 from skanomaly._adra._net import ResidualAdaptation
 from skanomaly.datasets import fetch_cifar10, fetch_tiny_imagenet
+from skanomaly.engine import Adam
 from skanomaly.exceptions import CorpusSourceWarning
 from skanomaly.objectives import hypersphere_classification_loss
 
@@ -393,7 +394,7 @@ def test_a_run_without_a_corpus_ends_within_an_epoch(images):
     ("kind", "optimizer", "settings"),
     [
         ("images", torch.optim.SGD, {"lr": 6e-3, "momentum": 0.9, "weight_decay": 0.1}),
-        ("X", torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-4}),
+        ("X", Adam, {"lr": 1e-3, "weight_decay": 1e-4}),
     ],
 )
 def test_the_optimisers_of_auto(kind, optimizer, settings, request):
