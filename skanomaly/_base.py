@@ -107,8 +107,8 @@ class BaseDeepDetector(
     _auto_values: ClassVar[ByKind]
     #: Settings that no parameter changes, by kind of data.
     _settings: ClassVar[ByKind] = {}
-    #: Kinds of data on which training is faster in half precision, on CPUs with
-    #: instructions for it.
+    #: Kinds of data on which training in half precision is faster, on CPUs with
+    #: instructions for it, and as good.
     _faster_halved: ClassVar[tuple[Kind, ...]] = (IMAGE,)
     #: Whether ``fit`` reads known anomalies from `y`.
     _reads_labels = False

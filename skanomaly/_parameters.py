@@ -127,9 +127,10 @@ class CommonParameters(Declared):
         [StrOptions({"auto", "float32", "bfloat16"})],
         default="auto",
         doc="""
-        Number format of the training steps. "auto" is "bfloat16" for images on a CPU
-        with instructions for it, where it is faster, and "float32" otherwise. Scores
-        are computed in float32, and returned as float64.
+        Number format of the training steps. "auto" is "bfloat16" for images in
+        HistoryAD and JointEncoderGAN, where it is as good, on a CPU with instructions
+        for it, and "float32" otherwise. Scores are computed in float32, and returned
+        as float64.
         """,
     )
     callbacks: list[Callback] | None = parameter(

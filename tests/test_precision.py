@@ -116,7 +116,8 @@ def test_auto_halves_the_precision_where_it_is_faster(
     monkeypatch.setattr(_device, "_halves", lambda: multiplies)
     data, settings = request.getfixturevalue(kind), {"device": "cpu"}
     net = short(cls, **settings).fit(data).net_
-    halved = multiplies and kind == "images" and cls.__name__ != "ADRA"
+    halving = "HistoryAD", "JointEncoderGAN"
+    halved = multiplies and kind == "images" and cls.__name__ in halving
     assert net.precision == ("bfloat16" if halved else "float32")
     given = short(cls, **settings, precision="float32")
     assert given.fit(data).net_.precision == "float32"
