@@ -182,8 +182,8 @@ def test_known_anomalies(kind, request):
     "more", [{}, {"normalize_weights": True, "weight_source": True}]
 )
 def test_domains(kind, more, request, monkeypatch):
-    def dropped(shape, share, device):
-        return F.dropout(torch.ones(shape, device=device), share)
+    def dropped(x, shape, share):
+        return F.dropout(x.new_ones(shape), share)
 
     # A host takes bits instead of numbers, and drops others.
     monkeypatch.setattr(networks, "dropout_factors", dropped)
